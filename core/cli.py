@@ -1,0 +1,85 @@
+"""`osteon`: one thin table of verbs. Imports without torch; each verb's module is loaded when used."""
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+from core.errors import UserError, command
+from core.families import FAMILIES
+
+ROOT = Path(__file__).resolve().parents[1]
+HELP = """osteon: fine-tune diffusion models on small image sets, and say what they are worth.
+
+  osteon prepare {phantoms,folder,nih} ...    raw images -> data/<set>/
+  osteon train {%s} --config F    a prepared set -> runs/<name>/
+  osteon generate --run R --seeds 0-99        a run -> runs/<name>/samples/<set>/
+  osteon compare --real D --fake R ... --out  samples -> reports/<name>/report.html
+  osteon app                                  the playground, on 127.0.0.1
+  osteon demo                                 all of it, small, in ten minutes on two cores
+  osteon doctor                               what is installed, and what to do about what is not
+
+Each verb has --help.""" % ",".join(FAMILIES)
+MODULES = {
+    "generate": "core.generate",
+    "compare": "compare.score",
+    "app": "app",
+    "demo": "core.demo",
+    "doctor": "core.doctor",
+}
+SOURCES = ("phantoms", "folder", "nih")
+
+
+@command
+def main() -> None:
+    words = sys.argv[1:]
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(HELP)
+        return
+    verb, rest = words[0], words[1:]
+    if verb == "train":
+        _train(rest)
+    elif verb == "prepare":
+        if not rest or rest[0] not in SOURCES:
+            raise UserError(f"osteon prepare needs one of: {', '.join(SOURCES)}.")
+        _run_module(f"prepare.{rest[0]}", f"osteon prepare {rest[0]}", rest[1:])
+    elif verb in MODULES:
+        _run_module(MODULES[verb], f"osteon {verb}", rest)
+    else:
+        raise UserError(f"osteon knows no '{verb}'; `osteon --help` lists the verbs.")
+
+
+def _run_module(module: str, name: str, rest: list[str]) -> None:
+    sys.argv = [name, *rest]
+    runpy.run_module(module, run_name="__main__")
+
+
+def _train(rest: list[str]) -> None:
+    """Start the family's trainer. With an Accelerate configuration at hand (`--config_file F`, or
+    the one `accelerate config` wrote) through `accelerate launch`; else in one process."""
+    if not rest or rest[0] not in FAMILIES:
+        raise UserError(f"osteon train needs one of: {', '.join(FAMILIES)}.")
+    script = str(ROOT / FAMILIES[rest[0]].script)
+    words = rest[1:]
+    launch = [sys.executable]
+    default = (
+        Path(os.environ.get("HF_HOME", Path.home() / ".cache/huggingface"))
+        / "accelerate/default_config.yaml"
+    )
+    if "--config_file" in words:
+        place = words.index("--config_file")
+        launch += ["-m", "accelerate.commands.launch", *words[place : place + 2]]
+        del words[place : place + 2]
+    elif default.exists():
+        launch += ["-m", "accelerate.commands.launch"]
+    process = subprocess.Popen([*launch, script, *words])
+    while True:
+        try:
+            sys.exit(process.wait())
+        except KeyboardInterrupt:
+            continue  # the trainer heard it too: it saves and leaves
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""The one door for settings: defaults < YAML files < flags, into a frozen dataclass.
+
+Only this module knows jsonargparse. Imports without torch.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import re
+import sys
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import jsonargparse
+import yaml
+
+from core.errors import UserError
+
+Settings = TypeVar("Settings")
+DRY_RUN_HELP = "--dry_run checks data, model and disk space, prints the plan and trains nothing."
+
+
+class Parsed(NamedTuple):
+    """What a command line said."""
+
+    settings: Any
+    dry_run: bool
+
+
+def parse(settings_class: type, argv: Sequence[str] | None, description: str) -> Parsed:
+    """Read `--config F ... --group.key value ...` into a `settings_class`.
+
+    Files win over defaults and flags win over files, in whatever order they are typed.
+    `--print_config` prints the resolved YAML and leaves; `--dry_run` is handed to the caller.
+
+    Raises:
+        UserError: unknown key, wrong type, missing file, or settings that contradict each other.
+    """
+    parser = _parser(settings_class, f"{description}\n\n{DRY_RUN_HELP}")
+    arguments = _configs_first(list(sys.argv[1:] if argv is None else argv))
+    dry_run = "--dry_run" in arguments  # no setting: it must not land in config.yaml
+    arguments = [word for word in arguments if word != "--dry_run"]
+    try:
+        values = vars(parser.instantiate(parser.parse_args(arguments)))
+        values.pop("config", None)
+        return Parsed(settings_class(**values), dry_run)
+    except (argparse.ArgumentError, ValueError, TypeError) as error:
+        raise UserError(_one_line(str(error), settings_class)) from None
+
+
+def from_dict(settings_class: type[Settings], values: dict[str, Any]) -> Settings:
+    """Build settings from a saved config.yaml. Raises UserError like `parse`."""
+    parser = _parser(settings_class, "")
+    try:
+        built = vars(parser.instantiate(parser.parse_object(values)))
+        built.pop("config", None)
+        return settings_class(**built)
+    except (argparse.ArgumentError, ValueError, TypeError) as error:
+        raise UserError(_one_line(str(error), settings_class)) from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file as a dict. Raises UserError where it is missing, damaged or repeats a key."""
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+    except OSError:
+        raise UserError(f"--config needs a YAML file, and '{path}' is not one.") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} should hold settings, one `name: value` a line.")
+    return values
+
+
+def to_dict(settings: Any) -> dict[str, Any]:
+    """A settings dataclass as plain nested values, ready for YAML or JSON."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(item) for item in value]
+        return str(value) if isinstance(value, Path) else value
+
+    return plain(dataclasses.asdict(settings))
+
+
+def to_yaml(settings: Any) -> str:
+    return yaml.safe_dump(to_dict(settings), sort_keys=False, allow_unicode=True)
+
+
+def leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"optim": {"lr": 1}} -> {"optim.lr": 1}"""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= leaves(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """PyYAML lets a repeated key win in silence; here it is an error."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"the key '{key}' stands twice")
+        return super().construct_mapping(node, deep)
+
+
+def _parser(settings_class: type, description: str) -> jsonargparse.ArgumentParser:
+    parser = jsonargparse.ArgumentParser(
+        description=description, exit_on_error=False, allow_abbrev=False
+    )
+    parser.add_argument("--config", action="config", help="YAML file of settings; may be repeated")
+    parser.add_class_arguments(settings_class, as_group=False)
+    return parser
+
+
+def _configs_first(arguments: list[str]) -> list[str]:
+    """Move every `--config F` to the front, so that flags win wherever they stand."""
+    configs: list[str] = []
+    others: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        if word == "--config":
+            configs += [word, next(words, "")]
+        elif word.startswith("--config="):
+            configs += ["--config", word.partition("=")[2]]
+        else:
+            others.append(word)
+    for file in configs[1::2]:
+        read_yaml(Path(file))
+    return configs + others
+
+
+def _one_line(complaint: str, settings_class: type) -> str:
+    """jsonargparse's complaint as one sentence, with the nearest known name for a wrong one."""
+    text = " ".join(complaint.replace("<class '", "").replace("'>", "").split())
+    text = text.replace("Parser key", "setting")
+    unknown = re.search(r"arguments: --([\w.]+)|Option '([\w.]+)'", text)
+    word = next((w for w in (unknown.groups() if unknown else ()) if w), None)
+    known = leaf_names(settings_class)
+    if word and word not in known:
+        near = difflib.get_close_matches(word, known, n=1)
+        text += f" (did you mean --{near[0]}?)" if near else " (--help lists the settings)"
+    return text
+
+
+def leaf_names(settings_class: type) -> list[str]:
+    """Dotted names of all settings: "steps", "optim.lr", ..."""
+    names = []
+    for field in dataclasses.fields(settings_class):
+        kind = typing.get_type_hints(settings_class)[field.name]
+        inner = [k for k in (kind, *typing.get_args(kind)) if dataclasses.is_dataclass(k)]
+        if inner:
+            names += [f"{field.name}.{name}" for name in leaf_names(inner[0])]  # type: ignore[arg-type]
+        else:
+            names.append(field.name)
+    return names

@@ -1,0 +1,36 @@
+"""What a user may get wrong, said in one line; how every command ends."""
+
+import functools
+import sys
+from collections.abc import Callable
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+
+class UserError(Exception):
+    """Bad input. The message is one clear sentence that names the remedy."""
+
+
+class Interrupted(Exception):
+    """The user stopped the work and everything worth keeping is on disk."""
+
+
+def command(main: Callable[..., None]) -> Callable[..., None]:
+    """Turn `main` into a command: errors of the user end in one line and exit code 2."""
+
+    @functools.wraps(main)
+    def wrapped(*args: object, **kwargs: object) -> None:
+        try:
+            main(*args, **kwargs)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(EXIT_BAD_INPUT)
+        except Interrupted as stop:
+            print(f"\n{stop}", file=sys.stderr)
+            sys.exit(EXIT_INTERRUPTED)
+        except KeyboardInterrupt:
+            print("\nStopped. The same command goes on from what is on disk.", file=sys.stderr)
+            sys.exit(EXIT_INTERRUPTED)
+
+    return wrapped

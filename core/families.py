@@ -1,0 +1,101 @@
+"""The one table of generator families. Names are "module:object" strings, resolved when used,
+so that `core` imports no sibling and `osteon --help` loads no torch."""
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from core.errors import UserError
+from core.files import read_json
+
+
+@dataclass(frozen=True)
+class Family:
+    """One kind of generator."""
+
+    title: str
+    """What people call it."""
+    script: str
+    """Trainer, relative to the project's root; started by `accelerate launch`."""
+    settings: str
+    """Dataclass of the trainer's settings."""
+    sampler: str
+    """`load_sampler(run, device) -> Sampler`."""
+    prompts: bool
+    """Whether a prompt changes the image."""
+
+
+FAMILIES: dict[str, Family] = {
+    "dreambooth": Family(
+        "Diffusion, fine-tuned",
+        "finetune/train_dreambooth.py",
+        "finetune.settings:DreamBoothSettings",
+        "finetune.sample:load_sampler",
+        prompts=True,
+    ),
+    "base": Family(
+        "Diffusion, base model",
+        "finetune/train_base.py",
+        "finetune.base_settings:BaseSettings",
+        "finetune.sample:load_sampler",
+        prompts=True,
+    ),
+    "wgan-gp": Family(
+        "WGAN-GP",
+        "gan/train_wgan_gp.py",
+        "gan.settings:WganGpSettings",
+        "gan.sample:load_sampler",
+        prompts=False,
+    ),
+    "vae": Family(
+        "VAE",
+        "vae/train_vae.py",
+        "vae.settings:VaeSettings",
+        "vae.sample:load_sampler",
+        prompts=False,
+    ),
+}
+
+
+class Sampler(Protocol):
+    """A loaded generator. An image is its seed and prompt, whatever the batch (DESIGN section 6)."""
+
+    options: dict[str, Any]
+    """Settings of one call that this family understands, with their defaults (steps, guidance...)."""
+    default_prompts: list[str]
+    """Prompts to use where none is given; [""] for a family without prompts."""
+
+    def __call__(self, seeds: Sequence[int], prompts: Sequence[str], **options: Any) -> list[Any]:
+        """One Pillow image ("L" or "RGB") per seed; `prompts` is as long as `seeds`."""
+        ...
+
+
+def resolve(name: str) -> Any:
+    """ "module:object" -> the object."""
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def family_of(run: Path) -> str:
+    """The family name of a run folder, or "base" for a folder in diffusers' own format.
+
+    Raises UserError if `run` is neither.
+    """
+    if (run / "run.json").exists():
+        name = read_json(run / "run.json").get("family")
+        if name in FAMILIES:
+            return str(name)
+        raise UserError(f"{run} was made by the family '{name}', which this version does not know.")
+    if (run / "model_index.json").exists():
+        return "base"
+    if not run.exists():
+        raise UserError(f"{run} is not there; `osteon train` makes a run.")
+    raise UserError(f"{run} is neither a run (no run.json) nor a diffusers model folder.")
+
+
+def load_sampler(run: Path, device: str) -> Sampler:
+    """Load whatever made `run` onto `device`. Raises UserError for a missing or unfinished run."""
+    sampler: Sampler = resolve(FAMILIES[family_of(run)].sampler)(run, device)
+    return sampler

@@ -1,0 +1,210 @@
+"""Images from a run: `osteon generate --run runs/x --seeds 0-99 --prompts prompts/chest.txt`.
+
+Seed s takes prompt s modulo the number of prompts. What is already there with the same settings is
+kept, so a stopped command goes on. Several processes share the seeds.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from tqdm import tqdm
+
+from core.errors import UserError, command
+from core.families import family_of, load_sampler
+from core.files import read_jsonl, write_json, write_jsonl
+from core.images import png_text, write_png
+from core.prompts import read_prompts
+from core.session import peak_memory_mb, pick_device
+
+SETTINGS_KEY = "osteon"
+"""PNG text chunk that holds an image's settings as JSON."""
+
+
+def read_seeds(text: str) -> list[int]:
+    """ "0-3,8" -> [0, 1, 2, 3, 8]. Raises UserError for anything else."""
+    seeds: list[int] = []
+    try:
+        for part in text.split(","):
+            first, _, last = part.strip().partition("-")
+            seeds += range(int(first), int(last or first) + 1)
+    except ValueError:
+        raise UserError(f"--seeds '{text}' is not like 0-99 or 1,5,7.") from None
+    if not seeds:
+        raise UserError(f"--seeds '{text}' names no seed; write 0-99 or 1,5,7.")
+    return list(dict.fromkeys(seeds))
+
+
+def generate(
+    run: Path,
+    seeds: Sequence[int],
+    prompts: Sequence[str] | None = None,
+    name: str = "default",
+    batch: int = 16,
+    device: str | None = None,
+    dtype: str = "fp32",
+    options: dict[str, Any] | None = None,
+) -> Path:
+    """Write one PNG per seed to `run/samples/<name>/` and samples.jsonl beside them.
+
+    Args:
+        prompts: seed s takes prompts[s % len(prompts)]; None: the run's own.
+        dtype: "fp32", "fp16" or "bf16", of the network's arithmetic (autocast).
+        options: family's settings of a call (steps, guidance...).
+
+    Returns the folder. Raises UserError for an unknown option or a folder of other settings.
+    """
+    state = PartialState()
+    device = device or (str(state.device) if state.num_processes > 1 else pick_device())
+    sampler = load_sampler(run, device)
+    given = options or {}
+    for key in given:
+        if key not in sampler.options:
+            known = ", ".join(sampler.options) or "none"
+            raise UserError(f"{family_of(run)} knows no option --{key} (it knows: {known}).")
+    settings = {"run": run.name, "family": family_of(run), "dtype": dtype} | {
+        **sampler.options,
+        **given,
+    }
+    prompts = list(prompts) if prompts else sampler.default_prompts
+    folder = run / "samples" / name
+    _check_same(folder, settings)
+    wanted = {seed: prompts[seed % len(prompts)] for seed in seeds}
+    missing = [seed for seed in seeds if not _is_done(folder, seed, wanted[seed])]
+    mine = missing[state.process_index :: state.num_processes]
+    if state.is_main_process:
+        write_json(folder / "settings.json", settings)
+    began = time.monotonic()
+    autocast = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(dtype)
+    with tqdm(
+        total=len(mine), desc=f"{run.name}/{name}", unit="image", disable=not state.is_main_process
+    ) as bar:
+        for first in range(0, len(mine), batch):
+            chunk = mine[first : first + batch]
+            texts = [wanted[seed] for seed in chunk]
+            with (
+                torch.inference_mode(),
+                torch.autocast(device.split(":")[0], autocast, enabled=autocast is not None),
+            ):
+                images = sampler(chunk, texts, **given)
+            for seed, prompt, image in zip(chunk, texts, images, strict=True):
+                facts = {"seed": seed, "prompt": prompt, **settings}
+                text = {SETTINGS_KEY: json.dumps(facts, ensure_ascii=False)}
+                write_png(image, folder / f"{seed:06d}.png", text, synthetic=True)
+            bar.update(len(chunk))
+    state.wait_for_everyone()
+    if state.is_main_process:
+        _write_index(folder)
+        if mine:
+            seconds = time.monotonic() - began
+            cost = {
+                "images": len(missing),
+                "seconds": round(seconds, 2),
+                "device": device,
+                "processes": state.num_processes,
+                "peak_memory_mb": peak_memory_mb(torch.device(device)),
+            }
+            write_json(folder / "cost.json", cost)
+    return folder
+
+
+def _check_same(folder: Path, settings: dict[str, Any]) -> None:
+    file = folder / "settings.json"
+    if not file.exists():
+        return
+    old = json.loads(file.read_text())
+    changes = [f"{k}: {old.get(k)} -> {v}" for k, v in settings.items() if old.get(k) != v]
+    if changes:
+        raise UserError(
+            f"{folder} was made with other settings ({'; '.join(changes)}); "
+            "give --set another name, or delete that folder."
+        )
+
+
+def _is_done(folder: Path, seed: int, prompt: str) -> bool:
+    """Raises UserError where the seed is there with another prompt."""
+    file = folder / f"{seed:06d}.png"
+    if not file.exists():
+        return False
+    old = json.loads(png_text(file).get(SETTINGS_KEY, "{}")).get("prompt")
+    if old != prompt:
+        raise UserError(
+            f"{file} was made with another prompt ('{old}', now '{prompt}'); give --set another "
+            "name, or delete that folder."
+        )
+    return True
+
+
+def _write_index(folder: Path) -> None:
+    """samples.jsonl from the PNGs themselves; other columns of older rows are kept."""
+    index = folder / "samples.jsonl"
+    older = {row["file"]: row for row in read_jsonl(index)} if index.exists() else {}
+    rows = []
+    for path in sorted(folder.glob("*.png")):
+        facts = json.loads(png_text(path)[SETTINGS_KEY])
+        row = {"file": path.name, "seed": facts.pop("seed"), "prompt": facts.pop("prompt")}
+        rows.append(older.get(path.name, {}) | row | {"settings": facts})
+    write_jsonl(index, rows)
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="osteon generate",
+        description="Images from a run, one PNG per seed.",
+        epilog="Options of the family follow as --steps 25 --guidance 4 --negative TEXT ...",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--run", required=True, type=Path, help="run folder or diffusers model folder"
+    )
+    parser.add_argument("--seeds", default="0-15", help="like 0-99 or 1,5,7 (default 0-15)")
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--prompt", help="one prompt for all seeds")
+    choice.add_argument(
+        "--prompts", help="file with one prompt a line, or data/SET:test (captions)"
+    )
+    parser.add_argument("--set", default="default", help="name of the folder under samples/")
+    parser.add_argument("--batch", type=int, default=16, help="images at once (default 16)")
+    parser.add_argument("--device", help="cpu, cuda, mps (default: the best at hand)")
+    parser.add_argument("--dtype", choices=["fp32", "fp16", "bf16"], default="fp32")
+    arguments, rest = parser.parse_known_args(argv)
+    prompts = [arguments.prompt] if arguments.prompt else None
+    if arguments.prompts:
+        prompts = read_prompts(arguments.prompts)
+    folder = generate(
+        arguments.run,
+        read_seeds(arguments.seeds),
+        prompts,
+        arguments.set,
+        arguments.batch,
+        arguments.device,
+        arguments.dtype,
+        _options(rest),
+    )
+    if PartialState().is_main_process:
+        print(f"{len(list(folder.glob('*.png')))} images in {folder}")
+        print(f"Next: osteon compare --real data/SET --fake {folder} --out reports/NAME")
+
+
+def _options(words: list[str]) -> dict[str, Any]:
+    """["--steps", "25"] -> {"steps": 25}"""
+    if len(words) % 2 or not all(word.startswith("--") for word in words[::2]):
+        raise UserError(f"Cannot read '{' '.join(words)}'; options go as --name value.")
+    options: dict[str, Any] = {}
+    for key, value in zip(words[::2], words[1::2], strict=True):
+        try:
+            options[key[2:]] = json.loads(value)
+        except json.JSONDecodeError:
+            options[key[2:]] = value
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

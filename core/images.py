@@ -1,0 +1,145 @@
+"""Image files in and out: listed in order, read safely, written whole and marked synthetic."""
+
+import hashlib
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, PngImagePlugin
+
+from core.errors import UserError
+from core.files import atomic_path
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
+MAX_PIXELS = 100_000_000  # above this a file is taken for a decompression bomb
+JUNK = {"thumbs.db", "desktop.ini"}
+XMP_SYNTHETIC = (
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
+    'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description '
+    'xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
+    'Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/'
+    'trainedAlgorithmicMedia"/></rdf:RDF></x:xmpmeta>'
+)
+
+
+def list_images(folder: Path, deep: bool = False) -> list[Path]:
+    """Image files of a folder in natural byte order; hidden files and folders are left out.
+
+    Raises UserError if the folder is not there.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder; give the folder that holds the images.")
+    found = folder.rglob("*") if deep else folder.iterdir()
+    return sorted(
+        path
+        for path in found
+        if path.suffix.lower() in SUFFIXES
+        and path.name.lower() not in JUNK
+        and not any(part.startswith((".", "__MACOSX")) for part in path.relative_to(folder).parts)
+        and path.is_file()
+    )
+
+
+def open_image(path: Path, mode: str = "RGB") -> Image.Image:
+    """Decode one file to 8-bit grey ("L") or colour ("RGB"), upright, transparency on white.
+
+    16-bit and float greys are windowed to their own minimum and maximum.
+
+    Raises:
+        UserError: not an image, truncated, empty, or more than MAX_PIXELS pixels.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise UserError(
+                        f"{path}: {image.width}x{image.height} is over {MAX_PIXELS} pixels"
+                    )
+                image.load()
+                return to_mode(ImageOps.exif_transpose(image), mode)
+    except UserError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise UserError(f"{path}: too many pixels (a decompression bomb?)") from None
+    except Exception as error:
+        reason = "empty file" if path.exists() and path.stat().st_size == 0 else str(error)
+        raise UserError(f"{path}: not a readable image ({reason})") from None
+
+
+def to_mode(image: Image.Image, mode: str) -> Image.Image:
+    """Convert any Pillow mode to "L" or "RGB": 16-bit windowed, alpha composed on white."""
+    if image.mode.startswith(("I", "F")):  # 16- or 32-bit grey
+        values = np.asarray(image, dtype=np.float64)
+        low, high = float(values.min()), float(values.max())
+        image = Image.fromarray(
+            np.round((values - low) * (255.0 / (high - low or 1.0))).astype(np.uint8)
+        )
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        paper = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(paper, image).convert("RGB")
+    return image.convert(mode)
+
+
+def fit(image: Image.Image, size: int) -> Image.Image:
+    """Centre-crop to a square and resize with Lanczos to size x size (a no-op where it fits)."""
+    if image.size == (size, size):
+        return image
+    return ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
+
+
+def write_png(
+    image: Image.Image, path: Path, text: Mapping[str, str] | None = None, synthetic: bool = False
+) -> None:
+    """Write a PNG whole or not at all, with text chunks; `synthetic` adds the IPTC mark."""
+    info = PngImagePlugin.PngInfo()
+    for key, value in (text or {}).items():
+        info.add_itxt(key, value)
+    if synthetic:
+        info.add_itxt("synthetic", "true: made by a generative model")
+        info.add_itxt("XML:com.adobe.xmp", XMP_SYNTHETIC)
+    with atomic_path(path) as temporary:
+        image.save(temporary, format="PNG", pnginfo=info)
+
+
+def png_text(path: Path) -> dict[str, str]:
+    """The text chunks of a PNG."""
+    with Image.open(path) as image:
+        image.load()
+        return {str(k): v for k, v in image.info.items() if isinstance(v, str)}
+
+
+def fingerprint(paths: Iterable[Path]) -> str:
+    """SHA-256 over names and bytes of the files, in the order given: 16 hex digits."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.name.encode() + b"\0")
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def to_array(images: Sequence[Image.Image]) -> np.ndarray:
+    """Images of one size and mode to uint8, N x H x W (grey) or N x H x W x 3."""
+    return np.stack([np.asarray(image) for image in images])
+
+
+def from_array(pixels: np.ndarray) -> list[Image.Image]:
+    """uint8 N x H x W, N x H x W x 1 or N x H x W x 3 to Pillow images."""
+    if pixels.ndim == 4 and pixels.shape[-1] == 1:
+        pixels = pixels[..., 0]
+    return [Image.fromarray(item) for item in pixels]
+
+
+def grid(images: Sequence[Image.Image], columns: int, gap: int = 2) -> Image.Image:
+    """Images of one size in rows of `columns`, white gaps between."""
+    width, height = images[0].size
+    rows = -(-len(images) // columns)
+    mode = "RGB" if any(image.mode == "RGB" for image in images) else "L"
+    size = (columns * (width + gap) - gap, rows * (height + gap) - gap)
+    sheet = Image.new(mode, size, "white")
+    for place, image in enumerate(images):
+        row, column = divmod(place, columns)
+        sheet.paste(image.convert(mode), (column * (width + gap), row * (height + gap)))
+    return sheet

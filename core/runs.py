@@ -1,0 +1,180 @@
+"""The run folder (DESIGN section 5). Imports without torch."""
+
+import contextlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from core.config import leaves, read_yaml, to_dict, to_yaml
+from core.errors import UserError
+from core.files import atomic_folder, read_json, read_jsonl, write_json, write_jsonl, write_text
+
+SCHEMA = 1
+MARKER = "COMPLETE"
+PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "numpy", "pillow")
+MAY_CHANGE = {"steps", "run_dir"}
+"""Settings that a resumed run may give anew."""
+
+
+class Run:
+    """One training run on disk. Only the main process writes; the others read."""
+
+    def __init__(self, path: Path, main: bool = True) -> None:
+        self.path = path
+        self.main = main
+        self.info: dict[str, Any] = {}
+        self._metrics: Any = None
+
+    @property
+    def weights(self) -> Path:
+        return self.path / "weights"
+
+    def open(self, family: str, settings: Any, facts: dict[str, Any]) -> None:
+        """Create the folder, or take up the one that is there.
+
+        `facts` are recorded in run.json: data fingerprint, device, precision, parameter counts.
+
+        Raises:
+            UserError: the folder belongs to another family, or was made with other settings.
+        """
+        check_same_settings(self.path, family, settings)
+        if not self.main:
+            return
+        old = read_json(self.path / "run.json") if (self.path / "run.json").exists() else {}
+        changed = [k for k, v in facts.items() if k == "data_fingerprint" and old.get(k, v) != v]
+        if changed:
+            raise UserError(
+                f"The images of {self.path} have changed since it was started; "
+                "restore them or give another --run_dir."
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_text(self.path / "config.yaml", to_yaml(settings))
+        self.info = old | {
+            "schema": SCHEMA,
+            "family": family,
+            "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            **commit(),
+            "versions": versions(),
+            "python": platform.python_version(),
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+            **facts,
+            "status": "running",
+            "started": old.get("started") or now(),
+            "seconds": old.get("seconds", 0.0),
+        }
+        write_json(self.path / "run.json", self.info)
+
+    def update(self, **facts: Any) -> None:
+        """Record facts in run.json."""
+        if self.main:
+            self.info |= facts
+            write_json(self.path / "run.json", self.info)
+
+    def log(self, step: int, seconds: float, **values: float) -> None:
+        """Append a row to metrics.jsonl."""
+        if not self.main:
+            return
+        if self._metrics is None:
+            self._metrics = (self.path / "metrics.jsonl").open("a", encoding="utf-8")
+        row = {"step": step, "seconds": round(seconds, 3), **values}
+        self._metrics.write(json.dumps(row) + "\n")
+        self._metrics.flush()
+
+    def write_log(self, line: str) -> None:
+        """Append a dated line to log.txt."""
+        if self.main:
+            with (self.path / "log.txt").open("a", encoding="utf-8") as file:
+                file.write(f"{now()} {line}\n")
+
+    def rewind_metrics(self, step: int) -> None:
+        """Drop rows after `step`: they will be measured again."""
+        file = self.path / "metrics.jsonl"
+        if self.main and file.exists():
+            write_jsonl(file, [row for row in read_jsonl(file) if row["step"] <= step])
+
+    @contextlib.contextmanager
+    def checkpoint(self, step: int, keep: int) -> Iterator[Path]:
+        """Yield a folder to fill; it counts only when whole. The newest `keep` are kept."""
+        final = self.path / "checkpoints" / f"step-{step:06d}"
+        with atomic_folder(final) as folder:
+            yield folder
+            (folder / MARKER).write_text(f"{step}\n")
+        for old in checkpoints(self.path)[:-keep]:
+            shutil.rmtree(old)
+
+    def close(self, status: str, seconds: float) -> None:
+        if self._metrics is not None:
+            self._metrics.close()
+            self._metrics = None
+        self.update(status=status, ended=now(), seconds=round(seconds, 2))
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """Whole checkpoints, oldest first."""
+    return sorted(p.parent for p in (run / "checkpoints").glob(f"step-*/{MARKER}"))
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def check_same_settings(path: Path, family: str, settings: Any) -> None:
+    """Raise UserError if `path` holds a run that these settings cannot continue."""
+    if not (path / "run.json").exists() or not (path / "config.yaml").exists():
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UserError(f"{path} exists and is not a run; give another --run_dir.")
+        return
+    saved_family = read_json(path / "run.json").get("family")
+    if saved_family != family:
+        raise UserError(f"{path} is a run of '{saved_family}'; give another --run_dir.")
+    saved, given = leaves(read_yaml(path / "config.yaml")), leaves(to_dict(settings))
+    changes = [
+        f"{key}: {saved.get(key)} -> {given.get(key)}"
+        for key in sorted(saved.keys() | given.keys())
+        if saved.get(key) != given.get(key) and key not in MAY_CHANGE
+    ]
+    if changes:
+        raise UserError(
+            f"{path} was started with other settings ({'; '.join(changes)}). "
+            "Give the old ones to go on, or another --run_dir to begin anew."
+        )
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    file = run / "metrics.jsonl"
+    return read_jsonl(file) if file.exists() else []
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def commit() -> dict[str, Any]:
+    """The project's git commit and whether the tree was dirty; empty outside git."""
+    root = Path(__file__).resolve().parents[1]
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(root), *words], capture_output=True, text=True, check=True, timeout=20
+        ).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return {"commit": None, "dirty": None}

@@ -1,0 +1,325 @@
+"""What every trainer does around its loop, so that the loop itself stays visible.
+
+    session = Session("vae", settings, image_set)
+    session.start({"model": model, "optimiser": optimiser})   # resumes where a checkpoint is
+    for step in session.steps():
+        ...
+        session.log(loss=loss)
+    session.finish()
+
+Ctrl-C ends the step in hand, writes a checkpoint and leaves; the same command goes on.
+"""
+
+import importlib.util
+import math
+import resource
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from tqdm import tqdm
+
+from core.config import leaves, to_dict
+from core.errors import Interrupted, UserError
+from core.runs import Run, check_same_settings, checkpoints, step_of
+from core.seeds import seed_everything
+from core.sets import ImageSet
+from core.state import load_state, save_state
+
+
+class TrainerSettings(Protocol):
+    """What `Session` needs of a trainer's settings."""
+
+    @property
+    def run_dir(self) -> str: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def checkpoint_every(self) -> int: ...
+    @property
+    def checkpoints_kept(self) -> int: ...
+    @property
+    def tracker(self) -> str: ...
+
+
+class Stateful(Protocol):
+    """A model, an optimiser, a schedule, an average of weights."""
+
+    def state_dict(self) -> Any: ...
+    def load_state_dict(self, state: Any) -> Any: ...
+
+
+class Session:
+    """Accelerator, run folder, resume, progress, logs and checkpoints of one training run."""
+
+    LOG_EVERY = 10  # steps between reads of the losses from the device
+
+    def __init__(
+        self, family: str, settings: TrainerSettings, image_set: ImageSet, accumulate: int = 1
+    ) -> None:
+        check_same_settings(Path(settings.run_dir), family, settings)
+        _check_tracker(settings.tracker)
+        tracker = None if settings.tracker == "none" else settings.tracker
+        self.accelerator = Accelerator(
+            log_with=tracker,
+            project_dir=settings.run_dir,
+            gradient_accumulation_steps=accumulate,
+            step_scheduler_with_optimizer=False,
+        )
+        self.family = family
+        self.settings = settings
+        self.image_set = image_set
+        self.main = self.accelerator.is_main_process
+        self.device = self.accelerator.device
+        self.run = Run(Path(settings.run_dir), self.main)
+        self.step = 0
+        """Steps done."""
+        self._state: Mapping[str, Stateful] = {}
+        self._waiting: list[tuple[int, float, dict[str, torch.Tensor | float]]] = []
+        self._newest: dict[str, float] = {}
+        self._asked = False
+        self._seconds_before = 0.0
+        self._began = time.monotonic()
+        set_seed(settings.seed)
+
+    # -- before the loop
+
+    def start(self, state: Mapping[str, Stateful], **facts: Any) -> None:
+        """Open the run folder and load the newest whole checkpoint into `state`, if there is one.
+
+        `facts` go to run.json (parameter counts and the like).
+        """
+        self._state = state
+        self.run.open(
+            self.family,
+            self.settings,
+            {
+                "data": self.image_set.name,
+                "data_fingerprint": self.image_set.fingerprint,
+                "data_images": len(self.image_set),
+                "mode": self.image_set.mode,
+                "device": _device_name(self.device),
+                "precision": self.accelerator.mixed_precision,
+                "processes": self.accelerator.num_processes,
+                "seed": self.settings.seed,
+                **facts,
+            },
+        )
+        self.accelerator.wait_for_everyone()
+        saved = checkpoints(self.run.path)
+        if saved:
+            tree = load_state(saved[-1])
+            for name, item in state.items():
+                self._bare(item).load_state_dict(tree[name])
+            if self.accelerator.scaler is not None and "scaler" in tree:
+                self.accelerator.scaler.load_state_dict(tree["scaler"])
+            self.step = step_of(saved[-1])
+            self._seconds_before = tree["seconds"]
+            self.run.rewind_metrics(self.step)
+            self.say(f"Going on from step {self.step} of {self.run.path}.")
+        if self.step > self.settings.steps:
+            raise UserError(
+                f"{self.run.path} has already done {self.step} steps; ask for more than that."
+            )
+        self.accelerator.init_trackers(
+            "osteon", config={k: str(v) for k, v in leaves(to_dict(self.settings)).items()}
+        )
+        self._began = time.monotonic()
+
+    def say(self, line: str) -> None:
+        """Print a line once, above the progress bar, and keep it in log.txt."""
+        if self.main:
+            tqdm.write(line, file=sys.stderr)
+            if self.run.path.exists():
+                self.run.write_log(line)
+
+    # -- the loop
+
+    def steps(self, images_per_step: int) -> Iterator[int]:
+        """Yield the numbers of the steps left, from 0; between them log, save, and heed Ctrl-C.
+
+        Every step starts with torch's global generators seeded by its number.
+        """
+        old_handlers = self._catch_signals()
+        bar = tqdm(
+            total=self.settings.steps,
+            initial=self.step,
+            disable=not self.main,
+            desc=self.run.path.name,
+            unit="step",
+            dynamic_ncols=True,
+            mininterval=0.5,
+        )
+        first, began = self.step, time.monotonic()
+        try:
+            while self.step < self.settings.steps:
+                seed_everything(
+                    self.settings.seed, "step", self.step, self.accelerator.process_index
+                )
+                yield self.step
+                self.step += 1
+                bar.update()
+                stop = self._agreed_to_stop()
+                if stop or self.due(self.LOG_EVERY):
+                    rate = (self.step - first) * images_per_step / (time.monotonic() - began)
+                    self._flush()
+                    bar.set_postfix_str(f"{_short(self._newest)} {rate:.1f} images/s")
+                if stop or self.due(self.settings.checkpoint_every):
+                    self._save()
+                if stop and self.step < self.settings.steps:
+                    self._leave("stopped")
+                    raise Interrupted(
+                        f"Stopped at step {self.step} of {self.settings.steps}, saved in "
+                        f"{self.run.path}. The same command goes on."
+                    )
+        except (UserError, Interrupted):
+            raise
+        except BaseException:
+            self._leave("failed")
+            raise
+        finally:
+            bar.close()
+            for number, handler in old_handlers.items():
+                signal.signal(number, handler)
+
+    def log(self, **values: torch.Tensor | float) -> None:
+        """Note values of the step in hand; tensors stay on the device until the next flush."""
+        seconds = self.seconds
+        kept = {k: v.detach() if isinstance(v, torch.Tensor) else v for k, v in values.items()}
+        self._waiting.append((self.step + 1, seconds, kept))
+
+    def due(self, every: int) -> bool:
+        """Whether the steps done are a multiple of `every` (0: never) or all there are."""
+        return every > 0 and (self.step % every == 0 or self.step == self.settings.steps)
+
+    def due_after(self, every: int) -> bool:
+        """`due`, asked inside the loop for the moment after the step in hand."""
+        done = self.step + 1
+        return every > 0 and (done % every == 0 or done == self.settings.steps)
+
+    @property
+    def seconds(self) -> float:
+        """Of training, over all the times the run was taken up."""
+        return self._seconds_before + time.monotonic() - self._began
+
+    # -- after the loop
+
+    def finish(self, **facts: Any) -> None:
+        """Record the cost, mark the run finished, and close trackers and processes."""
+        self.run.update(steps=self.step, peak_memory_mb=peak_memory_mb(self.device), **facts)
+        self._leave("finished")
+        self.accelerator.end_training()
+        self.say(f"Trained {self.run.path} to step {self.step} in {self.seconds:.0f} s.")
+        self.say(f"Next: osteon generate --run {self.run.path} --seeds 0-15")
+
+    # -- inside
+
+    def _flush(self) -> None:
+        """Move waiting losses off the device in one go, write them, refuse what is not finite."""
+        names = sorted({name for _, _, values in self._waiting for name in values})
+        for step, seconds, values in self._waiting:
+            tensors = [v.float().reshape(()) for v in values.values() if torch.is_tensor(v)]
+            numbers = iter(torch.stack(tensors).tolist() if tensors else [])
+            row = {k: next(numbers) if torch.is_tensor(v) else float(v) for k, v in values.items()}
+            self.run.log(step, seconds, **row)
+            self.accelerator.log(row, step=step)
+            self._newest = row
+            bad = [name for name in names if not math.isfinite(row.get(name, 0.0))]
+            if bad:
+                self._leave("failed")
+                raise UserError(
+                    f"{bad[0]} is not finite at step {step}. The last good checkpoint is kept in "
+                    f"{self.run.path}; try a lower learning rate or fp32."
+                )
+        self._waiting.clear()
+
+    def _save(self) -> None:
+        self._flush()
+        self.accelerator.wait_for_everyone()
+        if self.main:
+            tree = {name: self._bare(item).state_dict() for name, item in self._state.items()}
+            tree["seconds"] = self.seconds
+            if self.accelerator.scaler is not None:
+                tree["scaler"] = self.accelerator.scaler.state_dict()
+            with self.run.checkpoint(self.step, self.settings.checkpoints_kept) as folder:
+                save_state(tree, folder)
+        self.accelerator.wait_for_everyone()
+
+    def _bare(self, item: Any) -> Any:
+        if isinstance(item, torch.nn.Module):
+            return self.accelerator.unwrap_model(item)
+        return getattr(item, "optimizer", item)  # AcceleratedOptimizer
+
+    def _catch_signals(self) -> dict[int, Any]:
+        def ask_to_stop(number: int, frame: Any) -> None:
+            if self._asked:  # twice: leave at once
+                raise KeyboardInterrupt
+            self._asked = True
+            self.say("Stopping after this step (Ctrl-C again leaves at once).")
+
+        try:
+            return {n: signal.signal(n, ask_to_stop) for n in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not in the main thread: somebody else's signals
+            return {}
+
+    def _agreed_to_stop(self) -> bool:
+        """Whether to stop now. Several processes ask each other now and then, and leave together."""
+        if self.accelerator.num_processes == 1:
+            return self._asked
+        if not self.due(self.LOG_EVERY):
+            return False
+        asked = torch.tensor([float(self._asked)], device=self.device)
+        return bool(self.accelerator.reduce(asked, "sum").item())
+
+    def _leave(self, status: str) -> None:
+        self.run.close(status, self.seconds)
+
+
+def check_disk(folder: Path, needed: int) -> None:
+    """Raise UserError if fewer than `needed` bytes are free where `folder` will lie."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise UserError(
+            f"{folder} needs about {needed / 1e6:.0f} MB and {free / 1e6:.0f} MB are free; "
+            "make room or give another --run_dir."
+        )
+
+
+def peak_memory_mb(device: torch.device) -> int:
+    """Peak memory of this process on the device (CUDA) or in RAM, in MB."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device) // 2**20)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak // (2**20 if sys.platform == "darwin" else 2**10))
+
+
+def pick_device() -> str:
+    """The best device at hand: "cuda", "mps" or "cpu"."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _check_tracker(name: str) -> None:
+    if name != "none" and importlib.util.find_spec(name) is None:
+        raise UserError(f'--tracker {name} is not installed; pip install -e ".[{name}]"')
+
+
+def _short(values: dict[str, float]) -> str:
+    return " ".join(f"{name} {value:.3g}" for name, value in values.items())

@@ -1,0 +1,126 @@
+"""Prepared sets (DESIGN section 4) and plain image folders, read the same way."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core.errors import UserError
+from core.files import read_json, read_jsonl
+from core.images import fingerprint, fit, list_images, open_image, to_array
+
+SPLITS = ("train", "validation", "test")
+MEMORY_LIMIT = 512 * 2**20  # bytes of decoded pixels kept in memory; above it a memory map is used
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images in a fixed order with what is known of each."""
+
+    name: str
+    paths: list[Path]
+    rows: list[dict[str, Any]]
+    """One per image: file_name, text (a caption, "" if none), then typed columns."""
+    info: dict[str, Any]
+    """set.json; {} for a plain folder."""
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def captions(self) -> list[str]:
+        return [str(row.get("text") or "") for row in self.rows]
+
+    @property
+    def mode(self) -> str:
+        """ "L" or "RGB"; a plain folder is grey only if its first image is."""
+        return self.info.get("mode") or _mode_of(self.paths[0])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the files' names and contents."""
+        return fingerprint(self.paths)
+
+    def pixels(self, size: int, mode: str | None = None) -> np.ndarray:
+        """Every image decoded once: uint8, N x H x W (grey) or N x H x W x 3.
+
+        Above MEMORY_LIMIT a memory map in the set's .cache folder, reused while contents agree.
+        """
+        mode = mode or self.mode
+        shape = (len(self), size, size) + ((3,) if mode == "RGB" else ())
+        if np.prod(shape, dtype=np.int64) <= MEMORY_LIMIT:
+            return to_array([fit(open_image(path, mode), size) for path in self.paths])
+        return self._memory_map(shape, mode)
+
+    def _memory_map(self, shape: tuple[int, ...], mode: str) -> np.ndarray:
+        key = hashlib.sha256(repr((self.fingerprint, shape, mode)).encode()).hexdigest()[:16]
+        file = self.paths[0].parents[1] / ".cache" / f"{key}.npy"
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            partial = file.with_suffix(".partial")
+            target = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
+            for place, path in enumerate(self.paths):
+                target[place] = np.asarray(fit(open_image(path, mode), shape[1]))
+            target.flush()
+            partial.rename(file)
+        return np.load(file, mmap_mode="r")
+
+
+def open_set(path: str | Path, split: str | None = None) -> ImageSet:
+    """Open a prepared set's split, or a plain folder of images.
+
+    `data/x:test` names a split too. Without one: train for a prepared set.
+
+    Raises:
+        UserError: nothing there, no such split, or no image in it.
+    """
+    text = str(path)
+    if split is None and text.rpartition(":")[2] in SPLITS:
+        text, _, split = text.rpartition(":")
+    folder = Path(text)
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not there; make it with `osteon prepare` (see --help).")
+    prepared = (folder / "set.json").exists()
+    if not prepared:
+        if split is not None:
+            raise UserError(f"{folder} has no set.json, so it has no {split} split.")
+        paths = list_images(folder)
+        rows = _samples_rows(folder, paths)
+        info: dict[str, Any] = {}
+    else:
+        split = split or "train"
+        if not (folder / split / "metadata.jsonl").exists():
+            raise UserError(f"{folder} has no {split} split; choose one of {', '.join(SPLITS)}.")
+        rows = read_jsonl(folder / split / "metadata.jsonl")
+        paths = [folder / split / row["file_name"] for row in rows]
+        info = read_json(folder / "set.json")
+    if not paths:
+        raise UserError(f"{folder} holds no image{f' in {split}' if split else ''}.")
+    name = f"{folder.name}:{split}" if prepared else folder.name
+    return ImageSet(name, paths, rows, info)
+
+
+def is_set(path: Path) -> bool:
+    return (path / "set.json").exists()
+
+
+def _samples_rows(folder: Path, paths: list[Path]) -> list[dict[str, Any]]:
+    """Rows of a folder of generated images: seed and prompt from samples.jsonl, where present."""
+    known: dict[str, dict[str, Any]] = {}
+    if (folder / "samples.jsonl").exists():
+        known = {row["file"]: row for row in read_jsonl(folder / "samples.jsonl")}
+    return [
+        {"file_name": path.name, "text": known.get(path.name, {}).get("prompt", "")}
+        | known.get(path.name, {})
+        for path in paths
+    ]
+
+
+def _mode_of(path: Path) -> str:
+    image = open_image(path, "RGB")
+    pixels = np.asarray(image)
+    grey = (pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 1] == pixels[..., 2]).all()
+    return "L" if grey else "RGB"
