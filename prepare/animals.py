@@ -1,353 +1,15 @@
-"""Anatomy of the flying animals, and the table that draws any animal facing right.
+"""Anatomy of the bird, the bat, the butterfly and the walkers, facing right.
 
-Animal coordinates: x forward, y up; the unit is roughly the body length. Wings are laid out in
-three dimensions (x forward, y towards the far side, z up) and seen from above and in front.
+Animal coordinates: x forward, y up; walkers stand on y = 0; the unit is roughly the body length.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 
 from prepare.habitats import BLACK, BODY, FAR, NEAR, WHITE, Colour, Sketch, mix, outline, smooth
-
-
-@dataclass(frozen=True)
-class Wing:
-    """A spread wing: sizes in units, view angles in degrees."""
-
-    span: float  # one wing, shoulder to tip
-    chord: float  # front to back at the body
-    sweep: float  # how far the tip lies behind the shoulder
-    skin: Colour
-    bone: Colour
-    lift: float  # raise of the tip over span: the phase of the beat
-    azimuth: float = 44.0
-    elevation: float = 34.0
-    bars: Colour | None = None
-    tip: Colour | None = None
-    feathers: bool = False
-
-
-def project(points: np.ndarray, wing: Wing) -> np.ndarray:
-    """N x 3 animal points onto the N x 2 picture plane."""
-    a, e = np.radians(wing.azimuth), np.radians(wing.elevation)
-    x, y, z = np.asarray(points, float).T
-    depth = y * np.cos(a) - x * np.sin(a)
-    return np.stack([x * np.cos(a) + y * np.sin(a), z * np.cos(e) + depth * np.sin(e)], axis=1)
-
-
-def wing_edges(wing: Wing, side: int, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Leading and trailing edge points (len(at) x 2) at span fractions at, side +1 is far."""
-    front = np.interp(at, [0, 0.18, 0.42, 0.7, 1], [0.1, 0.06, 0.2, 0.08, -wing.sweep])
-    profile = [1, 0.9, 0.8, 0.7, 0.5, 0.05] if wing.feathers else [1.1, 0.9, 0.66, 0.5, 0.34, 0]
-    back = front - wing.chord * np.interp(at, [0, 0.2, 0.4, 0.6, 0.8, 1], profile)
-    y = side * (0.05 + wing.span * at)
-    z = wing.lift * wing.span * (1.25 * at - 0.25 * at**3) + 0.04
-    lead = project(np.stack([front, y, z], axis=1), wing)
-    return lead, project(np.stack([back, y, z - 0.02], axis=1), wing)
-
-
-def spread_wing(s: Sketch, wing: Wing, side: int, layer: int) -> None:
-    """Draw one wing: skin or feathers, arm and finger bones, bars, a dark tip."""
-    at = np.linspace(0, 1, 25)
-    lead, trail = wing_edges(wing, side, at)
-    skin = wing.skin if side < 0 else mix(wing.skin, BLACK, 0.14)
-    bone = wing.bone if side < 0 else mix(wing.bone, BLACK, 0.14)
-    if wing.feathers:  # notch the back edge: fingers at the hand, scallops on the arm
-        notch = np.where(np.arange(25) % 3 == 2, 1.0, 0.0) * np.interp(
-            at, [0, 0.4, 1], [0.1, 0.2, 0.5]
-        )
-        trail = trail + (lead - trail) * notch[:, None]
-    s.poly(np.concatenate([lead, trail[::-1]]), skin, layer)
-    if wing.tip:
-        s.poly(np.concatenate([lead[15:], trail[15:][::-1]]), wing.tip, layer, True)
-    if wing.bars:
-        for k in (3, 8, 13, 18):
-            s.poly([lead[k], lead[k + 2], trail[k + 2], trail[k]], wing.bars, layer, True)
-    if wing.feathers:
-        inner = lead + (trail - lead) * 0.42
-        s.poly(np.concatenate([lead[:19], inner[:19][::-1]]), bone, layer, True)
-        for k in range(2, 25, 3):
-            s.line([inner[k], trail[k]], 0.014, mix(skin, BLACK, 0.4), layer)
-        return
-    for k in range(4, 24, 3):  # stiffening fibres of the membrane
-        root = lead[max(0, min(k - 2, 22))]
-        s.line([root, trail[k]], 0.012, mix(skin, bone, 0.55), layer)
-    s.limb(lead[[0, 4, 10]], [0.05, 0.035, 0.032], bone, layer)
-    s.limb(lead[[10, 16, 24]], [0.03, 0.02, 0.008], bone, layer)
-    for k in (0.03, 0.055):
-        s.line([lead[10], lead[10] + [k, 0.06 - k]], 0.018, bone, layer, False)
-
-
-# Pterosaurs
-
-
-@dataclass(frozen=True)
-class Pterosaur:
-    """What sets one flying reptile apart."""
-
-    span: float
-    chord: float
-    sweep: float
-    tail: float  # length; long tails are stiff and carry a vane
-    head: Callable[[Sketch, Colour, Colour], None]
-    head_scale: float
-    neck: float
-    girth: float
-    back: Colour
-    belly: Colour
-    skin: Colour
-    bars: Colour | None = None
-    tip: Colour | None = None
-
-
-def pteranodon_head(s: Sketch, back: Colour, belly: Colour) -> None:
-    """Long toothless beak, long crest backwards."""
-    s.blob([(-0.1, 0.1), (-0.75, 0.36), (-0.72, 0.28), (-0.12, -0.06)], (196, 70, 48))
-    s.poly([(0.02, 0.12), (0.95, -0.1), (0.2, -0.05)], (226, 188, 120))
-    s.poly([(0.02, -0.05), (0.82, -0.17), (0.1, -0.15)], (206, 164, 100))
-    s.blob([(-0.18, 0.02), (-0.02, 0.14), (0.2, 0.08), (0.22, -0.08), (0, -0.14)], back)
-    s.eye(0.05, 0.03, 0.045)
-
-
-def sinomacrops_head(s: Sketch, back: Colour, belly: Colour) -> None:
-    """Short broad frog's face, wide mouth, huge eyes, fuzz."""
-    a = np.linspace(0, 2 * np.pi, 48, endpoint=False)
-    r = 1 + 0.07 * (np.arange(48) % 2)
-    s.poly(np.stack([0.34 * r * np.cos(a), 0.27 * r * np.sin(a)], axis=1), back)
-    s.blob(
-        [(-0.24, -0.06), (0, -0.02), (0.26, -0.05), (0.22, -0.2), (0, -0.27), (-0.2, -0.2)], belly
-    )
-    s.line([(-0.26, -0.05), (-0.1, -0.12), (0.08, -0.13), (0.28, -0.04)], 0.035, (96, 36, 26))
-    for x in (-0.15, 0.17):
-        s.oval(x, 0.12, 0.15, 0.15, mix(back, BLACK, 0.35), False)
-        s.eye(x, 0.12, 0.115, (250, 206, 60))
-
-
-def dimorphodon_head(s: Sketch, back: Colour, belly: Colour) -> None:
-    """Deep puffin-like head, two large openings, fangs in front."""
-    beak, band = (226, 62, 40), (250, 196, 50)
-    s.poly([(0.12, -0.1), (0.34, -0.22), (0.62, -0.25), (0.66, -0.18), (0.3, -0.08)], band)
-    for k in range(4):
-        x = 0.42 + 0.075 * k
-        s.poly([(x, -0.06), (x + 0.045, -0.06), (x + 0.03, -0.2)], WHITE, BODY)
-    s.blob(
-        [
-            (-0.18, 0.05),
-            (-0.05, 0.26),
-            (0.2, 0.32),
-            (0.5, 0.22),
-            (0.72, -0.07),
-            (0.45, -0.08),
-            (0.1, -0.13),
-            (-0.14, -0.1),
-        ],
-        back,
-    )
-    s.poly([(0.2, 0.34), (0.5, 0.25), (0.78, -0.1), (0.22, -0.12)], beak, BODY, True)
-    s.poly([(0.2, 0.36), (0.3, 0.36), (0.3, -0.14), (0.2, -0.14)], band, BODY, True)
-    s.oval(0.4, 0.08, 0.08, 0.09, mix(beak, BLACK, 0.55))
-    s.oval(0.56, 0.04, 0.04, 0.05, mix(beak, BLACK, 0.5))
-    s.oval(0.05, 0.1, 0.12, 0.11, WHITE)
-    s.eye(0.06, 0.11, 0.055)
-
-
-def tropeognathus_head(s: Sketch, back: Colour, belly: Colour) -> None:
-    """Long toothed jaws, a round keel on the tip of either."""
-    crest = (250, 206, 44)
-    s.blob([(0.55, 0.06), (0.7, 0.26), (0.9, 0.28), (1.05, 0.1), (1.06, 0.0), (0.6, 0.0)], crest)
-    s.blob(
-        [(0.58, -0.1), (0.72, -0.28), (0.88, -0.3), (1.0, -0.14), (0.98, -0.06), (0.6, -0.06)],
-        crest,
-    )
-    s.poly([(0, 0.12), (1.06, 0.06), (1.06, -0.02), (0.05, -0.05)], back)
-    s.poly([(0.05, -0.07), (0.98, -0.1), (0.96, -0.15), (0.05, -0.16)], belly)
-    for k in range(7):
-        x = 0.3 + 0.11 * k
-        s.poly([(x, -0.01), (x + 0.05, -0.01), (x + 0.03, -0.11)], WHITE)
-    s.blob([(-0.16, 0.0), (-0.04, 0.13), (0.2, 0.1), (0.22, -0.12), (-0.05, -0.15)], back)
-    s.eye(0.07, 0.03, 0.045)
-
-
-def pterosaur_flying(p: Pterosaur, rng: np.random.Generator) -> Sketch:
-    """Wings spread, seen from above and in front, the head in profile."""
-    s = Sketch()
-    wing = Wing(
-        p.span,
-        p.chord,
-        p.sweep,
-        p.skin,
-        p.back,
-        rng.choice([0.12, 0.3, 0.5]) + rng.uniform(0, 0.1),
-        rng.uniform(38, 52),
-        rng.uniform(28, 40),
-        p.bars,
-        p.tip,
-    )
-    spread_wing(s, wing, 1, FAR)
-    hip, chest = project([(-0.42, 0, 0.0), (0.16, 0, 0.0)], wing)
-    g = p.girth
-    if p.tail > 0.5:
-        end = hip + np.array([-0.9, 0.18]) * p.tail
-        s.limb([hip, end], [0.05, 0.014], p.back, FAR)
-        s.move(*end, turn=168)
-        s.blob([(0, 0), (0.12, 0.09), (0.26, 0), (0.12, -0.09)], (226, 80, 44), FAR)
-        s.move()
-    else:
-        s.limb([hip, hip + np.array([-0.8, 0.25]) * p.tail], [0.07, 0.02], p.back, FAR)
-    for dy in (0.07, -0.05):
-        s.limb([hip, hip + [-0.16, dy], hip + [-0.3, dy - 0.05]], [0.05, 0.03, 0.018], p.back, FAR)
-    s.limb([hip, (hip + chest) / 2, chest], [0.6 * g, 1.1 * g, g], p.back)
-    s.blob(
-        [
-            hip + [0.03, -0.03],
-            chest + [-0.1, -0.25 * g],
-            chest + [g, -0.1],
-            chest + [0.3 * g, -1.1 * g],
-            (hip + chest) / 2 + [0, -1.1 * g],
-        ],
-        p.belly,
-        BODY,
-        True,
-    )
-    spread_wing(s, wing, -1, NEAR if wing.lift < 0.3 else FAR)
-    head = chest + np.array([0.75, 0.42]) * p.neck
-    s.limb([chest, chest + [0.4 * p.neck, 0.12 * p.neck], head], [g * 0.9, 0.5 * g, 0.1], p.back)
-    s.move(*head, turn=rng.uniform(-12, 8), scale=p.head_scale)
-    p.head(s, p.back, p.belly)
-    return s
-
-
-def pterosaur_standing(p: Pterosaur, rng: np.random.Generator) -> Sketch:
-    """On all fours, wing fingers folded back and up beside the body."""
-    s = Sketch()
-    g, h = p.girth, 0.62
-    hip, chest = np.array([-0.42, 0.42]), np.array([0.12, h])
-    far = mix(p.back, BLACK, 0.25)
-    for dx, colour, layer in ((0.14, far, FAR), (0, p.back, BODY)):
-        s.limb(
-            [hip + [dx, 0], (-0.28 + dx, 0.24), (-0.46 + dx, 0.04), (-0.34 + dx, 0.02)],
-            [0.09, 0.06, 0.04, 0.03],
-            colour,
-            layer,
-        )
-    reach = 0.55 * p.span
-    for dx, colour, layer in ((0.13, far, FAR), (0, p.back, NEAR)):
-        elbow, wrist = (0.02 + dx, 0.4), np.array([0.3 + dx, 0.16])
-        skin = p.skin if layer == NEAR else mix(p.skin, BLACK, 0.2)
-        tip = np.array([-0.35 - reach + dx, 0.62 + 0.3 * reach])
-        s.blob(
-            [wrist + [0.02, 0.02], chest + [dx - 0.05, -0.02], tip, hip + [dx - 0.05, -0.08]],
-            skin,
-            layer,
-        )
-        s.limb(
-            [chest + [dx - 0.02, -0.05], elbow, wrist, (0.26 + dx, 0.0)],
-            [0.08, 0.06, 0.05, 0.03],
-            colour,
-            layer,
-        )
-        s.limb([wrist, (wrist + tip) / 2 + [0.02, 0.02], tip], [0.045, 0.03, 0.012], colour, layer)
-        if p.bars and layer == NEAR:
-            for t in (0.25, 0.5, 0.75):
-                m = wrist * (1 - t) + tip * t
-                s.line([m + [0.1, 0.2], m + [-0.06, -0.2]], 0.06, p.bars, layer)
-    if p.tail > 0.5:
-        s.limb([hip, hip + [-0.85 * p.tail, 0.02]], [0.06, 0.015], p.back, FAR)
-        s.move(*(hip + [-0.85 * p.tail, 0.02]), turn=175)
-        s.blob([(0, 0), (0.12, 0.09), (0.26, 0), (0.12, -0.09)], (226, 80, 44), FAR)
-        s.move()
-    s.limb([hip, (hip + chest) / 2, chest], [0.7 * g, 1.2 * g, 1.1 * g], p.back)
-    s.blob(
-        [
-            hip,
-            (hip + chest) / 2,
-            chest + [g, 0.02],
-            chest + [0, -1.3 * g],
-            (hip + chest) / 2 + [0, -1.4 * g],
-        ],
-        p.belly,
-        BODY,
-        True,
-    )
-    head = chest + np.array([0.35, 0.95]) * p.neck
-    s.limb([chest, chest + np.array([0.3, 0.4]) * p.neck, head], [g, 0.6 * g, 0.1], p.back)
-    s.move(*head, turn=rng.uniform(-14, 4), scale=p.head_scale)
-    p.head(s, p.back, p.belly)
-    return s
-
-
-def pterosaur(name: str, rng: np.random.Generator) -> Pterosaur:
-    """One individual of a genus: build and colours vary a little."""
-    v = rng.uniform(0.94, 1.06, 4)
-    light = rng.uniform(-0.1, 0.12)
-
-    def tone(colour: Colour) -> Colour:
-        return mix(colour, WHITE if light > 0 else BLACK, abs(light))
-
-    if name == "pteranodon":
-        brown = mix((136, 92, 56), (112, 70, 44), rng.random())
-        return Pterosaur(
-            1.45 * v[0],
-            0.46 * v[1],
-            0.2,
-            0.12,
-            pteranodon_head,
-            0.85 * v[2],
-            0.34,
-            0.12,
-            tone(brown),
-            tone((216, 186, 144)),
-            tone(mix(brown, (206, 160, 110), 0.55)),
-        )
-    if name == "Sinomacrops bondei":
-        return Pterosaur(
-            0.78 * v[0],
-            0.62 * v[1],
-            0.02,
-            0.1,
-            sinomacrops_head,
-            0.92 * v[2],
-            0.2,
-            0.19,
-            tone((206, 108, 42)),
-            tone((250, 230, 190)),
-            tone((232, 168, 104)),
-            tone((104, 52, 32)),
-        )
-    if name == "Dimorphodon":
-        return Pterosaur(
-            0.98 * v[0],
-            0.42 * v[1],
-            0.1,
-            1.0 * v[3],
-            dimorphodon_head,
-            0.92 * v[2],
-            0.3,
-            0.14,
-            tone((44, 44, 52)),
-            tone((246, 246, 242)),
-            tone((118, 118, 126)),
-            None,
-            tone((240, 240, 236)),
-        )
-    return Pterosaur(
-        1.9 * v[0],
-        0.3 * v[1],
-        0.34,
-        0.14,
-        tropeognathus_head,
-        0.86 * v[2],
-        0.42,
-        0.13,
-        tone((76, 104, 146)),
-        tone((246, 248, 250)),
-        tone((136, 166, 200)),
-        None,
-        tone((52, 70, 104)),
-    )
-
+from prepare.pterosaurs import Wing, spread_wing
 
 # Bird, bat, butterfly
 
@@ -386,9 +48,8 @@ def bird(rng: np.random.Generator, pose: str) -> Sketch:
             0.12,
             dark,
             body,
-            rng.choice([0.15, 0.45, 0.75]),
-            rng.uniform(30, 46),
-            rng.uniform(28, 40),
+            rng.choice([-0.1, 0.2, 0.5]),
+            (rng.uniform(0.3, 0.5), rng.uniform(0.55, 0.65)),
             feathers=True,
         )
         spread_wing(s, wing, 1, FAR)
@@ -397,7 +58,7 @@ def bird(rng: np.random.Generator, pose: str) -> Sketch:
             s.line([(-0.35, 0.04), (-0.84, y)], 0.015, body, FAR)
         s.blob("-.5,.06 -.2,.16 .2,.16 .42,.06 .34,-.14 0,-.2 -.3,-.08", body)
         s.blob("-.2,-.08 .2,-.02 .44,.08 .4,-.12 .05,-.22", breast, BODY, True)
-        spread_wing(s, wing, -1, NEAR if wing.lift < 0.3 else FAR)
+        spread_wing(s, wing, -1, NEAR)
         s.move(0.46, 0.1, rng.uniform(-8, 8), 0.9)
     s.poly("0.12,.09 .44,-.02 .13,-.06", beak)
     s.line("0.14,.005 .4,-.02", 0.015, mix(beak, BLACK, 0.5))
@@ -471,3 +132,187 @@ def butterfly(rng: np.random.Generator, pose: str) -> Sketch:
         s.line([(0, 0.3), (0.1 * x, 0.5), (0.22 * x, 0.62)], 0.028, BLACK, BODY, False)
         s.oval(0.22 * x, 0.63, 0.035, 0.035, BLACK, False)
     return s
+
+
+# Walkers
+
+
+def leg(
+    s: Sketch,
+    x: float,
+    top: float,
+    swing: float,
+    widths: list[float],
+    bend: float,
+    colour: Colour,
+    layer: int,
+) -> None:
+    """One leg from (x, top) to the ground; swing moves the foot, bend the middle joint."""
+    knee, foot = (x + 0.35 * swing + bend, 0.5 * top), (x + swing, 0.04)
+    s.limb([(x, top), knee, (x + 0.85 * swing, 0.13), foot], widths, colour, layer)
+    s.limb(
+        [foot, (x + swing + 0.9 * widths[-1], 0.035)], [widths[-1], widths[-1] * 0.9], colour, layer
+    )
+
+
+def four_legs(
+    s: Sketch,
+    fore: float,
+    hind: float,
+    top: float,
+    stride: float,
+    widths: list[float],
+    bend: float,
+    colour: Colour,
+) -> None:
+    """Near legs on the body's layer, far legs darker behind."""
+    far = mix(colour, BLACK, 0.32)
+    gap = 0.16 if stride == 0 else 0.03
+    leg(s, fore + gap, top, stride, widths, -bend, far, FAR)
+    leg(s, hind + gap, top, -stride, widths, -bend, far, FAR)
+    leg(s, fore, top, -stride, widths, -0.5 * bend, colour, BODY)
+    leg(s, hind, top, stride, widths, -bend, colour, BODY)
+
+
+def wolf(rng: np.random.Generator, pose: str) -> Sketch:
+    """Lean body on long legs, pricked ears, pointed muzzle, bushy tail."""
+    s = Sketch()
+    fur = [(118, 120, 126), (74, 72, 78), (168, 150, 128), (140, 122, 104)][rng.integers(4)]
+    pale = mix(fur, WHITE, 0.6)
+    stride = rng.uniform(0.16, 0.26) if pose == "walking" else 0.0
+    four_legs(s, 0.38, -0.52, 0.62, stride, [0.14, 0.07, 0.05, 0.055], 0.07, fur)
+    droop = rng.uniform(-0.1, 0.25)
+    s.limb(
+        [(-0.58, 0.76), (-0.85, 0.62 + 0.5 * droop), (-1.08, 0.42 + droop)],
+        [0.07, 0.13, 0.03],
+        fur,
+        FAR,
+    )
+    s.blob("-.66,.74 -.4,.88 0,.84 .4,.94 .58,.8 .5,.56 .2,.5 -.1,.56 -.45,.54 -.66,.6", fur)
+    s.blob("-.2,.57 .1,.56 .4,.6 .62,.8 .64,.6 .3,.46", pale, BODY, True)
+    head = (0.98, 0.3, -52) if pose == "drinking" else (0.8, 1.08, rng.uniform(-14, 6))
+    middle = (0.7, 0.56) if pose == "drinking" else (0.6, 0.94)
+    s.limb([(0.36, 0.76), middle, head[:2]], [0.19, 0.2, 0.14], fur)
+    s.move(*head, 1.15)
+    s.poly("-.1,.08 -.1,.36 .06,.12", mix(fur, BLACK, 0.3), FAR)
+    s.poly("-.02,.1 .04,.38 .12,.1", fur)
+    s.poly("0.01,.12 .04,.3 .09,.12", (90, 64, 60), BODY, True)
+    s.blob("-.16,.06 0,.15 .16,.1 .4,.02 .43,-.06 .36,-.12 .1,-.14 -.1,-.14", fur)
+    s.blob(".05,-.05 .36,-.06 .36,-.12 .1,-.15 -.06,-.14", pale, BODY, True)
+    s.oval(0.41, 0.0, 0.045, 0.04, BLACK)
+    s.eye(0.11, 0.055, 0.03)
+    return s
+
+
+def elephant(rng: np.random.Generator, pose: str) -> Sketch:
+    """Grey bulk on four pillars, great ear, trunk, tusk."""
+    s = Sketch()
+    grey = mix((126, 126, 134), (150, 138, 130), rng.random())
+    stride = rng.uniform(0.1, 0.17) if pose == "walking" else 0.0
+    four_legs(s, 0.34, -0.42, 0.6, stride, [0.2, 0.16, 0.14, 0.15], 0.01, grey)
+    s.line("-.66,.9 -.78,.6 -.74,.45", 0.04, grey, FAR, False)
+    s.oval(-0.74, 0.42, 0.04, 0.07, mix(grey, BLACK, 0.5), False, FAR)
+    s.blob("-.7,.8 -.5,1.12 -.1,1.2 .3,1.14 .56,.95 .5,.6 .2,.46 -.2,.44 -.55,.5", grey)
+    if pose == "drinking":
+        trunk = "0.86,.9 1.02,.62 1.06,.35 1.2,.08"
+    else:
+        trunk = [
+            "0.9,1 1.06,.76 1.06,.46 1.0,.24 1.12,.16",
+            "0.9,1 1.1,.74 1.2,.62 1.36,.72 1.36,.92",
+        ][rng.integers(2)]
+    s.blob(".42,1.2 .66,1.32 .9,1.24 1,1.02 .9,.82 .7,.72 .46,.8", grey)
+    s.limb(trunk, [0.15, 0.11, 0.08, 0.065] + [0.055] * (len(trunk.split()) - 4), grey, BODY)
+    for dx, layer in ((0.05, FAR), (0, NEAR)):
+        s.limb(
+            [(0.8 + dx, 0.84), (0.98 + dx, 0.66), (1.2 + dx, 0.7)],
+            [0.05, 0.04, 0.012],
+            WHITE,
+            layer,
+        )
+    s.blob(".56,1.22 .36,1.24 .14,1.08 .16,.82 .34,.6 .52,.7 .62,.92", mix(grey, BLACK, 0.18), NEAR)
+    s.blob(
+        ".5,1.14 .36,1.16 .22,1.04 .24,.84 .36,.7 .48,.78",
+        mix(grey, (214, 160, 150), 0.35),
+        NEAR,
+        True,
+    )
+    s.eye(0.8, 1.06, 0.03, BLACK)
+    return s
+
+
+def sauropod(rng: np.random.Generator, pose: str) -> Sketch:
+    """Barrel body, very long neck and tail, tiny head."""
+    s = Sketch()
+    skin = [(92, 130, 70), (110, 124, 96), (150, 130, 76), (84, 120, 116)][rng.integers(4)]
+    stride = rng.uniform(0.12, 0.2) if pose == "walking" else 0.0
+    four_legs(s, 0.27, -0.42, 0.6, stride, [0.15, 0.11, 0.085, 0.095], 0.02, skin)
+    rise = rng.uniform(-0.1, 0.35)
+    tail = [(-0.4, 0.76), (-0.8, 0.66), (-1.1, 0.5 + 0.4 * rise), (-1.42, 0.36 + rise)]
+    s.limb(tail, [0.25, 0.14, 0.07, 0.012], skin)
+    s.blob("-.62,.74 -.34,1.06 .08,1.08 .42,.92 .5,.68 .25,.46 -.15,.42 -.52,.5", skin)
+    s.blob("-.45,.54 0,.54 .42,.7 .4,.54 0,.38", mix(skin, (240, 230, 180), 0.45), BODY, True)
+    h, reach = rng.uniform(1.65, 1.95), rng.uniform(0.9, 1.1)
+    neck = [(0.28, 0.8), (0.62, 1.02), (0.66 + 0.12 * reach, 1.4), (reach, h)]
+    s.limb(neck, [0.27, 0.17, 0.115, 0.085], skin)
+    for t in np.linspace(0.1, 0.9, 6):
+        s.line([(-0.5 + 0.9 * t, 1.04), (-0.46 + 0.9 * t, 0.82)], 0.03, mix(skin, BLACK, 0.3))
+    s.move(reach + 0.05, h + 0.02, rng.uniform(-18, 0), 1.2)
+    s.blob("-.1,.04 0,.11 .16,.07 .26,-.02 .2,-.08 -.06,-.08", skin)
+    s.line("0.26,-.03 .1,-.03", 0.015, mix(skin, BLACK, 0.6))
+    s.eye(0.04, 0.035, 0.03)
+    return s
+
+
+def crocodile(rng: np.random.Generator, pose: str) -> Sketch:
+    """Long and low: toothed jaws, scutes along the back, heavy tail."""
+    s = Sketch()
+    skin = mix((92, 128, 52), (122, 122, 60), rng.random())
+    pale, far = mix(skin, (236, 226, 160), 0.55), mix(skin, BLACK, 0.3)
+    shift = np.array([0.0, 0.0 if pose == "walking" else -0.1])
+    limbs = ((0.5, far, FAR, 0.06), (-0.32, far, FAR, -0.06))
+    for x, colour, layer, step in (*limbs, (0.4, skin, NEAR, -0.06), (-0.42, skin, NEAR, 0.06)):
+        path = [(x, 0.3), (x - 0.12 + step, 0.16), (x + step, 0.04)]
+        s.limb(path, [0.11, 0.07, 0.05], colour, layer)
+        s.limb([(x + step, 0.04), (x + step + 0.13, 0.03)], [0.045, 0.035], colour, layer)
+    curl = rng.uniform(0.0, 0.4)
+    lift = curl * np.array([[0, 0], [0, 0], [0, 0.4], [0, 1]])
+    tail = outline("-.5,.34 -.9,.28 -1.25,.2 -1.6,.16") + lift + shift
+    ridge = outline(".62,.42 .3,.52 -.1,.54 -.5,.5 -.9,.39 -1.25,.27") + shift
+    ridge[-1] += lift[2]
+    places = np.linspace(0, 5, 15)
+    for x, y in np.stack([np.interp(places, range(6), ridge[:, k]) for k in (0, 1)], 1):
+        s.poly([(x - 0.07, y - 0.06), (x - 0.02, y + 0.09), (x + 0.07, y - 0.06)], far, FAR)
+    s.limb(tail, [0.2, 0.14, 0.08, 0.015], skin)
+    body = outline("-.62,.3 -.3,.5 .1,.54 .55,.46 .7,.32 .4,.16 -.1,.13 -.5,.16")
+    s.blob(body + shift, skin)
+    s.blob(outline("-.5,.2 .1,.25 .65,.28 .4,.14 -.1,.1") + shift, pale, BODY, True)
+    crocodile_head(s, rng, 0.36 + shift[1], skin, pale)
+    s.shapes = [replace(shape, points=shape.points * [1.0, 1.25]) for shape in s.shapes]
+    return s
+
+
+def crocodile_head(
+    s: Sketch, rng: np.random.Generator, y: float, skin: Colour, pale: Colour
+) -> None:
+    """Open jaws at height y, teeth in either, a raised eye."""
+    s.move(0.66, y, rng.uniform(0, 10))
+    s.poly("0,-.08 .7,-.16 .74,-.22 .6,-.25 0,-.2", pale)
+    for x in np.arange(7) * 0.08 + 0.2:
+        s.poly([(x, -0.15), (x + 0.06, -0.15), (x + 0.03, -0.07)], WHITE)
+    s.move(0.66, y, rng.uniform(8, 24))
+    for x in np.arange(7) * 0.08 + 0.24:
+        s.poly([(x, -0.06), (x + 0.06, -0.06), (x + 0.03, -0.14)], WHITE)
+    s.blob("-.1,.08 .1,.14 .2,.12 .3,.05 .6,.02 .74,.04 .78,-.03 .7,-.07 .3,-.07 0,-.12", skin)
+    s.oval(0.12, 0.13, 0.075, 0.06, skin, False)
+    s.eye(0.13, 0.135, 0.035)
+
+
+BODIES: dict[str, Callable[[np.random.Generator, str], Sketch]] = {
+    "bird": bird,
+    "bat": bat,
+    "butterfly": butterfly,
+    "sauropod": sauropod,
+    "wolf": wolf,
+    "elephant": elephant,
+    "crocodile": crocodile,
+}

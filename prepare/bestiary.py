@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from prepare.animals import bat, bird, butterfly, pterosaur, pterosaur_flying, pterosaur_standing
+from prepare.animals import BODIES
 from prepare.habitats import (
     BLACK,
     BODY,
@@ -18,13 +18,13 @@ from prepare.habitats import (
     PAINTERS,
     WATER,
     WHITE,
-    Colour,
     Shape,
     Sketch,
     mix,
     noise,
     paint_habitat,
 )
+from prepare.pterosaurs import pterosaur
 
 BASE_ANIMALS: tuple[str, ...] = (
     "bird",
@@ -45,7 +45,7 @@ POSES: dict[str, tuple[str, ...]] = {
     "bat": ("flying",),
     "butterfly": ("flying",),
     "pteranodon": ("flying", "standing"),
-    "sauropod": ("standing", "walking", "drinking"),
+    "sauropod": ("standing", "walking"),
     "wolf": ("standing", "walking", "drinking"),
     "elephant": ("standing", "walking", "drinking"),
     "crocodile": ("walking", "resting"),
@@ -53,6 +53,7 @@ POSES: dict[str, tuple[str, ...]] = {
     "Dimorphodon": ("flying", "standing"),
     "Tropeognathus": ("flying", "standing"),
 }
+POSE_WEIGHTS: dict[str, float] = {"flying": 2.5, "drinking": 0.5}
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,8 @@ def sample_scene(seed: int, animal: str | None = None) -> Scene:
     if animal not in POSES:
         raise ValueError(f"Unknown animal {animal!r}; known: {', '.join(POSES)}.")
     poses = POSES[animal]
-    pose = poses[rng.integers(len(poses))]
-    if "flying" in poses and rng.random() < 0.5:
-        pose = "flying"
+    weights = np.array([POSE_WEIGHTS.get(pose, 1.0) for pose in poses])
+    pose = poses[rng.choice(len(poses), p=weights / weights.sum())]
     habitat = HABITATS[rng.integers(len(HABITATS))]
     if pose == "drinking":
         habitat = "river"
@@ -125,221 +125,11 @@ def caption(scene: Scene) -> str:
     return f"a pencil drawing of {words}" if scene.style == "pencil drawing" else words
 
 
-# Walkers
-
-
-def leg(
-    s: Sketch,
-    x: float,
-    top: float,
-    swing: float,
-    widths: list[float],
-    bend: float,
-    colour: Colour,
-    layer: int,
-) -> None:
-    """One leg from (x, top) to the ground; swing moves the foot, bend the middle joint."""
-    knee, foot = (x + 0.35 * swing + bend, 0.5 * top), (x + swing, 0.04)
-    s.limb([(x, top), knee, (x + 0.85 * swing, 0.13), foot], widths, colour, layer)
-    s.limb(
-        [foot, (x + swing + 0.9 * widths[-1], 0.035)], [widths[-1], widths[-1] * 0.9], colour, layer
-    )
-
-
-def four_legs(
-    s: Sketch,
-    fore: float,
-    hind: float,
-    top: float,
-    stride: float,
-    widths: list[float],
-    bend: float,
-    colour: Colour,
-) -> None:
-    """Near legs on the body's layer, far legs darker behind."""
-    far = mix(colour, BLACK, 0.32)
-    gap = 0.13 if stride == 0 else 0.03
-    leg(s, fore + gap, top, stride, widths, -bend, far, FAR)
-    leg(s, hind + gap, top, -stride, widths, -bend, far, FAR)
-    leg(s, fore, top, -stride, widths, -0.5 * bend, colour, BODY)
-    leg(s, hind, top, stride, widths, -bend, colour, BODY)
-
-
-def wolf(rng: np.random.Generator, pose: str) -> Sketch:
-    """Lean body on long legs, pricked ears, pointed muzzle, bushy tail."""
-    s = Sketch()
-    fur = [(118, 120, 126), (74, 72, 78), (168, 150, 128), (140, 122, 104)][rng.integers(4)]
-    pale = mix(fur, WHITE, 0.6)
-    stride = rng.uniform(0.16, 0.26) if pose == "walking" else 0.0
-    four_legs(s, 0.42, -0.5, 0.6, stride, [0.13, 0.065, 0.042, 0.05], 0.07, fur)
-    droop = rng.uniform(-0.1, 0.25)
-    s.limb(
-        [(-0.58, 0.76), (-0.85, 0.62 + 0.5 * droop), (-1.08, 0.42 + droop)],
-        [0.07, 0.13, 0.03],
-        fur,
-        FAR,
-    )
-    s.blob("-.66,.74 -.4,.88 0,.84 .4,.94 .58,.8 .5,.56 .2,.5 -.1,.56 -.45,.54 -.66,.6", fur)
-    s.blob("-.1,.6 .3,.58 .56,.7 .5,.54 .2,.48", pale, BODY, True)
-    head = (0.98, 0.3, -52) if pose == "drinking" else (0.8, 1.08, rng.uniform(-14, 6))
-    s.limb([(0.38, 0.76), (0.6, 0.5 + 0.5 * head[1] - 0.08), head[:2]], [0.24, 0.19, 0.13], fur)
-    s.move(*head)
-    s.poly("-.1,.08 -.1,.36 .06,.12", mix(fur, BLACK, 0.3), FAR)
-    s.poly("-.02,.1 .04,.38 .12,.1", fur)
-    s.poly("0.01,.12 .04,.3 .09,.12", (90, 64, 60), BODY, True)
-    s.blob("-.16,.06 0,.15 .16,.1 .4,.02 .43,-.06 .36,-.12 .1,-.14 -.1,-.14", fur)
-    s.blob(".05,-.05 .36,-.06 .36,-.12 .1,-.15 -.06,-.14", pale, BODY, True)
-    s.oval(0.41, 0.0, 0.045, 0.04, BLACK)
-    s.eye(0.11, 0.055, 0.03)
-    return s
-
-
-def elephant(rng: np.random.Generator, pose: str) -> Sketch:
-    """Grey bulk on four pillars, great ear, trunk, tusk."""
-    s = Sketch()
-    grey = mix((126, 126, 134), (150, 138, 130), rng.random())
-    stride = rng.uniform(0.1, 0.17) if pose == "walking" else 0.0
-    four_legs(s, 0.34, -0.42, 0.6, stride, [0.2, 0.16, 0.14, 0.15], 0.01, grey)
-    s.line("-.66,.9 -.78,.6 -.74,.45", 0.04, grey, FAR, False)
-    s.oval(-0.74, 0.42, 0.04, 0.07, mix(grey, BLACK, 0.5), False, FAR)
-    s.blob("-.7,.8 -.5,1.12 -.1,1.2 .3,1.14 .56,.95 .5,.6 .2,.46 -.2,.44 -.55,.5", grey)
-    if pose == "drinking":
-        trunk = "0.86,.9 1.02,.62 1.06,.35 1.2,.08"
-    else:
-        trunk = [
-            "0.9,1 1.06,.76 1.06,.46 1.0,.24 1.12,.16",
-            "0.9,1 1.1,.74 1.2,.62 1.36,.72 1.36,.92",
-        ][rng.integers(2)]
-    s.blob(".42,1.2 .66,1.32 .9,1.24 1,1.02 .9,.82 .7,.72 .46,.8", grey)
-    s.limb(trunk, [0.15, 0.11, 0.08, 0.065] + [0.055] * (len(trunk.split()) - 4), grey, BODY)
-    for dx, layer in ((0.05, FAR), (0, NEAR)):
-        s.limb(
-            [(0.8 + dx, 0.84), (0.98 + dx, 0.66), (1.2 + dx, 0.7)],
-            [0.05, 0.04, 0.012],
-            WHITE,
-            layer,
-        )
-    s.blob(".56,1.22 .36,1.24 .14,1.08 .16,.82 .34,.6 .52,.7 .62,.92", mix(grey, BLACK, 0.18), NEAR)
-    s.blob(
-        ".5,1.14 .36,1.16 .22,1.04 .24,.84 .36,.7 .48,.78",
-        mix(grey, (214, 160, 150), 0.35),
-        NEAR,
-        True,
-    )
-    s.eye(0.8, 1.06, 0.03, BLACK)
-    return s
-
-
-def sauropod(rng: np.random.Generator, pose: str) -> Sketch:
-    """Barrel body, very long neck and tail, tiny head."""
-    s = Sketch()
-    skin = [(92, 130, 70), (110, 124, 96), (150, 130, 76), (84, 120, 116)][rng.integers(4)]
-    stride = rng.uniform(0.1, 0.17) if pose == "walking" else 0.0
-    four_legs(s, 0.3, -0.38, 0.55, stride, [0.17, 0.13, 0.1, 0.11], 0.02, skin)
-    rise = rng.uniform(-0.1, 0.3)
-    s.limb(
-        [(-0.4, 0.72), (-0.85, 0.62), (-1.25, 0.45 + 0.4 * rise), (-1.7, 0.35 + rise)],
-        [0.24, 0.14, 0.07, 0.012],
-        skin,
-    )
-    s.blob("-.6,.7 -.3,.98 .1,1 .45,.86 .5,.62 .25,.42 -.15,.38 -.5,.48", skin)
-    s.blob("-.45,.5 0,.5 .45,.66 .4,.5 0,.36", mix(skin, (240, 230, 180), 0.45), BODY, True)
-    if pose == "drinking":
-        neck, head = [(0.3, 0.72), (0.8, 0.72), (1.15, 0.45), (1.3, 0.18)], (1.33, 0.13, -50)
-    else:
-        h = rng.uniform(1.45, 1.75)
-        neck, head = [(0.3, 0.74), (0.68, 0.96), (0.84, 1.3), (0.98, h)], (1.04, h + 0.02, -8)
-    s.limb(neck, [0.26, 0.15, 0.1, 0.075], skin)
-    for t in np.linspace(0.1, 0.9, 6):
-        s.line([(-0.5 + 0.9 * t, 0.98), (-0.46 + 0.9 * t, 0.78)], 0.03, mix(skin, BLACK, 0.3))
-    s.move(*head)
-    s.blob("-.1,.04 0,.11 .16,.07 .26,-.02 .2,-.08 -.06,-.08", skin)
-    s.line("0.26,-.03 .1,-.03", 0.015, mix(skin, BLACK, 0.6))
-    s.eye(0.04, 0.035, 0.026)
-    return s
-
-
-def crocodile(rng: np.random.Generator, pose: str) -> Sketch:
-    """Long and low: toothed jaws, scutes along the back, heavy tail."""
-    s = Sketch()
-    skin = mix((74, 98, 48), (104, 98, 56), rng.random())
-    pale, drop = mix(skin, (236, 226, 160), 0.55), 0.0 if pose == "walking" else -0.1
-    far = mix(skin, BLACK, 0.3)
-    for x, colour, layer, step in (
-        (0.5, far, FAR, 0.06),
-        (-0.32, far, FAR, -0.06),
-        (0.4, skin, NEAR, -0.06),
-        (-0.42, skin, NEAR, 0.06),
-    ):
-        s.limb(
-            [(x, 0.3), (x - 0.12 + step, 0.16), (x + step, 0.04)], [0.11, 0.07, 0.05], colour, layer
-        )
-        s.limb([(x + step, 0.04), (x + step + 0.13, 0.03)], [0.045, 0.035], colour, layer)
-    curl = rng.uniform(0.0, 0.4)
-    spine = np.array([(-0.5, 0.34), (-0.9, 0.28), (-1.25, 0.2 + 0.4 * curl), (-1.6, 0.16 + curl)])
-    back = np.array(
-        [
-            (0.62, 0.42),
-            (0.3, 0.52),
-            (-0.1, 0.54),
-            (-0.5, 0.5),
-            (-0.9, 0.39),
-            (-1.25, 0.27 + 0.4 * curl),
-        ]
-    ) + [0, drop]
-    for x, y in np.stack(
-        [np.interp(np.linspace(0, 5, 15), range(6), back[:, k]) for k in (0, 1)], 1
-    ):
-        s.poly([(x - 0.07, y - 0.06), (x - 0.02, y + 0.09), (x + 0.07, y - 0.06)], far, FAR)
-    s.limb(spine + [0, drop], [0.2, 0.14, 0.08, 0.015], skin)
-    s.blob(
-        np.array(
-            [
-                (-0.62, 0.3),
-                (-0.3, 0.5),
-                (0.1, 0.54),
-                (0.55, 0.46),
-                (0.7, 0.32),
-                (0.4, 0.16),
-                (-0.1, 0.13),
-                (-0.5, 0.16),
-            ]
-        )
-        + [0, drop],
-        skin,
-    )
-    s.blob(
-        np.array([(-0.5, 0.2), (0.1, 0.25), (0.65, 0.28), (0.4, 0.14), (-0.1, 0.1)]) + [0, drop],
-        pale,
-        BODY,
-        True,
-    )
-    s.move(0.66, 0.36 + drop, rng.uniform(0, 10))
-    gape = rng.uniform(8, 24)
-    s.poly("0,-.08 .7,-.16 .74,-.22 .6,-.25 0,-.2", pale)
-    for k in range(7):
-        s.poly([(0.2 + 0.08 * k, -0.15), (0.26 + 0.08 * k, -0.15), (0.23 + 0.08 * k, -0.07)], WHITE)
-    s.move(0.66, 0.36 + drop, gape)
-    for k in range(7):
-        s.poly([(0.24 + 0.08 * k, -0.06), (0.3 + 0.08 * k, -0.06), (0.27 + 0.08 * k, -0.14)], WHITE)
-    s.blob("-.1,.08 .1,.14 .2,.12 .3,.05 .6,.02 .74,.04 .78,-.03 .7,-.07 .3,-.07 0,-.12", skin)
-    s.oval(0.12, 0.13, 0.075, 0.06, skin, False)
-    s.eye(0.13, 0.135, 0.035)
-    return s
-
-
-WALKERS = {"wolf": wolf, "elephant": elephant, "sauropod": sauropod, "crocodile": crocodile}
-FLIERS = {"bird": bird, "bat": bat, "butterfly": butterfly}
-
-
 def sketch_animal(scene: Scene, rng: np.random.Generator) -> Sketch:
     """The animal of a scene in animal coordinates, facing right."""
-    if scene.animal in WALKERS:
-        return WALKERS[scene.animal](rng, scene.pose)
-    if scene.animal in FLIERS:
-        return FLIERS[scene.animal](rng, scene.pose)
-    draw = pterosaur_flying if scene.pose == "flying" else pterosaur_standing
-    return draw(pterosaur(scene.animal, rng), rng)
+    if scene.animal in BODIES:
+        return BODIES[scene.animal](rng, scene.pose)
+    return pterosaur(scene.animal, rng, scene.pose)
 
 
 # Picture
@@ -352,7 +142,7 @@ def fit_shapes(
     points = np.concatenate([shape.points for shape in shapes if not shape.detail])
     low, high = points.min(0), points.max(0)
     width, height = high - low
-    scale = min(rng.uniform(0.7, 0.82) / width, rng.uniform(0.66, 0.74) / height)
+    scale = min(rng.uniform(0.62, 0.8) / width, rng.uniform(0.66, 0.74) / height)
     ground = rng.uniform(0.84, 0.9)
     middle = 0.5 + rng.uniform(-0.5, 0.5) * max(0.0, 0.9 - scale * width) * 0.6
     flip = -1.0 if scene.view == "facing left" else 1.0
@@ -431,20 +221,23 @@ def paint_animal(
 
 
 def set_off(back: Image.Image, animal: Image.Image, cover: Image.Image) -> tuple[Image.Image, ...]:
-    """Backdrop and animal pushed apart in brightness where they are too alike."""
+    """Backdrop around the animal and animal pushed apart in brightness where they are too alike."""
     scene, body = np.asarray(back, np.float32), np.asarray(animal, np.float32)
     inside = np.asarray(cover) > 128
-    behind, front = luminance(scene[inside].mean(0)), luminance(body[inside].mean(0))
-    gap = 62.0
-    if behind < 90 and front < behind + gap:  # night: moonlight on the animal
-        body = np.clip(body * min(2.2, (behind + gap) / front), 0, 255)
-    elif abs(front - behind) < gap:
-        if front > 150:
-            scene = scene * max(0.55, (front - gap) / behind)
-        else:
-            share = min(0.6, (front + gap - behind) / (256 - behind))
-            scene = scene + (255 - scene) * share
-    return Image.fromarray(scene.astype(np.uint8)), Image.fromarray(body.astype(np.uint8))
+    behind, front = scene[inside].mean(0), body[inside].mean(0)
+    missing = 80.0 - float(np.linalg.norm(behind - front))
+    if missing <= 0:
+        return back, animal
+    bright, dim = luminance(front), luminance(behind)
+    if dim < 90:  # night: moonlight on the animal
+        return back, Image.fromarray(np.clip(body + (30 + missing) * 0.6, 0, 255).astype(np.uint8))
+    sign = 1.0 if bright > dim + 10 else -1.0  # the animal is to be the lighter, or the darker
+    body = body * (1 + sign * 0.4 * missing / bright)
+    glow = cover.filter(ImageFilter.GaussianBlur(0.09 * back.width))
+    glow = np.minimum(np.asarray(glow, np.float32) / 150, 1.0)[..., None]
+    scene = scene - sign * 0.6 * missing * glow
+    both = (Image.fromarray(np.clip(v, 0, 255).astype(np.uint8)) for v in (scene, body))
+    return tuple(both)
 
 
 def ground_shadow(back: Image.Image, shapes: list[Shape], ground: float) -> None:
@@ -489,7 +282,7 @@ def in_pencil(
     rim: Image.Image,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Grey hatching on paper (side x side x 3, 0..255): dark tones get strokes in two directions."""
+    """Grey hatching on paper (side x side x 3, 0..255): dark tones are hatched twice."""
     side = back.width
     y, x = (np.mgrid[0:side, 0:side] + 0.5).astype(np.float32) / side
     wobble = 0.02 * noise(rng, 6, side)
@@ -514,7 +307,7 @@ def draw_scene(scene: Scene, size: int) -> np.ndarray:
     check_scene(scene)
     if size < 64:
         raise ValueError(f"A bestiary picture needs a size of at least 64 pixels, got {size}.")
-    factor = 4 if size <= 96 else 3 if size <= 256 else 2
+    factor = 3 if size <= 128 else 2
     side = size * factor
     rng = np.random.default_rng([scene.seed, 31])
     shapes = sketch_animal(scene, rng).shapes

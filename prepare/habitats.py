@@ -7,7 +7,7 @@ picture is the same at every size; random numbers never depend on the size.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -46,7 +46,7 @@ class Shape:
     detail: bool = False  # only coloured where the layer already has a body
 
 
-@lru_cache(maxsize=None)
+@cache
 def outline(text: str) -> np.ndarray:
     """Points written like an SVG path, "x,y x,y ...", as an N x 2 array (not to be written to)."""
     return np.array([pair.split(",") for pair in text.split()], float)
@@ -121,12 +121,7 @@ class Sketch:
         self.poly(points, colour, layer, detail)
 
     def line(
-        self,
-        points: Points,
-        width: float,
-        colour: Colour,
-        layer: int = BODY,
-        detail: bool = True,
+        self, points: Points, width: float, colour: Colour, layer: int = BODY, detail: bool = True
     ) -> None:
         """Stroke of a thickness in units."""
         placed = as_points(points) @ self.matrix + self.origin
@@ -197,10 +192,10 @@ def forest(rng: np.random.Generator, side: int, ground: float) -> Scenery:
     for _ in range(26):
         x, y, r = rng.uniform(0, 1), rng.uniform(-0.02, 0.12), rng.uniform(0.05, 0.11)
         s.disc(x, y, r, 0.7 * r, mix((34, 92, 30), (96, 160, 58), rng.random()))
-    s.hills(rng, ground - 0.06, 0.02, 9, (78, 124, 52))
+    s.hills(rng, ground - 0.06, 0.02, 9, (112, 158, 72))
     for _ in range(40):
         x, y, h = rng.uniform(0, 1), rng.uniform(ground - 0.05, 1.0), rng.uniform(0.02, 0.05)
-        s.stroke([(x, y), (x + h * 0.4, y - h)], 0.006, mix((48, 96, 34), (120, 165, 70), h * 20))
+        s.stroke([(x, y), (x + h * 0.4, y - h)], 0.006, mix((66, 118, 46), (140, 184, 90), h * 20))
     return s
 
 
