@@ -113,10 +113,14 @@ def png_text(path: Path) -> dict[str, str]:
 
 def fingerprint(paths: Iterable[Path]) -> str:
     """SHA-256 over names and bytes of the files, in the order given: 16 hex digits."""
+    return fingerprint_of((p.name, hashlib.sha256(p.read_bytes()).digest()) for p in paths)
+
+
+def fingerprint_of(files: Iterable[tuple[str, bytes]]) -> str:
+    """The same from names and SHA-256 digests (32 bytes each) that are known already."""
     digest = hashlib.sha256()
-    for path in paths:
-        digest.update(path.name.encode() + b"\0")
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    for name, content in files:
+        digest.update(name.encode() + b"\0" + content)
     return digest.hexdigest()[:16]
 
 
