@@ -18,6 +18,7 @@ import yaml
 
 from core.errors import UserError
 
+jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)  # help of the fields
 Settings = TypeVar("Settings")
 DRY_RUN_HELP = "--dry_run checks data, model and disk space, prints the plan and trains nothing."
 
