@@ -20,7 +20,7 @@ from core.files import atomic_folder, read_json, read_jsonl, write_json, write_j
 SCHEMA = 1
 MARKER = "COMPLETE"
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "numpy", "pillow")
-MAY_CHANGE = {"steps", "run_dir"}
+MAY_CHANGE = {"steps", "epochs", "num_epochs", "run_dir"}
 """Settings that a resumed run may give anew."""
 
 

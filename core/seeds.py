@@ -54,6 +54,14 @@ def batches_per_epoch(count: int, batch: int) -> int:
     return -(-count // batch)
 
 
+def step_limit(steps: int | None, epochs: int | None, count: int, batch: int) -> int:
+    """Steps to train for: `steps`, or whole `epochs` over `count` items; given both, the fewer."""
+    limits = [steps] if steps is not None else []
+    if epochs is not None:
+        limits.append(epochs * batches_per_epoch(count, batch))
+    return min(limits)
+
+
 _last_order: dict[tuple[int, int, int], list[int]] = {}
 
 

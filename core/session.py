@@ -23,6 +23,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import set_seed
 from tqdm import tqdm
 
@@ -171,7 +172,7 @@ class Session:
                 stop = self._agreed_to_stop()
                 if stop or self.due(self.LOG_EVERY):
                     rate = (self.step - first) * images_per_step / (time.monotonic() - began)
-                    self._flush()
+                    self.flush()
                     bar.set_postfix_str(f"{_short(self._newest)} {rate:.1f} images/s")
                 if stop or self.due(self.settings.checkpoint_every):
                     self._save()
@@ -196,6 +197,28 @@ class Session:
         seconds = self.seconds
         kept = {k: v.detach() if isinstance(v, torch.Tensor) else v for k, v in values.items()}
         self._waiting.append((self.step + 1, seconds, kept))
+
+    def flush(self) -> None:
+        """Move waiting values off the device in one go, write them, refuse what is not finite.
+
+        Done every LOG_EVERY steps and before a checkpoint; call it before reading metrics.jsonl.
+        """
+        names = sorted({name for _, _, values in self._waiting for name in values})
+        for step, seconds, values in self._waiting:
+            tensors = [v.float().reshape(()) for v in values.values() if torch.is_tensor(v)]
+            numbers = iter(torch.stack(tensors).tolist() if tensors else [])
+            row = {k: next(numbers) if torch.is_tensor(v) else float(v) for k, v in values.items()}
+            self.run.log(step, seconds, **row)
+            self.accelerator.log(row, step=step)
+            self._newest = row
+            bad = [name for name in names if not math.isfinite(row.get(name, 0.0))]
+            if bad:
+                self._leave("failed")
+                raise UserError(
+                    f"{bad[0]} is not finite at step {step}. The last good checkpoint is kept in "
+                    f"{self.run.path}; try a lower learning rate or fp32."
+                )
+        self._waiting.clear()
 
     def due(self, every: int) -> bool:
         """Whether the steps done are a multiple of `every` (0: never) or all there are."""
@@ -223,27 +246,8 @@ class Session:
 
     # -- inside
 
-    def _flush(self) -> None:
-        """Move waiting losses off the device in one go, write them, refuse what is not finite."""
-        names = sorted({name for _, _, values in self._waiting for name in values})
-        for step, seconds, values in self._waiting:
-            tensors = [v.float().reshape(()) for v in values.values() if torch.is_tensor(v)]
-            numbers = iter(torch.stack(tensors).tolist() if tensors else [])
-            row = {k: next(numbers) if torch.is_tensor(v) else float(v) for k, v in values.items()}
-            self.run.log(step, seconds, **row)
-            self.accelerator.log(row, step=step)
-            self._newest = row
-            bad = [name for name in names if not math.isfinite(row.get(name, 0.0))]
-            if bad:
-                self._leave("failed")
-                raise UserError(
-                    f"{bad[0]} is not finite at step {step}. The last good checkpoint is kept in "
-                    f"{self.run.path}; try a lower learning rate or fp32."
-                )
-        self._waiting.clear()
-
     def _save(self) -> None:
-        self._flush()
+        self.flush()
         self.accelerator.wait_for_everyone()
         if self.main:
             tree = {name: self._bare(item).state_dict() for name, item in self._state.items()}
@@ -257,7 +261,7 @@ class Session:
     def _bare(self, item: Any) -> Any:
         if isinstance(item, torch.nn.Module):
             return self.accelerator.unwrap_model(item)
-        return getattr(item, "optimizer", item)  # AcceleratedOptimizer
+        return item.optimizer if isinstance(item, AcceleratedOptimizer) else item
 
     def _catch_signals(self) -> dict[int, Any]:
         def ask_to_stop(number: int, frame: Any) -> None:

@@ -1,0 +1,47 @@
+"""Several processes, one batch: each takes its part, and the gradients are added up by hand.
+
+`DistributedDataParallel` is not used where a loss holds a gradient (the penalty of WGAN-GP): its hooks
+follow one backward pass through one forward pass of the wrapped module, and the inner gradient of a
+double backward would be neither averaged nor counted right. Plain modules and one all-reduce are
+exact, for uneven and even empty parts too.
+"""
+
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+
+def part_of(items: Any, accelerator: Accelerator) -> Any:
+    """This process's contiguous part of a global batch (tensor, array or list); it may be empty."""
+    rank, world = accelerator.process_index, accelerator.num_processes
+    return items[len(items) * rank // world : len(items) * (rank + 1) // world]
+
+
+@torch.no_grad()
+def sum_gradients(
+    module: nn.Module, values: torch.Tensor, accelerator: Accelerator
+) -> torch.Tensor:
+    """Replace the gradients of `module` by their sum over the processes, in one all-reduce.
+
+    Each process weighs its loss by its share of the global batch, so the sum is the global mean. A
+    process without images has no gradients: it adds zeros.
+
+    Args:
+        values: float32 vector of losses to log, weighed alike.
+
+    Returns `values` summed over the processes.
+    """
+    if accelerator.num_processes == 1:
+        return values
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    parts = [values, *(p.grad.flatten() for p in parameters if p.grad is not None)]
+    total: Any = accelerator.reduce(torch.cat(parts), reduction="sum")
+    summed = total.split([part.numel() for part in parts])
+    for parameter, gradient in zip(parameters, summed[1:], strict=True):
+        parameter.grad = gradient.view_as(parameter)
+    return summed[0]
