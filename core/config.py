@@ -144,6 +144,11 @@ def _one_line(complaint: str, settings_class: type) -> str:
     """jsonargparse's complaint as one sentence, with the nearest known name for a wrong one."""
     text = " ".join(complaint.replace("<class '", "").replace("'>", "").split())
     text = text.replace("Parser key", "setting")
+    union = re.search(
+        r"Does not validate .*?Problem with given class_path '[^ ]*': (.*?) - Exp", text
+    )
+    if union:  # a group that may be null: say what is wrong with the group
+        text = f"{text[: text.index(':')]}: {union[1]}"
     unknown = re.search(r"arguments: --([\w.]+)|Option '([\w.]+)'", text)
     word = next((w for w in (unknown.groups() if unknown else ()) if w), None)
     known = leaf_names(settings_class)

@@ -24,6 +24,7 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import set_seed
 from tqdm import tqdm
 
