@@ -1,7 +1,7 @@
 """Chest X-ray phantoms and a bestiary, drawn from a seed, as a prepared set.
 
 osteon prepare phantoms --kind chest --count 800 --size 64 --out data/phantoms
-osteon prepare phantoms --kind bestiary --animal "Sinomacrops bondei" --count 5 --test 20 --out data/sinomacrops
+osteon prepare phantoms --kind bestiary --animal Dimorphodon --count 5 --test 20 --out data/dim
 """
 
 import hashlib

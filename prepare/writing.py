@@ -3,35 +3,28 @@
     result = write_set(out, items, make, settings, facts)
 
 `make(source)` gives one image; the writer spreads the work over processes, keeps what an earlier,
-stopped call has finished, lists what could not be read, and writes metadata.jsonl and set.json last.
+stopped call has finished, lists what could not be read, and writes metadata.jsonl and set.json at
+the end.
 """
 
 import hashlib
-import math
-import os
 import shutil
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import Image
-from tqdm import tqdm
 
 from core.config import leaves, to_dict
-from core.errors import Interrupted, UserError
+from core.errors import UserError
 from core.files import read_json, write_json, write_jsonl
 from core.images import fingerprint_of, fit, open_image, write_png
 from core.sets import SPLITS
+from prepare.pool import spread
 
 SCHEMA = 1
-CHUNK = 16  # images a worker takes at a time: what Ctrl-C waits for
 MARKER = ".unfinished.json"  # settings of a set that is not finished yet
 NOT_CONTENT = ("out", "workers")  # settings that change no image
 
@@ -47,13 +40,12 @@ class Item:
     row: dict[str, Any]
     """`text` and typed columns, for metadata.jsonl."""
     source: Any
-    """What `make` needs: a path, or a description to draw. A path newer than the image: made again."""
+    """What `make` needs: a path (if newer than the image: made again), or a description to draw."""
 
 
 class Made(NamedTuple):
     """What became of one item."""
 
-    number: int
     sha256: str
     """Of the file, hexadecimal; "" if rejected."""
     reason: str
@@ -74,7 +66,7 @@ def write_set(
         out: folder of the set; new, empty, or written before with the same settings.
         make: importable by name, so that other processes find it; raises UserError to reject.
         settings: the source's settings dataclass, with `workers`.
-        facts: source, licence, citation, domain, size, mode, split_rule and what else is worth saying.
+        facts: source, licence, citation, domain, size, mode, split_rule, and what else matters.
         rejected: files already refused, as {"file": ..., "reason": ...}.
 
     Raises:
@@ -83,8 +75,11 @@ def write_set(
     """
     content = {k: v for k, v in to_dict(settings).items() if k not in NOT_CONTENT}
     claim(out, content)
+    for split in {item.split for item in items}:
+        (out / split).mkdir(parents=True, exist_ok=True)
+    tasks = [(out / item.split / f"{item.key}.png", item.source) for item in items]
     try:
-        made = _make_all(out, items, make, settings.workers)
+        made = spread(partial(_make, make=make), tasks, settings.workers, out.name)
     except OSError as error:
         raise UserError(f"{out} cannot be written ({error}); make room or give --out.") from None
     good = [(item, result) for item, result in zip(items, made, strict=True) if result.sha256]
@@ -109,7 +104,7 @@ def load_square(path: Path, size: int, mode: str) -> Image.Image:
 
 
 def claim(out: Path, content: Mapping[str, Any]) -> None:
-    """Mark `out` as being prepared with these settings; refuse a folder that holds something else."""
+    """Mark `out` as being prepared with these settings; refuse a folder of something else."""
     marker = out / MARKER
     if marker.exists():
         before = read_json(marker)
@@ -148,69 +143,15 @@ def say_result(out: Path, result: Mapping[str, Any]) -> None:
 # -- the work
 
 
-def _make_all(
-    out: Path, items: Sequence[Item], make: Callable[[Any], Image.Image], workers: int | None
-) -> list[Made]:
-    """One Made per item, in order."""
-    for split in {item.split for item in items}:
-        (out / split).mkdir(parents=True, exist_ok=True)
-    tasks = [
-        [(i, out / items[i].split / f"{items[i].key}.png", items[i].source) for i in chunk]
-        for chunk in _chunks(len(items))
-    ]
-    processes = min(workers or os.cpu_count() or 1, math.ceil(len(tasks) / 2))
-    made: list[Made] = []
-    bar = tqdm(total=len(items), desc=out.name, unit="image", dynamic_ncols=True, mininterval=0.5)
-    with bar:
-        try:
-            for results in _run(tasks, make, processes):
-                made += results
-                bar.update(len(results))
-        except KeyboardInterrupt:
-            raise Interrupted(
-                f"Stopped; {bar.n} of {len(items)} images are in {out}. The same command goes on."
-            ) from None
-    return sorted(made)
-
-
-def _run(
-    tasks: Sequence[list[tuple[int, Path, Any]]],
-    make: Callable[[Any], Image.Image],
-    processes: int,
-) -> Iterator[list[Made]]:
-    """Results of the tasks as they come, from this process or from a pool."""
-    if processes <= 1:
-        for task in tasks:
-            yield _make_chunk(task, make)
-        return
-    pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
+def _make(task: tuple[Path, Any], make: Callable[[Any], Image.Image]) -> Made:
+    """Make one image, or keep it where it is there already."""
+    target, source = task
     try:
-        with _ctrl_c_ignored():  # inherited by the workers: they finish the chunk in hand
-            futures = [pool.submit(_make_chunk, task, make) for task in tasks]
-        for future in as_completed(futures):
-            yield future.result()
-    except BrokenProcessPool:
-        raise UserError(
-            "A worker process was killed (out of memory?); the same command with "
-            "--workers 1 goes on."
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _make_chunk(
-    task: Sequence[tuple[int, Path, Any]], make: Callable[[Any], Image.Image]
-) -> list[Made]:
-    """Make, or keep, the images of one task."""
-    results = []
-    for number, target, source in task:
-        try:
-            if not _fresh(target, source):
-                write_png(make(source), target)
-            results.append(Made(number, hashlib.sha256(target.read_bytes()).hexdigest(), ""))
-        except UserError as error:
-            results.append(Made(number, "", str(error)))
-    return results
+        if not _fresh(target, source):
+            write_png(make(source), target)
+        return Made(hashlib.sha256(target.read_bytes()).hexdigest(), "")
+    except UserError as error:
+        return Made("", str(error))
 
 
 def _fresh(target: Path, source: Any) -> bool:
@@ -220,23 +161,6 @@ def _fresh(target: Path, source: Any) -> bool:
     if not isinstance(source, Path) or not source.exists():
         return True
     return target.stat().st_mtime >= source.stat().st_mtime
-
-
-def _chunks(count: int) -> Iterator[range]:
-    for start in range(0, count, CHUNK):
-        yield range(start, min(start + CHUNK, count))
-
-
-@contextmanager
-def _ctrl_c_ignored() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
 
 
 # -- the end
