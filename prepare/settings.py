@@ -52,6 +52,86 @@ class PhantomSettings:
         )
 
 
+@dataclass(frozen=True)
+class FolderSettings:
+    """Any folder of images, with or without captions."""
+
+    source: str
+    """Folder of the images, searched to the bottom; never written to."""
+    out: str
+    """Folder of the prepared set."""
+    caption: str | None = None
+    """Caption of every image that has none of its own (in a .txt file beside it or in a table)."""
+    size: int = 256
+    """Side of the images in pixels: centre-cropped to a square, then Lanczos."""
+    mode: Literal["auto", "L", "RGB"] = "auto"
+    """Grey, colour, or grey where every image is grey."""
+    validation: float | None = None
+    """Share held out for validation; a tenth if not given, none of fewer than 20 images."""
+    test: float | None = None
+    """Share held out for testing; a tenth if not given, none of fewer than 20 images."""
+    group: str | None = None
+    """Column whose values (patients, subjects) must not be in two splits; "folder": subfolders."""
+    near: int = 4
+    """Images whose 64-bit perceptual hashes differ by no more bits stay in one split; -1: off."""
+    seed: int = 0
+    """Draws the splits."""
+    licence: str = "not stated"
+    """Licence of the images."""
+    citation: str = ""
+    """Whom to cite for them."""
+    workers: int | None = None
+    """Processes; as many as cores if not given."""
+
+    def __post_init__(self) -> None:
+        _check_size(self.size)
+        _check_shares(self.validation or 0.0, self.test or 0.0)
+        _check_workers(self.workers)
+
+
+@dataclass(frozen=True)
+class NihSettings:
+    """ChestX-ray14 as downloaded, or any part of it."""
+
+    source: str
+    """Folder that holds images_001 to images_012 (or any of the images, however nested)."""
+    out: str = "data/nih"
+    """Folder of the prepared set."""
+    table: str | None = None
+    """Data_Entry_2017*.csv (or .csv.gz); looked for in `source` if not given."""
+    size: int = 256
+    """Side of the images in pixels (Lanczos)."""
+    findings: list[str] | None = None
+    """Only images with one of these findings ("No Finding" is one); all if not given."""
+    limit: int | None = None
+    """At most so many images, drawn at random, the same ones every time."""
+    validation: float = 0.1
+    """Share of the patients held out for validation."""
+    test: float = 0.2
+    """Share of the patients held out for testing, where the official test_list.txt is missing."""
+    seed: int = 0
+    """Draws the splits and `limit`."""
+    workers: int | None = None
+    """Processes; as many as cores if not given."""
+
+    def __post_init__(self) -> None:
+        _check_size(self.size)
+        _check_shares(self.validation, self.test)
+        _check_workers(self.workers)
+        if self.limit is not None and self.limit < 1:
+            raise UserError(f"--limit must be at least 1, not {self.limit}.")
+
+
+def _check_size(size: int) -> None:
+    if not 8 <= size <= 4096:
+        raise UserError(f"--size must be from 8 to 4096 pixels, not {size}.")
+
+
+def _check_shares(validation: float, test: float) -> None:
+    if validation < 0 or test < 0 or validation + test >= 1:
+        raise UserError("--validation and --test must be at least 0 and together below 1.")
+
+
 def _check_workers(workers: int | None) -> None:
     if workers is not None and workers < 1:
         raise UserError(f"--workers must be at least 1, not {workers}.")

@@ -41,6 +41,8 @@ class Item:
     """`text` and typed columns, for metadata.jsonl."""
     source: Any
     """What `make` needs: a path (if newer than the image: made again), or a description to draw."""
+    name: str = ""
+    """What to call the source in `rejected`; the key if empty."""
 
 
 class Made(NamedTuple):
@@ -73,8 +75,9 @@ def write_set(
         UserError: other settings made `out`, nothing could be read, or the disk is full.
         Interrupted: Ctrl-C; the same call goes on.
     """
-    content = {k: v for k, v in to_dict(settings).items() if k not in NOT_CONTENT}
-    claim(out, content)
+    check_free(out, settings)
+    content = _content(settings)
+    write_json(out / MARKER, content)
     for split in {item.split for item in items}:
         (out / split).mkdir(parents=True, exist_ok=True)
     tasks = [(out / item.split / f"{item.key}.png", item.source) for item in items]
@@ -84,7 +87,7 @@ def write_set(
         raise UserError(f"{out} cannot be written ({error}); make room or give --out.") from None
     good = [(item, result) for item, result in zip(items, made, strict=True) if result.sha256]
     refused = [dict(entry) for entry in rejected] + [
-        {"file": _name(item.source), "reason": result.reason}
+        {"file": item.name or item.key, "reason": result.reason}
         for item, result in zip(items, made, strict=True)
         if result.reason
     ]
@@ -103,25 +106,23 @@ def load_square(path: Path, size: int, mode: str) -> Image.Image:
         raise UserError(str(error).removeprefix(f"{path}: ")) from None
 
 
-def claim(out: Path, content: Mapping[str, Any]) -> None:
-    """Mark `out` as being prepared with these settings; refuse a folder of something else."""
-    marker = out / MARKER
-    if marker.exists():
-        before = read_json(marker)
+def check_free(out: Path, settings: Any) -> None:
+    """Refuse a folder of something else, or one that other settings prepared."""
+    if (out / MARKER).exists():
+        before = leaves(read_json(out / MARKER))
     elif (out / "set.json").exists():
-        before = read_json(out / "set.json").get("settings")
+        before = leaves(read_json(out / "set.json").get("settings", {}))
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} holds something else; give another --out.")
     else:
-        before = None
-    if before is not None and before != dict(content):
-        old, new = leaves(before), leaves(dict(content))
-        name = next(k for k in [*old, *new] if old.get(k) != new.get(k))
-        raise UserError(
-            f"{out} was prepared with {name} {old.get(name)}, not {new.get(name)}; "
-            "delete it or give another --out."
-        )
-    write_json(marker, dict(content))
+        return
+    now = leaves(_content(settings))
+    for name in [*before, *now]:
+        if before.get(name) != now.get(name):
+            raise UserError(
+                f"{out} was prepared with {name} {before.get(name)}, not {now.get(name)}; "
+                "delete it or give another --out."
+            )
 
 
 def check_apart(source: Path, out: Path) -> None:
@@ -141,6 +142,11 @@ def say_result(out: Path, result: Mapping[str, Any]) -> None:
 
 
 # -- the work
+
+
+def _content(settings: Any) -> dict[str, Any]:
+    """The settings that change images or rows."""
+    return {k: v for k, v in to_dict(settings).items() if k not in NOT_CONTENT}
 
 
 def _make(task: tuple[Path, Any], make: Callable[[Any], Image.Image]) -> Made:
@@ -223,7 +229,3 @@ def _give_up(out: Path) -> None:
             (out / split).rmdir()
     if not any(out.iterdir()):
         out.rmdir()
-
-
-def _name(source: Any) -> str:
-    return str(source) if isinstance(source, Path) else repr(source)

@@ -1,0 +1,209 @@
+"""Any folder of images as a prepared set.
+
+    osteon prepare folder --source photos/dog --caption "a photo of my dog" --out data/dog
+
+Captions come from metadata.csv or metadata.jsonl in the folder (`file_name`, `text`, other columns
+are kept), from a .txt file beside the image, or from --caption, in this order.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from core.config import parse
+from core.errors import UserError, command
+from core.images import JUNK, SUFFIXES, list_images
+from prepare.settings import FolderSettings
+from prepare.splitting import join_groups, near_groups, split_by_group
+from prepare.tables import read_table
+
+TABLES = ("metadata.jsonl", "metadata.csv")
+SMALL = 20  # fewer groups than this: everything is for training unless shares are given
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prepare a folder of images."""
+    settings, dry_run = parse(FolderSettings, argv, "Prepare any folder of images.")
+    from prepare.looking import look
+    from prepare.pool import spread
+    from prepare.writing import Item, check_apart, check_free, load_square, say_result, write_set
+
+    source, out = Path(settings.source), Path(settings.out)
+    check_apart(source, out)
+    check_free(out, settings)
+    paths = list_images(source, deep=True)
+    if not paths:
+        raise UserError(f"{source} holds no image (known: {', '.join(sorted(SUFFIXES))}).")
+    rows, rejected = caption_rows(source, paths, settings.caption)
+    if dry_run:
+        print(f"Would read {len(paths)} images of {source}; captions of {_captioned(rows)}.")
+        return
+
+    looks = spread(look, paths, settings.workers, "looking")
+    rejected += [
+        {"file": str(path.relative_to(source)), "reason": seen.reason}
+        for path, seen in zip(paths, looks, strict=True)
+        if seen.reason
+    ]
+    kept = [
+        (path, seen)
+        for path, seen in zip(paths, looks, strict=True)
+        if not seen.reason and path in rows
+    ]
+    if not kept:
+        first = f"{rejected[0]['file']}: {rejected[0]['reason']}"
+        raise UserError(f"No image of {source} can be used; the first, {first}.")
+
+    mode = settings.mode
+    if mode == "auto":
+        mode = "L" if all(seen.grey for _, seen in kept) else "RGB"
+    keys = unique_keys([path.relative_to(source) for path, _ in kept])
+    groups = _groups([rows[path] for path, _ in kept], keys, settings.group)
+    joined = join_groups(groups, near_groups([seen.phash for _, seen in kept], settings.near))
+    splits = split_by_group(joined, *_shares(settings, len(set(joined))), settings.seed)
+    items = sorted(
+        (
+            Item(key, split, rows[path], path, str(path.relative_to(source)))
+            for key, split, (path, _) in zip(keys, splits, kept, strict=True)
+        ),
+        key=lambda item: item.key,
+    )
+    small = sum(min(seen.size) < settings.size for _, seen in kept)
+    facts = {
+        "source": source.name,
+        "licence": settings.licence,
+        "citation": settings.citation,
+        "domain": "images",
+        "size": settings.size,
+        "mode": mode,
+        "split_rule": split_rule(settings),
+        "near_duplicates": len(set(groups)) - len(set(joined)),
+        "enlarged": small,
+    }
+    make = partial(load_square, size=settings.size, mode=mode)
+    result = write_set(out, items, make, settings, facts, rejected)
+    if small:
+        print(f"{small} images are smaller than {settings.size} pixels and were enlarged.")
+    if not any(row["text"] for row in rows.values()):
+        print("No image has a caption; --caption gives one to all.")
+    say_result(out, result)
+
+
+def caption_rows(
+    source: Path, paths: Sequence[Path], caption: str | None
+) -> tuple[dict[Path, dict[str, Any]], list[dict[str, str]]]:
+    """The metadata row of each image, and what is to be refused as {"file", "reason"}.
+
+    Raises UserError for a table that cannot be understood.
+    """
+    table = next((source / name for name in TABLES if (source / name).exists()), None)
+    known = _by_path(source, table) if table else {}
+    columns = list(dict.fromkeys(name for row in known.values() for name in row))
+    nested = any(path.parent != source for path in paths)
+    rows: dict[Path, dict[str, Any]] = {}
+    rejected = [
+        {"file": str(path.relative_to(source)), "reason": f"in {table.name}, but not there"}
+        for path in known
+        if table and path not in set(paths)
+    ]
+    texts = set()
+    for path in paths:
+        row = dict.fromkeys(["text", *columns]) | known.get(path, {})
+        beside = path.with_suffix(".txt")
+        try:
+            if not row["text"] and beside.is_file():
+                texts.add(beside)
+                row["text"] = " ".join(beside.read_text(encoding="utf-8-sig").split())
+        except UnicodeDecodeError:
+            name = str(path.relative_to(source))
+            rejected.append({"file": name, "reason": f"{beside.name} is not UTF-8 text"})
+            continue
+        row["text"] = row["text"] or caption or ""
+        if nested:
+            row["folder"] = path.parent.relative_to(source).as_posix()
+        rows[path] = row
+    return rows, rejected + _strangers(source, {*paths, *texts, *(source / t for t in TABLES)})
+
+
+def _by_path(source: Path, table: Path) -> dict[Path, dict[str, Any]]:
+    """Rows of the table by the image they speak of."""
+    rows = {}
+    for row in read_table(table):
+        name = next((row.pop(key) for key in ("file_name", "image", "path") if row.get(key)), None)
+        if not isinstance(name, str):
+            raise UserError(f"{table} needs a column file_name in every row.")
+        if "text" not in row:
+            row = {"text": row.pop("caption", None), **row}
+        rows[source / name] = row
+    return rows
+
+
+def _strangers(source: Path, known: set[Path]) -> list[dict[str, str]]:
+    """Files that are no image by their name, one entry per suffix (a .heic must not vanish)."""
+    found = Counter(
+        path.suffix.lower() or "no suffix"
+        for path in source.rglob("*")
+        if path.is_file() and path not in known and path.suffix.lower() not in SUFFIXES
+        if not path.name.startswith(".") and path.name.lower() not in JUNK
+    )
+    return [
+        {"file": f"{suffix} ({count} files)", "reason": "not an image by its name"}
+        for suffix, count in sorted(found.items())
+    ]
+
+
+def unique_keys(names: Sequence[Path]) -> list[str]:
+    """File names without suffix for relative paths: "cats/tom.jpg" -> "cats-tom".
+
+    Names that would clash (tom.jpg and tom.png, or Tom and tom) get their suffix, then a number.
+    """
+    plain = ["-".join(re.sub(r"\s+", "_", part) for part in n.with_suffix("").parts) for n in names]
+    often = Counter(key.casefold() for key in plain)
+    taken: set[str] = set()
+    keys = []
+    for name, key in zip(names, plain, strict=True):
+        if often[key.casefold()] > 1:
+            key = f"{key}-{name.suffix[1:].lower()}"
+        free, number = key, 2
+        while free.casefold() in taken:
+            free, number = f"{key}-{number}", number + 1
+        taken.add(free.casefold())
+        keys.append(free)
+    return keys
+
+
+def split_rule(settings: FolderSettings) -> str:
+    """The rule in words, for set.json."""
+    what = f"column {settings.group}" if settings.group else "image"
+    near = f"; perceptual hashes within {settings.near} bits stay together"
+    return f"hash of {what}, seed {settings.seed}{near if settings.near >= 0 else ''}"
+
+
+def _groups(rows: Sequence[dict[str, Any]], keys: Sequence[str], column: str | None) -> list[str]:
+    if column is None:
+        return list(keys)
+    if not any(column in row for row in rows):
+        raise UserError(
+            f"--group {column}: no such column; it comes from metadata.csv or .jsonl, or is folder."
+        )
+    return [str(row.get(column) or key) for row, key in zip(rows, keys, strict=True)]
+
+
+def _shares(settings: FolderSettings, groups: int) -> tuple[float, float]:
+    usual = 0.1 if groups >= SMALL else 0.0
+    return (
+        usual if settings.validation is None else settings.validation,
+        usual if settings.test is None else settings.test,
+    )
+
+
+def _captioned(rows: dict[Path, dict[str, Any]]) -> int:
+    return sum(bool(row["text"]) for row in rows.values())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""A first look at image files: readable, grey, how large, and alike."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import imagehash
+import numpy as np
+
+from core.errors import UserError
+from core.images import open_image
+
+
+class Look(NamedTuple):
+    """What one file is."""
+
+    reason: str
+    """Why it cannot be used; "" if it can."""
+    size: tuple[int, int] = (0, 0)
+    """Width and height in pixels."""
+    grey: bool = False
+    """Whether red, green and blue are equal everywhere."""
+    phash: int = 0
+    """64-bit perceptual hash: near-duplicates differ in few bits."""
+
+
+def look(path: Path) -> Look:
+    """Open one file and say what it is."""
+    try:
+        image = open_image(path)
+    except UserError as error:
+        return Look(str(error).removeprefix(f"{path}: "))
+    pixels = np.asarray(image)  # H x W x 3
+    grey = bool((pixels == pixels[..., :1]).all())
+    return Look("", image.size, grey, int(str(imagehash.phash(image)), 16))

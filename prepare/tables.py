@@ -1,0 +1,60 @@
+"""Tables of metadata with typed columns: CSV (also gzipped) and JSON lines."""
+
+import csv
+import gzip
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from core.errors import UserError
+from core.files import read_jsonl
+
+WHOLE = re.compile(r"-?(0|[1-9]\d{0,14})")  # no leading zeros: "007" is a name
+DECIMAL = re.compile(r"-?(0|[1-9]\d*)(\.\d*)?(e[-+]?\d+)?")
+
+
+def read_text(path: Path) -> str:
+    """The text of a file, gunzipped if its name ends in .gz. Raises UserError."""
+    try:
+        content = path.read_bytes()
+        return (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{path} is not there.") from None
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); is it whole?") from None
+
+
+def csv_lines(path: Path) -> Iterator[list[str]]:
+    """The lines of a CSV file as lists of text, the header too."""
+    return csv.reader(io.StringIO(read_text(path), newline=""))
+
+
+def read_table(path: Path) -> list[dict[str, Any]]:
+    """Rows of a .csv (columns of whole numbers or decimals typed, empty cells None) or .jsonl file.
+
+    Raises UserError for a file that is neither.
+    """
+    if path.suffix == ".jsonl":
+        return read_jsonl(path)
+    lines = [line for line in csv_lines(path) if line]
+    if not lines:
+        raise UserError(f"{path} is empty.")
+    header, body = [name.strip() for name in lines[0]], lines[1:]
+    for number, line in enumerate(body, 2):
+        if len(line) != len(header):
+            raise UserError(
+                f"{path}, row {number} has {len(line)} cells and the header {len(header)}; "
+                "quote cells that hold a comma."
+            )
+    columns = [_typed([line[place].strip() for line in body]) for place in range(len(header))]
+    return [dict(zip(header, cells, strict=True)) for cells in zip(*columns, strict=True)]
+
+
+def _typed(cells: list[str]) -> list[Any]:
+    """One column: int, float or str, whichever fits every cell that is not empty."""
+    for kind, pattern in ((int, WHOLE), (float, DECIMAL)):
+        if all(pattern.fullmatch(cell) for cell in cells if cell):
+            return [kind(cell) if cell else None for cell in cells]
+    return [cell or None for cell in cells]
