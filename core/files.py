@@ -12,14 +12,19 @@ from core.errors import UserError
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; on success it is flushed to disk and renamed."""
+def atomic_path(path: Path, flush: bool = True) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; on success it is flushed to disk and renamed.
+
+    Without `flush` a file survives a killed process but perhaps not a power cut (images, which
+    can be made again, and for which a flush each would cost more than their drawing).
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        if flush:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -100,7 +100,7 @@ def write_png(
     if synthetic:
         info.add_itxt("synthetic", "true: made by a generative model")
         info.add_itxt("XML:com.adobe.xmp", XMP_SYNTHETIC)
-    with atomic_path(path) as temporary:
+    with atomic_path(path, flush=False) as temporary:
         image.save(temporary, format="PNG", pnginfo=info)
 
 

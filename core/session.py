@@ -24,7 +24,6 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import set_seed
 from tqdm import tqdm
 
@@ -237,13 +236,13 @@ class Session:
 
     # -- after the loop
 
-    def finish(self, **facts: Any) -> None:
-        """Record the cost, mark the run finished, and close trackers and processes."""
+    def finish(self, next_command: str = "", **facts: Any) -> None:
+        """Record the cost, mark the run finished, close trackers and processes, say what is next."""
         self.run.update(steps=self.step, peak_memory_mb=peak_memory_mb(self.device), **facts)
         self._leave("finished")
         self.accelerator.end_training()
         self.say(f"Trained {self.run.path} to step {self.step} in {self.seconds:.0f} s.")
-        self.say(f"Next: osteon generate --run {self.run.path} --seeds 0-15")
+        self.say(f"Next: {next_command or f'osteon generate --run {self.run.path} --seeds 0-15'}")
 
     # -- inside
 

@@ -34,7 +34,7 @@ def snr(scheduler: SchedulerMixin, timesteps: torch.Tensor) -> torch.Tensor:
 def min_snr_weight(
     scheduler: SchedulerMixin, timesteps: torch.Tensor, gamma: float
 ) -> torch.Tensor:
-    """Min-SNR weight of each image's loss, B (Hang et al. 2023): min(SNR, gamma) / (SNR or SNR + 1).
+    """Min-SNR weight of each image, B (Hang et al. 2023): min(SNR, gamma) / (SNR or SNR + 1).
 
     Safe at zero terminal SNR: there epsilon carries no signal and its weight is 1, the limit.
     """

@@ -101,7 +101,7 @@ def anatomy(chest: Chest) -> Body:
         ribs=(dome - top) / (7.6 + 0.6 * r[8]),
         taper=0.34 + 0.05 * r[9] - 0.14 * child,
         centre=(0.5 + 0.025 * r[10], 0.5 + 0.02 * r[11]),
-        zoom=0.99 + 0.08 * r[12] - 0.10 * child,
+        zoom=1.16 + 0.12 * r[12] - 0.12 * child,
         angle=math.radians(1.3 * r[13] * (1 + 1.5 * supine)),
         child=child,
         old=old,

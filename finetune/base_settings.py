@@ -1,0 +1,128 @@
+"""Settings of the base model's trainer. Imports without torch."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Autoencoder:
+    """The image autoencoder, trained first: size/4 latents of 4 channels."""
+
+    channels: tuple[int, ...] = (32, 64, 64)
+    """Width at full, half and quarter resolution."""
+    steps: int = 1800
+    """Optimiser steps."""
+    batch: int = 24
+    """Images a step."""
+    lr: float = 2e-3
+    """AdamW's learning rate at the start; falls linearly to 0."""
+    kl: float = 1e-3
+    """Weight of the KL divergence per latent element."""
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """The text encoder and its tokenizer."""
+
+    hidden: int = 128
+    """Width; also the UNet's cross-attention width."""
+    layers: int = 3
+    """Transformer layers."""
+    heads: int = 4
+    """Attention heads."""
+    vocabulary: int = 1200
+    """Byte-pair tokens, learned from the captions."""
+
+
+@dataclass(frozen=True)
+class Unet:
+    """The denoiser, on latents."""
+
+    channels: tuple[int, ...] = (96, 160)
+    """Width at full and half latent resolution; cross-attention at the lower ones."""
+    heads: tuple[int, ...] = (4, 8)
+    """Attention heads at each resolution."""
+    layers: int = 1
+    """Residual blocks at each resolution."""
+
+
+@dataclass(frozen=True)
+class BaseSettings:
+    """Train a small Stable Diffusion 2 from nothing: autoencoder, then text encoder and UNet."""
+
+    data: str
+    """Prepared set with captions."""
+    run_dir: str
+    """Run folder; its weights/ is the finished pipeline."""
+    steps: int = 3000
+    """Optimiser steps of the denoiser."""
+    seed: int = 0
+    """Of weights, order and noise."""
+    size: int = 64
+    """Pixels a side; a multiple of 16."""
+    batch: int = 48
+    """Images a step of the denoiser, over all processes."""
+    lr: float = 1e-3
+    """AdamW's learning rate after warm-up; falls linearly to 0."""
+    warmup: int = 100
+    """Steps of linear warm-up."""
+    clip_norm: float = 1.0
+    """Largest gradient norm."""
+    caption_dropout: float = 0.1
+    """Share of captions left out, for classifier-free guidance."""
+    ema: float = 0.999
+    """Decay of the averaged weights, which are the ones saved."""
+    autoencoder: Autoencoder = field(default_factory=Autoencoder)
+    text: TextEncoder = field(default_factory=TextEncoder)
+    unet: Unet = field(default_factory=Unet)
+    preview_prompts: tuple[str, ...] = ()
+    """Prompts of the preview sheet; none: eight captions of the set."""
+    preview_every: int = 250
+    """Steps between preview sheets."""
+    checkpoint_every: int = 250
+    """Steps between checkpoints."""
+    checkpoints_kept: int = 1
+    """Newest checkpoints kept."""
+    tracker: str = "none"
+    """none, tensorboard, wandb or trackio."""
+
+    def __post_init__(self) -> None:
+        if self.size % 16:
+            raise ValueError(f"size {self.size} is not a multiple of 16")
+        if self.steps < 1 or self.autoencoder.steps < 1:
+            raise ValueError("steps must be at least 1")
+        if not 0 <= self.caption_dropout < 1:
+            raise ValueError("caption_dropout must lie in [0, 1)")
+        if len(self.unet.channels) != len(self.unet.heads):
+            raise ValueError("unet.channels and unet.heads must be of one length")
+
+
+@dataclass(frozen=True)
+class AutoencoderRun:
+    """The settings of the first stage alone, as its own run folder records them."""
+
+    data: str
+    run_dir: str
+    steps: int
+    seed: int
+    size: int
+    autoencoder: Autoencoder
+    checkpoint_every: int
+    checkpoints_kept: int
+    tracker: str
+    preview_every: int
+
+
+def autoencoder_run(settings: BaseSettings) -> AutoencoderRun:
+    return AutoencoderRun(
+        data=settings.data,
+        run_dir=f"{Path(settings.run_dir)}-autoencoder",
+        steps=settings.autoencoder.steps,
+        seed=settings.seed,
+        size=settings.size,
+        autoencoder=settings.autoencoder,
+        checkpoint_every=settings.checkpoint_every,
+        checkpoints_kept=settings.checkpoints_kept,
+        tracker=settings.tracker,
+        preview_every=settings.preview_every,
+    )

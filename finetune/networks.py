@@ -1,0 +1,132 @@
+"""The embedded base's parts, built from nothing: Stable Diffusion 2's classes at a small size."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from finetune.base_settings import Autoencoder, TextEncoder, Unet
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+MAX_TOKENS = 77  # as in CLIP
+
+
+def build_autoencoder(settings: Autoencoder, size: int) -> AutoencoderKL:
+    """size x size RGB in [-1, 1] <-> 4 x size/4 x size/4 latents."""
+    depth = len(settings.channels)
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        block_out_channels=settings.channels,
+        down_block_types=("DownEncoderBlock2D",) * depth,
+        up_block_types=("UpDecoderBlock2D",) * depth,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
+        sample_size=size,
+        mid_block_add_attention=False,
+        force_upcast=False,
+    )
+
+
+def build_tokenizer(captions: Iterable[str], vocabulary: int) -> CLIPTokenizer:
+    """CLIP's byte-pair encoding, learned from captions; any other word falls into its letters."""
+    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(_words(), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        initial_alphabet=sorted(alphabet),
+        special_tokens=[START, END],
+        end_of_word_suffix="</w>",
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(captions, trainer)
+    learned = json.loads(tokenizer.to_str())["model"]
+    vocab = dict(learned["vocab"])
+    for letter in sorted(alphabet):  # a word may end in any letter
+        vocab.setdefault(f"{letter}</w>", len(vocab))
+    return CLIPTokenizer(
+        vocab=vocab,
+        merges=[tuple(pair) for pair in learned["merges"]],
+        bos_token=START,
+        eos_token=END,
+        unk_token=END,
+        pad_token=END,
+        model_max_length=MAX_TOKENS,
+    )
+
+
+def build_text_encoder(settings: TextEncoder, tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """77 tokens -> 77 x hidden."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=settings.hidden,
+            intermediate_size=4 * settings.hidden,
+            num_hidden_layers=settings.layers,
+            num_attention_heads=settings.heads,
+            projection_dim=settings.hidden,
+            max_position_embeddings=MAX_TOKENS,
+            hidden_act="gelu",
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def build_unet(settings: Unet, text: TextEncoder, size: int) -> UNet2DConditionModel:
+    """Denoiser of 4 x size/4 x size/4 latents; plain blocks first, cross-attention below."""
+    lower = len(settings.channels) - 1
+    return UNet2DConditionModel(
+        sample_size=size // 4,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=settings.channels,
+        down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * lower,
+        up_block_types=("CrossAttnUpBlock2D",) * lower + ("UpBlock2D",),
+        layers_per_block=settings.layers,
+        cross_attention_dim=text.hidden,
+        attention_head_dim=settings.heads,  # diffusers' name for the number of heads
+        use_linear_projection=True,
+        norm_num_groups=32,
+    )
+
+
+def build_scheduler() -> DDIMScheduler:
+    """Stable Diffusion 2's own schedule, v-prediction."""
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        prediction_type="v_prediction",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
+def save_tokenizer_files(tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """vocab.json and merges.txt too: older transformers read nothing else."""
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False))
+    merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in model["merges"]]
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
+
+
+def _words() -> str:
+    """CLIP's own splitting: words, single digits, runs of other signs."""
+    from tokenizers import Regex
+
+    return Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")

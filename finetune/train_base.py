@@ -1,0 +1,224 @@
+"""Train a small Stable Diffusion 2 from nothing on a captioned set.
+
+    accelerate launch finetune/train_base.py --config configs/base/sd2_mini.yaml
+
+First the autoencoder (its own run, RUN-autoencoder), then text encoder and UNet together on
+cached latents. RUN/weights opens in `StableDiffusionPipeline.from_pretrained`.
+"""
+
+import copy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline, get_scheduler
+from transformers import CLIPTokenizer
+
+from core.config import parse
+from core.ema import Ema
+from core.errors import UserError, command
+from core.files import atomic_folder
+from core.images import grid, write_png
+from core.runs import Run
+from core.seeds import batch_at, image_noise, stream
+from core.session import Session, check_disk
+from core.sets import ImageSet, open_set
+from finetune.autoencoder import to_images, to_tensor, train_autoencoder
+from finetune.base_settings import BaseSettings, autoencoder_run
+from finetune.losses import denoising_loss, target
+from finetune.networks import (
+    build_scheduler,
+    build_text_encoder,
+    build_tokenizer,
+    build_unet,
+    save_tokenizer_files,
+)
+
+DISK_BYTES = 400_000_000  # checkpoints of both stages, previews, weights
+
+
+class Denoiser(torch.nn.Module):
+    """Text encoder and UNet as one module, so that they train (and run in parallel) as one."""
+
+    def __init__(self, text_encoder: torch.nn.Module, unet: torch.nn.Module) -> None:
+        super().__init__()
+        self.text_encoder = text_encoder
+        self.unet = unet
+
+    def forward(
+        self, noisy: torch.Tensor, timesteps: torch.Tensor, tokens: torch.Tensor
+    ) -> torch.Tensor:
+        """B x 4 x h x w noisy latents, B timesteps, B x 77 tokens -> prediction like `noisy`."""
+        words = self.text_encoder(tokens).last_hidden_state
+        return self.unet(noisy, timesteps, words).sample
+
+
+def train(settings: BaseSettings, dry_run: bool = False) -> None:
+    """Both stages; see the module's docstring."""
+    image_set = open_set(settings.data)
+    if not any(image_set.captions):
+        raise UserError(f"{settings.data} has no captions; prepare it with captions.")
+    check_disk(Path(settings.run_dir), DISK_BYTES)
+    if dry_run:
+        return print_plan(settings, image_set)
+    first = autoencoder_run(settings)
+    if not Path(first.run_dir, "weights").exists():
+        train_autoencoder(first)
+    train_denoiser(settings, image_set, Path(first.run_dir, "weights"))
+
+
+def train_denoiser(settings: BaseSettings, image_set: ImageSet, autoencoder: Path) -> None:
+    """Text encoder and UNet on cached latents, v-prediction, exponential average kept."""
+    session = Session("base", settings, image_set)
+    device = session.device
+    torch.manual_seed(settings.seed)
+    tokenizer = build_tokenizer(image_set.captions, settings.text.vocabulary)
+    model = Denoiser(
+        build_text_encoder(settings.text, tokenizer),
+        build_unet(settings.unet, settings.text, settings.size),
+    ).to(memory_format=torch.channels_last)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=0.01)
+    schedule = get_scheduler(
+        "linear", optimiser, num_warmup_steps=settings.warmup, num_training_steps=settings.steps
+    )
+    model, optimiser = session.accelerator.prepare(model, optimiser)
+    ema = Ema(model.parameters(), settings.ema)
+    session.start(
+        {"model": model, "optimiser": optimiser, "schedule": schedule, "ema": ema},
+        parameters=sum(p.numel() for p in model.parameters()),
+    )
+    vae = AutoencoderKL.from_pretrained(autoencoder).to(device).eval()
+    means, stds = encode_all(vae, image_set, settings.size)  # N x 4 x h x w each, on the CPU
+    tokens = tokenize(tokenizer, image_set.captions)  # N x 77
+    empty = tokenize(tokenizer, [""])
+    scheduler = build_scheduler()
+    world, rank = session.accelerator.num_processes, session.accelerator.process_index
+
+    for step in session.steps(settings.batch):
+        # The global batch's randomness, of which each process takes its share
+        chosen = batch_at(step, len(image_set), settings.batch, settings.seed)
+        random = stream(settings.seed, "noise", step)
+        noise = torch.randn((2, settings.batch, *means.shape[1:]), generator=random)
+        spread = torch.arange(settings.batch) + torch.rand(settings.batch, generator=random)
+        timesteps = (spread * 1000 / settings.batch).long()  # stratified: one in each 1/B
+        dropped = torch.rand(settings.batch, generator=random) < settings.caption_dropout
+        words = torch.where(dropped[:, None], empty, tokens[chosen])
+        latents = (means[chosen] + stds[chosen] * noise[0]) * vae.config.scaling_factor
+        latents, noise_, timesteps, words = (
+            part[rank::world].to(device) for part in (latents, noise[1], timesteps, words)
+        )
+
+        # One update
+        noisy = scheduler.add_noise(latents, noise_, timesteps)
+        with session.accelerator.autocast():
+            prediction = model(noisy, timesteps, words)
+        wanted = target(scheduler, latents, noise_, timesteps)
+        loss = denoising_loss(prediction, wanted).mean()
+        session.accelerator.backward(loss)
+        norm = session.accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm)
+        optimiser.step()
+        schedule.step()
+        optimiser.zero_grad(set_to_none=True)
+        ema.update(model.parameters(), step)
+        session.log(loss=loss, gradient_norm=norm)
+
+        if session.main and session.due_after(settings.preview_every):
+            pipeline = assemble(session.accelerator.unwrap_model(model), ema, vae, tokenizer)
+            preview(pipeline, settings, image_set, session.run.path, step + 1)
+            save(pipeline, session.run)
+
+    session.finish()
+
+
+@torch.no_grad()
+def encode_all(
+    vae: AutoencoderKL, image_set: ImageSet, size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Posterior mean and standard deviation of every image, N x 4 x size/4 x size/4 on the CPU."""
+    images = torch.from_numpy(image_set.pixels(size, "RGB"))
+    means, stds = [], []
+    for part in images.split(64):
+        posterior = vae.encode(to_tensor(part.to(vae.device))).latent_dist
+        means.append(posterior.mean.cpu())
+        stds.append(posterior.std.cpu())
+    return torch.cat(means), torch.cat(stds)
+
+
+def tokenize(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> torch.Tensor:
+    """N captions -> N x 77 token numbers, padded and cut."""
+    return tokenizer(
+        list(captions), padding="max_length", truncation=True, return_tensors="pt"
+    ).input_ids
+
+
+def assemble(
+    model: Denoiser, ema: Ema, vae: AutoencoderKL, tokenizer: CLIPTokenizer
+) -> StableDiffusionPipeline:
+    """A pipeline of the averaged weights; the model in training is not touched."""
+    text_encoder = type(model.text_encoder)(model.text_encoder.config)
+    unet = type(model.unet).from_config(model.unet.config)
+    averaged = Denoiser(text_encoder, unet).to(vae.device)
+    ema.copy_to(averaged.parameters())
+    return StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=averaged.text_encoder.eval(),
+        tokenizer=tokenizer,
+        unet=averaged.unet.eval(),
+        scheduler=build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+@torch.no_grad()
+def preview(
+    pipeline: StableDiffusionPipeline,
+    settings: BaseSettings,
+    image_set: ImageSet,
+    run: Path,
+    step: int,
+) -> None:
+    """A sheet of two seeds (rows) by eight prompts (columns)."""
+    spread = max(1, len(image_set) // 8)
+    prompts = list(settings.preview_prompts) or image_set.captions[::spread][:8]
+    shape = (4, settings.size // 4, settings.size // 4)
+    seeds = [seed for seed in range(2) for _ in prompts]
+    pipeline.set_progress_bar_config(disable=True)
+    output = pipeline(
+        prompts * 2,
+        latents=image_noise(seeds, shape).to(pipeline.device),
+        num_inference_steps=16,
+        guidance_scale=3.0,
+        output_type="pt",
+    ).images
+    sheet = grid(to_images(output * 2 - 1), len(prompts))
+    write_png(sheet, run / "previews" / f"step-{step:06d}.png")
+
+
+def save(pipeline: StableDiffusionPipeline, run: Run) -> None:
+    """weights/ in fp16, under the names that plain diffusers reads by default."""
+    parts = pipeline.components
+    halved = {k: copy.deepcopy(parts[k]).half() for k in ("vae", "text_encoder", "unet")}
+    copied = StableDiffusionPipeline(**parts | halved, requires_safety_checker=False)
+    with atomic_folder(run.weights) as folder:
+        copied.save_pretrained(folder)
+        save_tokenizer_files(pipeline.tokenizer, folder / "tokenizer")
+
+
+def print_plan(settings: BaseSettings, image_set: ImageSet) -> None:
+    """What a run would do."""
+    print(f"{len(image_set)} images of {image_set.name} at {settings.size} px")
+    print(f"autoencoder: {settings.autoencoder.steps} steps of {settings.autoencoder.batch}")
+    print(f"text encoder and UNet: {settings.steps} steps of {settings.batch}")
+    print(f"into {settings.run_dir}; nothing was trained.")
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    train(*parse(BaseSettings, argv, "Train a small Stable Diffusion 2 from nothing."))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
