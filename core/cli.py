@@ -12,7 +12,7 @@ from core.families import FAMILIES
 ROOT = Path(__file__).resolve().parents[1]
 HELP = """osteon: fine-tune diffusion models on small image sets, and say what they are worth.
 
-  osteon prepare {phantoms,folder,nih} ...    raw images -> data/<set>/
+  osteon prepare {phantoms,folder,nih,dicom} ...    raw images -> data/<set>/
   osteon train {%s} --config F    a prepared set -> runs/<name>/
   osteon generate --run R --seeds 0-99        a run -> runs/<name>/samples/<set>/
   osteon compare --real D --fake R ... --out  samples -> reports/<name>/report.html
@@ -28,7 +28,7 @@ MODULES = {
     "demo": "core.demo",
     "doctor": "core.doctor",
 }
-SOURCES = ("phantoms", "folder", "nih")
+SOURCES = ("phantoms", "folder", "nih", "dicom")
 
 
 @command

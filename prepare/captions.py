@@ -29,12 +29,12 @@ def in_order(findings: Iterable[str]) -> list[str]:
 
 
 def chest_caption(
-    findings: Iterable[str], view: str | None, sex: str | None, age: int | None
+    findings: Iterable[str] | None, view: str | None, sex: str | None, age: int | None
 ) -> str:
     """ "chest X-ray, PA view, 57-year-old male, cardiomegaly".
 
     Args:
-        findings: names as in ChestX-ray14; none means "no finding".
+        findings: names as in ChestX-ray14; an empty one means "no finding", None not said.
         view: "PA", "AP" or None (not said).
         sex: "M", "F" or None (not said).
         age: years, or None (not said).
@@ -47,5 +47,7 @@ def chest_caption(
         words.append(f"{age}-year-old {who}")
     elif sex in SEXES:
         words.append(who)
-    named = [name.replace("_", " ").lower() for name in in_order(findings)]
-    return ", ".join([*words, *(named or ["no finding"])])
+    if findings is not None:
+        named = [name.replace("_", " ").lower() for name in in_order(findings)]
+        words += named or ["no finding"]
+    return ", ".join(words)

@@ -8,7 +8,7 @@ are kept), from a .txt file beside the image, or from --caption, in this order.
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings, dry_run = parse(FolderSettings, argv, "Prepare any folder of images.")
     from prepare.looking import look
     from prepare.pool import spread
-    from prepare.writing import Item, check_apart, check_free, load_square, say_result, write_set
+    from prepare.writing import check_apart, check_free, load_square, say_result, write_set
 
     source, out = Path(settings.source), Path(settings.out)
     check_apart(source, out)
@@ -40,57 +40,66 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"{source} holds no image (known: {', '.join(sorted(SUFFIXES))}).")
     rows, rejected = caption_rows(source, paths, settings.caption)
     if dry_run:
-        print(f"Would read {len(paths)} images of {source}; captions of {_captioned(rows)}.")
+        captioned = sum(bool(row["text"]) for row in rows.values())
+        print(f"Would read {len(paths)} images of {source}; {captioned} have a caption.")
         return
 
-    looks = spread(look, paths, settings.workers, "looking")
+    looks = dict(zip(paths, spread(look, paths, settings.workers, "looking"), strict=True))
     rejected += [
-        {"file": str(path.relative_to(source)), "reason": seen.reason}
-        for path, seen in zip(paths, looks, strict=True)
-        if seen.reason
+        {"file": str(path.relative_to(source)), "reason": looks[path].reason}
+        for path in rows
+        if looks[path].reason
     ]
-    kept = [
-        (path, seen)
-        for path, seen in zip(paths, looks, strict=True)
-        if not seen.reason and path in rows
-    ]
+    kept = {path: looks[path] for path in rows if not looks[path].reason}
     if not kept:
         first = f"{rejected[0]['file']}: {rejected[0]['reason']}"
         raise UserError(f"No image of {source} can be used; the first, {first}.")
+    items, facts = lay_out(source, kept, rows, settings)
+    make = partial(load_square, size=settings.size, mode=facts["mode"])
+    result = write_set(out, items, make, settings, facts, rejected)
+    if facts["enlarged"]:
+        print(f"{facts['enlarged']} images are smaller than --size and were enlarged.")
+    if not any(item.row["text"] for item in items):
+        print("No image has a caption; --caption gives one to all.")
+    say_result(out, result)
 
-    mode = settings.mode
-    if mode == "auto":
-        mode = "L" if all(seen.grey for _, seen in kept) else "RGB"
-    keys = unique_keys([path.relative_to(source) for path, _ in kept])
-    groups = _groups([rows[path] for path, _ in kept], keys, settings.group)
-    joined = join_groups(groups, near_groups([seen.phash for _, seen in kept], settings.near))
+
+def lay_out(
+    source: Path,
+    looks: Mapping[Path, Any],
+    rows: Mapping[Path, dict[str, Any]],
+    settings: FolderSettings,
+) -> tuple[list[Any], dict[str, Any]]:
+    """Names and splits: the `writing.Item`s in order, and the facts for set.json.
+
+    Args:
+        looks: a `looking.Look` per usable image.
+        rows: a metadata row per image.
+    """
+    from prepare.writing import Item
+
+    keys = unique_keys([path.relative_to(source) for path in looks])
+    groups = _groups([rows[path] for path in looks], keys, settings.group)
+    near = near_groups([seen.phash for seen in looks.values()], settings.near)
+    joined = join_groups(groups, near)
     splits = split_by_group(joined, *_shares(settings, len(set(joined))), settings.seed)
-    items = sorted(
-        (
-            Item(key, split, rows[path], path, str(path.relative_to(source)))
-            for key, split, (path, _) in zip(keys, splits, kept, strict=True)
-        ),
-        key=lambda item: item.key,
-    )
-    small = sum(min(seen.size) < settings.size for _, seen in kept)
+    items = [
+        Item(key, split, rows[path], path, str(path.relative_to(source)))
+        for key, split, path in zip(keys, splits, looks, strict=True)
+    ]
+    grey = all(seen.grey for seen in looks.values())
     facts = {
         "source": source.name,
         "licence": settings.licence,
         "citation": settings.citation,
         "domain": "images",
         "size": settings.size,
-        "mode": mode,
+        "mode": ("L" if grey else "RGB") if settings.mode == "auto" else settings.mode,
         "split_rule": split_rule(settings),
         "near_duplicates": len(set(groups)) - len(set(joined)),
-        "enlarged": small,
+        "enlarged": sum(min(seen.size) < settings.size for seen in looks.values()),
     }
-    make = partial(load_square, size=settings.size, mode=mode)
-    result = write_set(out, items, make, settings, facts, rejected)
-    if small:
-        print(f"{small} images are smaller than {settings.size} pixels and were enlarged.")
-    if not any(row["text"] for row in rows.values()):
-        print("No image has a caption; --caption gives one to all.")
-    say_result(out, result)
+    return sorted(items, key=lambda item: item.key), facts
 
 
 def caption_rows(
@@ -199,10 +208,6 @@ def _shares(settings: FolderSettings, groups: int) -> tuple[float, float]:
         usual if settings.validation is None else settings.validation,
         usual if settings.test is None else settings.test,
     )
-
-
-def _captioned(rows: dict[Path, dict[str, Any]]) -> int:
-    return sum(bool(row["text"]) for row in rows.values())
 
 
 if __name__ == "__main__":

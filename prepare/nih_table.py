@@ -96,12 +96,13 @@ def read_entries(path: Path) -> Table:
     entries: dict[str, Entry] = {}
     bad_ages, rejected = [], []
     for number, cells in enumerate(csv_lines(path), 1):
-        if number == 1 or not cells:
+        if not cells:
             continue
         try:
             entry, impossible = _entry([cell.strip() for cell in cells[:COLUMNS]])
         except ValueError as error:
-            rejected.append({"file": f"{path.name}, row {number}", "reason": str(error)})
+            if number > 1:  # the first row is the header
+                rejected.append({"file": f"{path.name}, row {number}", "reason": str(error)})
             continue
         if entry.name in entries:
             rejected.append({"file": entry.name, "reason": f"again in row {number} of the table"})

@@ -16,7 +16,8 @@ from tqdm import tqdm
 from core.errors import Interrupted, UserError
 
 Result = TypeVar("Result")
-CHUNK = 16  # items a worker takes at a time: what Ctrl-C waits for
+CHUNK = 4  # items a worker takes at a time; Ctrl-C waits for the chunks handed out
+PER_PROCESS = 32  # fewer items than this are not worth another process
 
 
 def spread(
@@ -36,7 +37,7 @@ def spread(
     tasks = [
         (start, items[start : start + CHUNK], function) for start in range(0, len(items), CHUNK)
     ]
-    processes = min(workers or os.cpu_count() or 1, math.ceil(len(tasks) / 2))
+    processes = min(workers or os.cpu_count() or 1, math.ceil(len(items) / PER_PROCESS))
     results: dict[int, list[Result]] = {}
     bar = tqdm(total=len(items), desc=label, unit="image", dynamic_ncols=True, mininterval=0.5)
     with bar:
@@ -46,7 +47,7 @@ def spread(
                 bar.update(len(done))
         except KeyboardInterrupt:
             raise Interrupted(
-                f"Stopped after {bar.n} of {len(items)} images. The same command goes on."
+                "Stopped. What is finished stays, and the same command goes on."
             ) from None
     return [result for start in sorted(results) for result in results[start]]
 
@@ -58,7 +59,7 @@ def _run(tasks: list[Any], processes: int) -> Iterator[tuple[int, list[Any]]]:
         return
     pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
     try:
-        with _ctrl_c_ignored():  # inherited by the workers: they finish the chunk in hand
+        with _ctrl_c_ignored():  # inherited by the workers: they finish what is handed out
             futures = [pool.submit(_chunk, task) for task in tasks]
         for future in as_completed(futures):
             yield future.result()

@@ -122,6 +122,39 @@ class NihSettings:
             raise UserError(f"--limit must be at least 1, not {self.limit}.")
 
 
+@dataclass(frozen=True)
+class DicomSettings:
+    """Radiographs as DICOM files, stripped of their headers."""
+
+    source: str
+    """Folder of DICOM files, searched to the bottom; never written to."""
+    out: str
+    """Folder of the prepared set."""
+    caption: str | None = None
+    """Caption of every image; if not given, view, sex and age of a chest, nothing for others."""
+    size: int = 256
+    """Side of the images in pixels: centre-cropped to a square, then Lanczos."""
+    allow_burned_in: bool = False
+    """Take images whose header says that the pixels show the patient's name or the like."""
+    validation: float = 0.1
+    """Share of the patients held out for validation."""
+    test: float = 0.1
+    """Share of the patients held out for testing."""
+    seed: int = 0
+    """Draws the splits."""
+    licence: str = "not stated"
+    """Licence of the images."""
+    citation: str = ""
+    """Whom to cite for them."""
+    workers: int | None = None
+    """Processes; as many as cores if not given."""
+
+    def __post_init__(self) -> None:
+        _check_size(self.size)
+        _check_shares(self.validation, self.test)
+        _check_workers(self.workers)
+
+
 def _check_size(size: int) -> None:
     if not 8 <= size <= 4096:
         raise UserError(f"--size must be from 8 to 4096 pixels, not {size}.")
