@@ -1,0 +1,45 @@
+"""Settings of the small encoder's trainer. Imports without torch."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TrainEncoderSettings:
+    """Train MiniEncoder to read attributes from images."""
+
+    data: tuple[str, ...]
+    """Prepared sets; their train splits are learned from, their validation splits reported on."""
+    out: str = "models/encoder-mini"
+    """Folder to write."""
+    columns: tuple[str, ...] = ()
+    """Metadata columns to read, such as findings or animal; none: every column that qualifies."""
+    steps: int = 1500
+    """Optimiser steps."""
+    batch: int = 64
+    """Images a step."""
+    lr: float = 2e-3
+    """AdamW's highest learning rate, after a tenth of the steps; falls to 0 as a cosine."""
+    weight_decay: float = 0.02
+    """AdamW's."""
+    shift: int = 4
+    """Augmentation: pixels up, down, left or right, at most."""
+    brightness: float = 0.1
+    """Augmentation: added to all pixels of an image, at most (images lie in [0, 1])."""
+    contrast: float = 0.2
+    """Augmentation: change of contrast around the image's mean, at most."""
+    noise: float = 0.03
+    """Augmentation: largest standard deviation of pixel noise."""
+    blur: float = 0.7
+    """Augmentation: largest share of a 3 x 3 mean mixed in (generated images are soft)."""
+    width: int = 32
+    """Channels of the first stage; features are four times as many."""
+    size: int = 64
+    """Pixels a side."""
+    seed: int = 0
+    """Of weights, order and augmentation."""
+
+    def __post_init__(self) -> None:
+        if not self.data:
+            raise ValueError("--data needs at least one prepared set")
+        if self.steps < 1 or self.batch < 2:
+            raise ValueError("steps must be at least 1 and batch at least 2")

@@ -1,0 +1,139 @@
+"""From images to features: Inception-v3 where its weights are at hand, else encoder-mini."""
+
+import hashlib
+import os
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from compare.encoder import encoder_hash, load_encoder
+from core.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+ENCODER = ROOT / "models" / "encoder-mini"
+INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
+INCEPTION_HASH = "6726825d"  # first digits of its SHA-256, as its name says
+INCEPTION_SIZE_MB = 91
+NAMES = ("auto", "inception", "encoder-mini")
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A network with all that its scores must be labelled with."""
+
+    name: str
+    """Such as "encoder-mini"."""
+    sha256: str
+    """Of the weights' file."""
+    layer: str
+    dimension: int
+    resize: str
+    """What becomes of an image on its way in."""
+    forward: Callable[[Tensor], dict[str, Tensor]]
+    """uint8 B x 3 x H x W -> "features" B x dimension and, of Inception, "logits" B x 1008."""
+    dtype: str = "float32"
+    official: bool = False
+    """Whether it is the Inception that FID, KID and Inception Score are named after."""
+    has_logits: bool = False
+
+
+def choose_extractor(
+    name: str = "auto",
+    inception_weights: Path | None = None,
+    encoder: Path | None = None,
+    device: str = "cpu",
+) -> Extractor:
+    """The extractor asked for; "auto" is Inception where its weights are at hand.
+
+    Nothing is downloaded. Raises UserError where the weights are not there.
+    """
+    found = inception_weights or inception_file()
+    if name == "inception" or inception_weights or (name == "auto" and found.exists()):
+        return load_inception(found, device)
+    return load_mini(encoder or ENCODER, device)
+
+
+def inception_file() -> Path:
+    """Where torch-fidelity keeps its weights."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    home = Path(os.environ.get("TORCH_HOME", cache / "torch"))
+    return home / "hub" / "checkpoints" / INCEPTION_FILE
+
+
+def load_inception(path: Path, device: str) -> Extractor:
+    """torch-fidelity's Inception-v3, with its own TensorFlow-like resize to 299.
+
+    Raises UserError if the file is missing, damaged, or holds more than tensors.
+    """
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    if not path.is_file():
+        raise UserError(
+            f"{path} is not there; put torch-fidelity's {INCEPTION_FILE} ({INCEPTION_SIZE_MB} MB) "
+            "there, or give --inception_weights FILE, or --extractor encoder-mini."
+        )
+    try:
+        torch.load(path, map_location="cpu", weights_only=True)  # refuses a pickle that runs code
+        network = FeatureExtractorInceptionV3(
+            "inception-v3-compat",
+            ["2048", "logits_unbiased"],
+            feature_extractor_weights_path=str(path),
+        )
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
+        raise UserError(f"{path} does not hold Inception's weights ({_brief(error)}).") from None
+    network.to(device)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    official = digest.startswith(INCEPTION_HASH)
+
+    def forward(images: Tensor) -> dict[str, Tensor]:
+        features, logits = network(images)
+        return {"features": features, "logits": logits}
+
+    return Extractor(
+        name="inception-v3" if official else f"inception-v3 with weights {digest[:8]}",
+        sha256=digest,
+        layer="2048-d pool",
+        dimension=2048,
+        resize="bilinear as in TensorFlow 1, without antialiasing, to 299 px (torch-fidelity)",
+        forward=forward,
+        official=official,
+        has_logits=True,
+    )
+
+
+def load_mini(folder: Path, device: str) -> Extractor:
+    """The embedded encoder. Raises UserError if it is not there."""
+    if not (folder / "config.json").exists():
+        raise UserError(
+            f"{folder} is not there; train it with `python -m compare.train_encoder --data "
+            "'[data/SET]'`, or give --inception_weights FILE."
+        )
+    network = load_encoder(folder, device)
+    size, channels = network.config.size, network.config.channels
+
+    def forward(images: Tensor) -> dict[str, Tensor]:
+        pixels = images.float() / 255
+        if channels == 1:
+            pixels = pixels.mean(1, keepdim=True)
+        if pixels.shape[-1] != size:
+            pixels = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True)
+        return {"features": network(pixels.clamp(0, 1))[0]}
+
+    return Extractor(
+        name="encoder-mini",
+        sha256=encoder_hash(folder),
+        layer=f"{network.dimension}-d pool",
+        dimension=network.dimension,
+        resize=f"bicubic with antialiasing to {size} px",
+        forward=forward,
+    )
+
+
+def _brief(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) < 160 else text[:157] + "..."

@@ -1,0 +1,194 @@
+"""What is compared: real images, training images, and generated ones from runs or plain folders."""
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from compare.features import subset
+from core.errors import UserError
+from core.families import FAMILIES
+from core.files import read_json
+from core.images import list_images
+from core.sets import SPLITS, ImageSet, is_set, open_set
+
+FEW = 20
+"""Up to so many real images no Fréchet distance is given."""
+
+
+@dataclass(frozen=True)
+class Fake:
+    """Generated images and where they come from."""
+
+    label: str
+    images: ImageSet
+    folder: Path
+    """Where the images lie."""
+    run: Path | None
+    """The run folder, or the model folder, that made them; None for images from outside."""
+    set_name: str = ""
+    """Name of the folder under samples/."""
+
+    @property
+    def seeds(self) -> list[int | None]:
+        return [row.get("seed") for row in self.images.rows]
+
+    @property
+    def prompts(self) -> list[str]:
+        return self.images.captions
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What `osteon generate` was told; {} for images from outside."""
+        file = self.folder / "settings.json"
+        return read_json(file) if file.exists() else {}
+
+    @property
+    def family(self) -> str:
+        """Its title in the table of families, or "outside images"."""
+        family = FAMILIES.get(str(self.settings.get("family")))
+        return family.title if family else "outside images"
+
+
+@dataclass(frozen=True)
+class Real:
+    """Real images: those that are scored against and those that were learned from."""
+
+    held_out: ImageSet
+    train: ImageSet
+    """Bank of the nearest-image search."""
+    others: ImageSet | None
+    """Images of neither use: what the real-against-real anchor is made of, if there are any."""
+    choice: str
+    """Which images are scored against and why, in words."""
+
+    @property
+    def same(self) -> bool:
+        """Whether the scores are against the training images themselves."""
+        return self.held_out.fingerprint == self.train.fingerprint
+
+    @property
+    def few(self) -> bool:
+        return len(self.held_out) <= FEW
+
+    @property
+    def radiographs(self) -> bool:
+        """Whether they are X-rays, or drawings of X-rays."""
+        if "x-ray" in str(self.held_out.info.get("source", "")).lower():
+            return True
+        named = [c for c in self.held_out.captions if "x-ray" in c.lower() or "radiograph" in c]
+        return 2 * len(named) > len(self.held_out)
+
+
+def open_real(text: str, train: str | None = None) -> Real:
+    """The real images of "data/X", "data/X:split" or a plain folder.
+
+    Without a split: test, else validation, else train, whichever has images.
+    """
+    folder, _, split = text.rpartition(":")
+    if split in SPLITS:
+        held_out = open_set(folder, split)
+        choice = f"the {split} split of {Path(folder).name}, as asked"
+    elif is_set(Path(text)):
+        folder = text
+        counts = {name: _count(Path(text), name) for name in ("test", "validation", "train")}
+        split = next((name for name, count in counts.items() if count), "train")
+        held_out = open_set(text, split)
+        empty = [name for name in ("test", "validation") if not counts[name]]
+        choice = f"the {split} split of {Path(text).name}"
+        if split != "test":
+            choice += (
+                f" (it has no {' and no '.join(empty[: 2 if split == 'train' else 1])} images)"
+            )
+    else:
+        folder, split = "", ""
+        held_out = open_set(text)
+        choice = f"all of {Path(text).name}"
+    if train is not None:
+        bank = open_set(train)
+    elif folder and _count(Path(folder), "train"):
+        bank = open_set(folder, "train")
+    else:
+        bank = held_out
+    return Real(held_out, bank, _others(folder, split, held_out, bank), choice)
+
+
+def _others(folder: str, split: str, held_out: ImageSet, train: ImageSet) -> ImageSet | None:
+    """Real images that are neither: another held-out split, else the training images."""
+    if folder:
+        for name in ("validation", "test"):
+            if name != split and _count(Path(folder), name):
+                return open_set(folder, name)
+    return None if train.fingerprint == held_out.fingerprint else train
+
+
+def _count(folder: Path, split: str) -> int:
+    file = folder / split / "metadata.jsonl"
+    return sum(1 for line in file.open(encoding="utf-8") if line.strip()) if file.exists() else 0
+
+
+def open_fakes(texts: list[str], most: int | None = None) -> list[Fake]:
+    """The generated sets named on the command line, with labels that tell them apart.
+
+    Args:
+        texts: run folders, samples folders, plain folders; "NAME=FOLDER" gives the label.
+        most: use the first so many images of each.
+
+    Raises:
+        UserError: nothing there, several sets to choose from, or fewer than two images.
+    """
+    fakes = [_open_fake(text) for text in texts]
+    clashes = Counter(fake.label for fake in fakes)
+    fakes = [
+        replace(fake, label=f"{fake.label}/{fake.set_name or fake.folder.name}")
+        if clashes[fake.label] > 1
+        else fake
+        for fake in fakes
+    ]
+    twice = [label for label, count in Counter(f.label for f in fakes).items() if count > 1]
+    if twice:
+        raise UserError(f"Two sets are called '{twice[0]}'; name one as --fake NAME=FOLDER.")
+    for fake in fakes:
+        if len(fake.images) < 2:
+            raise UserError(f"{fake.folder} holds one image; a score needs two at the least.")
+    if most is None:
+        return fakes
+    return [
+        replace(fake, images=subset(fake.images, range(min(most, len(fake.images)))))
+        for fake in fakes
+    ]
+
+
+def _open_fake(text: str) -> Fake:
+    given, _, place = text.rpartition("=")
+    if not Path(place).exists() and Path(text).exists():  # a folder with "=" in its name
+        given, place = "", text
+    path = Path(place)
+    if not path.is_dir():
+        raise UserError(f"{path} is not there; give a run, a samples folder or a folder of images.")
+    if (path / "samples").is_dir() and not list_images(path):
+        run, path = path, _only_set(path)
+        return Fake(given or run.name, open_set(path), path, run, path.name)
+    if path.parent.name == "samples":
+        run = path.parents[1]
+        label = run.name if path.name == "default" else f"{run.name}/{path.name}"
+        return Fake(given or label, open_set(path), path, run, path.name)
+    if (path / "run.json").exists():
+        raise UserError(
+            f"{path} holds no samples yet; `osteon generate --run {path} --seeds 0-99` makes some."
+        )
+    return Fake(given or path.resolve().name, open_set(path), path, None)
+
+
+def _only_set(run: Path) -> Path:
+    """samples/default, or the one set there is."""
+    sets = sorted(p for p in (run / "samples").iterdir() if p.is_dir() and list_images(p))
+    if not sets:
+        raise UserError(
+            f"{run} holds no samples yet; `osteon generate --run {run} --seeds 0-99` makes some."
+        )
+    named = [path for path in sets if path.name == "default"] or sets
+    if len(named) > 1:
+        names = ", ".join(str(path) for path in sets)
+        raise UserError(f"{run} holds several sets; name one of {names}.")
+    return named[0]
