@@ -14,13 +14,15 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from PIL import Image
 from tqdm import tqdm
 
 from core.errors import UserError, command
 from core.families import family_of, load_sampler
-from core.files import read_jsonl, write_json, write_jsonl
+from core.files import read_json, read_jsonl, write_json, write_jsonl
 from core.images import png_text, write_png
 from core.prompts import read_prompts
+from core.runs import samples_folder
 from core.session import peak_memory_mb, pick_device
 
 SETTINGS_KEY = "osteon"
@@ -51,7 +53,7 @@ def generate(
     dtype: str = "fp32",
     options: dict[str, Any] | None = None,
 ) -> Path:
-    """Write one PNG per seed to `run/samples/<name>/` and samples.jsonl beside them.
+    """Write one PNG per seed to the run's samples/<name>/ and samples.jsonl beside them.
 
     Args:
         prompts: seed s takes prompts[s % len(prompts)]; None: the run's own.
@@ -68,12 +70,9 @@ def generate(
         if key not in sampler.options:
             known = ", ".join(sampler.options) or "none"
             raise UserError(f"{family_of(run)} knows no option --{key} (it knows: {known}).")
-    settings = {"run": run.name, "family": family_of(run), "dtype": dtype} | {
-        **sampler.options,
-        **given,
-    }
+    settings = settings_of(run, dtype, sampler.options | given)
     prompts = list(prompts) if prompts else sampler.default_prompts
-    folder = run / "samples" / name
+    folder = samples_folder(run, name)
     _check_same(folder, settings)
     wanted = {seed: prompts[seed % len(prompts)] for seed in seeds}
     missing = [seed for seed in seeds if not _is_done(folder, seed, wanted[seed])]
@@ -81,37 +80,50 @@ def generate(
     if state.is_main_process:
         write_json(folder / "settings.json", settings)
     began = time.monotonic()
-    autocast = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(dtype)
-    with tqdm(
-        total=len(mine), desc=f"{run.name}/{name}", unit="image", disable=not state.is_main_process
-    ) as bar:
+    title = f"{run.name}/{name}"
+    with tqdm(total=len(mine), desc=title, unit="image", disable=not state.is_main_process) as bar:
         for first in range(0, len(mine), batch):
             chunk = mine[first : first + batch]
             texts = [wanted[seed] for seed in chunk]
-            with (
-                torch.inference_mode(),
-                torch.autocast(device.split(":")[0], autocast, enabled=autocast is not None),
-            ):
+            with torch.inference_mode(), autocast(device, dtype):
                 images = sampler(chunk, texts, **given)
             for seed, prompt, image in zip(chunk, texts, images, strict=True):
-                facts = {"seed": seed, "prompt": prompt, **settings}
-                text = {SETTINGS_KEY: json.dumps(facts, ensure_ascii=False)}
-                write_png(image, folder / f"{seed:06d}.png", text, synthetic=True)
+                write_sample(image, folder / f"{seed:06d}.png", seed, prompt, settings)
             bar.update(len(chunk))
     state.wait_for_everyone()
     if state.is_main_process:
         _write_index(folder)
-        if mine:
-            seconds = time.monotonic() - began
+        if missing:
             cost = {
                 "images": len(missing),
-                "seconds": round(seconds, 2),
+                "seconds": round(time.monotonic() - began, 2),
                 "device": device,
                 "processes": state.num_processes,
                 "peak_memory_mb": peak_memory_mb(torch.device(device)),
             }
             write_json(folder / "cost.json", cost)
     return folder
+
+
+def settings_of(run: Path, dtype: str, options: dict[str, Any]) -> dict[str, Any]:
+    """What besides seed and prompt makes an image: the model, its state of training, the call."""
+    step = read_json(run / "run.json").get("steps") if (run / "run.json").exists() else None
+    family = family_of(run)
+    return {"run": run.name, "family": family, "trained_steps": step, "dtype": dtype, **options}
+
+
+def autocast(device: str, dtype: str) -> torch.autocast:
+    """The arithmetic of "fp32", "fp16" or "bf16"."""
+    kind = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(dtype)
+    return torch.autocast(device.split(":")[0], kind, enabled=kind is not None)
+
+
+def write_sample(
+    image: Image.Image, path: Path, seed: int, prompt: str, settings: dict[str, Any]
+) -> None:
+    """A PNG that carries what made it (read back by `core.images.png_text`)."""
+    facts = json.dumps({"seed": seed, "prompt": prompt, **settings}, ensure_ascii=False)
+    write_png(image, path, {SETTINGS_KEY: facts}, synthetic=True)
 
 
 def _check_same(folder: Path, settings: dict[str, Any]) -> None:

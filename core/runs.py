@@ -148,6 +148,13 @@ def check_same_settings(path: Path, family: str, settings: Any) -> None:
         )
 
 
+def samples_folder(run: Path, name: str) -> Path:
+    """Where images of a run go. A model folder in diffusers' own format (models/sd2-mini, read
+    only for us) gets a folder under runs/."""
+    owner = run if (run / "run.json").exists() else Path("runs") / run.name
+    return owner / "samples" / name
+
+
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     file = run / "metrics.jsonl"
     return read_jsonl(file) if file.exists() else []
