@@ -1,4 +1,4 @@
-"""`osteon`: one thin table of verbs. Imports without torch; each verb's module is loaded when used."""
+"""`osteon`: one thin table of verbs. Loads no torch; a verb's module is loaded when used."""
 
 import os
 import runpy
@@ -10,17 +10,19 @@ from core.errors import UserError, command
 from core.families import FAMILIES
 
 ROOT = Path(__file__).resolve().parents[1]
-HELP = """osteon: fine-tune diffusion models on small image sets, and say what they are worth.
+SOURCES = ("phantoms", "folder", "nih", "dicom")
+HELP = f"""osteon: fine-tune diffusion models on small image sets, and say what they are worth.
 
-  osteon prepare {phantoms,folder,nih,dicom} ...    raw images -> data/<set>/
-  osteon train {%s} --config F    a prepared set -> runs/<name>/
+  osteon prepare SOURCE ...                   raw images -> data/<set>/
+  osteon train FAMILY --config F              a prepared set -> runs/<name>/
   osteon generate --run R --seeds 0-99        a run -> runs/<name>/samples/<set>/
   osteon compare --real D --fake R ... --out  samples -> reports/<name>/report.html
   osteon app                                  the playground, on 127.0.0.1
   osteon demo                                 all of it, small, in ten minutes on two cores
-  osteon doctor                               what is installed, and what to do about what is not
+  osteon doctor                               what is installed, and what to do
 
-Each verb has --help.""" % ",".join(FAMILIES)
+SOURCE is {", ".join(SOURCES)}; FAMILY is {", ".join(FAMILIES)}.
+Each has --help: osteon train vae --help"""
 MODULES = {
     "generate": "core.generate",
     "compare": "compare.score",
@@ -28,7 +30,6 @@ MODULES = {
     "demo": "core.demo",
     "doctor": "core.doctor",
 }
-SOURCES = ("phantoms", "folder", "nih", "dicom")
 
 
 @command

@@ -60,10 +60,10 @@ FAMILIES: dict[str, Family] = {
 
 
 class Sampler(Protocol):
-    """A loaded generator. An image is its seed and prompt, whatever the batch (DESIGN section 6)."""
+    """A loaded generator. An image is its seed and prompt, whatever the batch."""
 
     options: dict[str, Any]
-    """Settings of one call that this family understands, with their defaults (steps, guidance...)."""
+    """Settings of one call that this family understands, with their defaults."""
     default_prompts: list[str]
     """Prompts to use where none is given; [""] for a family without prompts."""
 

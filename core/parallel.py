@@ -1,9 +1,9 @@
 """Several processes, one batch: each takes its part, and the gradients are added up by hand.
 
-`DistributedDataParallel` is not used where a loss holds a gradient (the penalty of WGAN-GP): its hooks
-follow one backward pass through one forward pass of the wrapped module, and the inner gradient of a
-double backward would be neither averaged nor counted right. Plain modules and one all-reduce are
-exact, for uneven and even empty parts too.
+`DistributedDataParallel` is not used where a loss holds a gradient (the penalty of WGAN-GP): its
+hooks follow one backward pass through one forward pass of the wrapped module, and the inner
+gradient of a double backward would be neither averaged nor counted right. Plain modules and one all-reduce
+are exact, for uneven and even empty parts too.
 """
 
 from typing import Any

@@ -1,8 +1,8 @@
 """All randomness is a function of a seed and a place, never of what ran before.
 
-A training step draws from `stream(seed, "noise", step)`; an image from its own seed. So a resumed run
-draws what the unbroken run would have drawn, two processes draw what one would have, and the batch
-size does not change an image. Nothing about random numbers needs to be saved.
+A training step draws from `stream(seed, "noise", step)`; an image from its own seed. So a resumed
+run draws what the unbroken run would have drawn, two processes draw what one would have, and the
+batch size does not change an image. Nothing about random numbers needs to be saved.
 """
 
 import hashlib
@@ -45,7 +45,7 @@ def batch_at(step: int, count: int, batch: int, seed: int) -> list[int]:
 
 
 def epoch_batch_at(step: int, count: int, batch: int, seed: int) -> list[int]:
-    """Like `batch_at`, but epochs end with a smaller batch of what is left (a plain data loader)."""
+    """Like `batch_at`, but epochs end with a smaller batch of what is left."""
     epoch, place = divmod(step, batches_per_epoch(count, batch))
     return _order(count, seed, epoch)[place * batch : (place + 1) * batch]
 

@@ -237,7 +237,7 @@ class Session:
     # -- after the loop
 
     def finish(self, next_command: str = "", **facts: Any) -> None:
-        """Record the cost, mark the run finished, close trackers and processes, say what is next."""
+        """Record the cost, mark the run finished, close trackers, say what is next."""
         self.run.update(steps=self.step, peak_memory_mb=peak_memory_mb(self.device), **facts)
         self._leave("finished")
         self.accelerator.end_training()
@@ -276,7 +276,7 @@ class Session:
             return {}
 
     def _agreed_to_stop(self) -> bool:
-        """Whether to stop now. Several processes ask each other now and then, and leave together."""
+        """Whether to stop now. Several processes ask each other at times, and leave together."""
         if self.accelerator.num_processes == 1:
             return self._asked
         if not self.due(self.LOG_EVERY):

@@ -43,8 +43,8 @@ def load_state(folder: Path) -> Any:
         structure = json.loads((folder / "state.json").read_text())
     except Exception as error:
         raise UserError(
-            f"The checkpoint {folder} cannot be read ({error}); delete that folder and run the same "
-            "command again to go on from the one before it."
+            f"The checkpoint {folder} cannot be read ({error}); delete that folder and run the "
+            "same command again to go on from the one before it."
         ) from None
 
     def restore(node: dict[str, Any]) -> Any:

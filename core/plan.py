@@ -1,0 +1,36 @@
+"""What a training run will need, worked out before it starts."""
+
+import torch
+from torch import nn
+
+STATE_COPIES = 3  # weights and Adam's two moments
+BYTES = 4  # float32
+
+
+def count_parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def activation_bytes(module: nn.Module, *shapes: tuple[int, ...]) -> int:
+    """Bytes of all float32 layer outputs of one forward pass on inputs of these shapes.
+
+    `module` must have been made under `torch.device("meta")`: nothing is computed.
+    """
+    total = 0
+
+    def count(layer: nn.Module, _: object, output: object) -> None:
+        nonlocal total
+        if isinstance(output, torch.Tensor) and not getattr(layer, "inplace", False):
+            total += output.numel() * BYTES
+
+    layers = [layer for layer in module.modules() if not list(layer.children())]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    module(*(torch.empty(shape, device="meta") for shape in shapes))
+    for hook in hooks:
+        hook.remove()
+    return total
+
+
+def checkpoint_bytes(modules: list[nn.Module]) -> int:
+    """Of one checkpoint: weights and Adam's state."""
+    return STATE_COPIES * BYTES * sum(count_parameters(module) for module in modules)

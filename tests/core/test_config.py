@@ -1,0 +1,104 @@
+"""The door for settings: precedence, refusals in one line, and a saved file that reads back."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import yaml
+
+from core.config import from_dict, leaf_names, leaves, parse, to_dict, to_yaml
+from core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Optim:
+    """How to step."""
+
+    lr: float = 1e-4
+    """Learning rate."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What to train."""
+
+    rank: int = 4
+    """Rank."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """Settings of a trainer that does not exist."""
+
+    data: str
+    """Prepared set."""
+    optim: Optim = field(default_factory=Optim)
+    adapter: Adapter | None = field(default_factory=Adapter)
+    steps: int = 10
+    """Steps."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError("steps must be at least 1")
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
+
+
+def test_flags_win_over_files_wherever_they_stand(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.yaml", "data: x\nsteps: 5\noptim:\n  lr: 2e-3\n")
+    for words in (["--steps", "9", "--config", file], ["--config", file, "--steps", "9"]):
+        settings = parse(Example, words, "").settings
+        assert (settings.steps, settings.optim.lr, settings.data) == (9, 0.002, "x")
+
+
+def test_a_later_file_wins(tmp_path: Path) -> None:
+    first = write(tmp_path / "a.yaml", "data: x\nsteps: 5\n")
+    second = write(tmp_path / "b.yaml", "steps: 7\n")
+    assert parse(Example, ["--config", first, f"--config={second}"], "").settings.steps == 7
+
+
+def test_dry_run_is_told_apart_and_not_saved() -> None:
+    parsed = parse(Example, ["--data", "x", "--dry_run"], "")
+    assert parsed.dry_run
+    assert "dry_run" not in to_dict(parsed.settings)
+
+
+def test_saved_settings_read_back_equal() -> None:
+    settings = parse(Example, ["--data", "x", "--adapter", "null", "--optim.lr", "1e-5"], "").settings
+    assert settings.adapter is None
+    assert from_dict(Example, yaml.safe_load(to_yaml(settings))) == settings
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--data", "x", "--stepz", "3"], "steps"),
+        (["--data", "x", "--optim.l", "3"], "optim.lr"),
+        (["--data", "x", "--steps", "many"], "steps"),
+        (["--steps", "3"], "data"),
+        (["--data", "x", "--steps", "0"], "at least 1"),
+        (["--config", "absent.yaml"], "absent.yaml"),
+        (["--config"], "YAML"),
+    ],
+)
+def test_bad_input_is_one_line(words: list[str], said: str) -> None:
+    with pytest.raises(UserError, match=said) as caught:
+        parse(Example, words, "")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_repeats_or_invents_a_key_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="twice"):
+        parse(Example, ["--config", write(tmp_path / "a.yaml", "data: x\ndata: y\n")], "")
+    with pytest.raises(UserError, match="steps"):
+        parse(Example, ["--config", write(tmp_path / "b.yaml", "data: x\nstepz: 3\n")], "")
+    with pytest.raises(UserError, match="not valid YAML"):
+        parse(Example, ["--config", write(tmp_path / "c.yaml", "data: [x\n")], "")
+
+
+def test_leaves_are_dotted() -> None:
+    assert leaves({"a": {"b": 1, "c": {"d": 2}}, "e": 3}) == {"a.b": 1, "a.c.d": 2, "e": 3}
+    assert leaf_names(Example) == ["data", "optim.lr", "adapter.rank", "steps"]

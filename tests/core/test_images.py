@@ -1,0 +1,106 @@
+"""Images as they are found in the wild, and as they are written."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import core.images
+from core.errors import UserError
+from core.images import (
+    fingerprint,
+    fit,
+    grid,
+    list_images,
+    open_image,
+    png_text,
+    write_png,
+)
+
+
+def test_listing_is_sorted_and_skips_what_is_no_picture(tmp_path: Path) -> None:
+    for name in ("b.png", "a.JPG", "Thumbs.db", "notes.txt", ".hidden.png"):
+        (tmp_path / name).write_bytes(b"x")
+    for folder in (".ipynb_checkpoints", "__MACOSX", "deeper"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "c.png").write_bytes(b"x")
+    assert [p.name for p in list_images(tmp_path)] == ["a.JPG", "b.png"]
+    assert [p.name for p in list_images(tmp_path, deep=True)] == ["a.JPG", "b.png", "c.png"]
+    with pytest.raises(UserError, match="not a folder"):
+        list_images(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "P", "CMYK", "1", "I;16", "F"])
+def test_every_mode_becomes_grey_or_colour(tmp_path: Path, mode: str) -> None:
+    if mode == "I;16":
+        image = Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000)
+    else:
+        image = Image.new("RGB", (8, 8), (10, 10, 10)).convert(mode)
+    path = tmp_path / ("x.tiff" if mode in ("CMYK", "F", "I;16") else "x.png")
+    image.save(path)
+    for wanted in ("L", "RGB"):
+        assert open_image(path, wanted).mode == wanted
+
+
+def test_sixteen_bits_are_windowed_not_clipped(tmp_path: Path) -> None:
+    values = np.array([[1000, 2000], [3000, 5000]], dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "x.png")
+    pixels = np.asarray(open_image(tmp_path / "x.png", "L"))
+    assert pixels.tolist() == [[0, 64], [128, 255]]
+
+
+def test_transparency_lies_on_white(tmp_path: Path) -> None:
+    Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(tmp_path / "x.png")
+    assert np.asarray(open_image(tmp_path / "x.png", "L")).min() == 255
+
+
+def test_rotation_by_exif_is_undone(tmp_path: Path) -> None:
+    image = Image.new("RGB", (8, 4))
+    exif = image.getexif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    image.save(tmp_path / "x.jpg", exif=exif)
+    assert open_image(tmp_path / "x.jpg").size == (4, 8)
+
+
+def test_damaged_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.png").write_text("hello")
+    Image.effect_noise((64, 64), 50).save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:500])
+    for name in ("empty", "text", "cut"):
+        with pytest.raises(UserError, match=f"{name}.png"):
+            open_image(tmp_path / f"{name}.png")
+    monkeypatch.setattr(core.images, "MAX_PIXELS", 100)
+    with pytest.raises(UserError, match="pixels"):
+        open_image(tmp_path / "whole.png")
+
+
+def test_fit_crops_the_centre() -> None:
+    image = Image.new("L", (30, 10), 0)
+    image.paste(200, (10, 0, 20, 10))
+    assert np.asarray(fit(image, 10)).min() == 200
+
+
+def test_a_written_image_carries_its_text_and_the_synthetic_mark(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    write_png(Image.fromarray(pixels), tmp_path / "x.png", {"osteon": "{}"}, synthetic=True)
+    text = png_text(tmp_path / "x.png")
+    assert text["osteon"] == "{}"
+    assert "trainedAlgorithmicMedia" in text["XML:com.adobe.xmp"]
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "x.png")), pixels)
+
+
+def test_the_fingerprint_follows_contents(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"1")
+    first = fingerprint([tmp_path / "a"])
+    (tmp_path / "a").write_bytes(b"2")
+    assert fingerprint([tmp_path / "a"]) != first
+
+
+def test_a_grid_has_a_place_for_each() -> None:
+    sheet = grid([Image.new("L", (4, 4), value) for value in (0, 50, 100)], columns=2, gap=1)
+    assert sheet.size == (9, 9)
+    assert sheet.getpixel((0, 0)) == 0
+    assert sheet.getpixel((5, 0)) == 50
+    assert sheet.getpixel((0, 5)) == 100
