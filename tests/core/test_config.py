@@ -67,7 +67,9 @@ def test_dry_run_is_told_apart_and_not_saved() -> None:
 
 
 def test_saved_settings_read_back_equal() -> None:
-    settings = parse(Example, ["--data", "x", "--adapter", "null", "--optim.lr", "1e-5"], "").settings
+    settings = parse(
+        Example, ["--data", "x", "--adapter", "null", "--optim.lr", "1e-5"], ""
+    ).settings
     assert settings.adapter is None
     assert from_dict(Example, yaml.safe_load(to_yaml(settings))) == settings
 

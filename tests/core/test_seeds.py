@@ -1,5 +1,7 @@
 """Randomness is a function of seed and place."""
 
+from itertools import chain
+
 import torch
 
 from core.seeds import batch_at, epoch_batch_at, image_noise, seed_everything, stream
@@ -28,7 +30,7 @@ def test_the_order_does_not_depend_on_the_batch_size() -> None:
 def test_an_epoch_ends_with_a_smaller_batch() -> None:
     batches = [epoch_batch_at(step, 10, 4, 0) for step in range(6)]
     assert [len(batch) for batch in batches] == [4, 4, 2, 4, 4, 2]
-    assert sorted(sum(batches[:3], [])) == sorted(sum(batches[3:], [])) == list(range(10))
+    assert sorted(chain(*batches[:3])) == sorted(chain(*batches[3:])) == list(range(10))
 
 
 def test_image_noise_is_one_seed_an_image() -> None:

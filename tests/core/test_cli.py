@@ -1,0 +1,74 @@
+"""The console script: quick, torch-free, and plain about mistakes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from core.cli import ROOT
+from core.config import leaf_names, parse
+from core.demo import STAGES, arguments_of
+from core.families import FAMILIES, resolve
+
+
+def osteon(*words: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "core.cli", *words], capture_output=True, text=True, cwd=ROOT
+    )
+
+
+def test_help_loads_no_torch() -> None:
+    code = (
+        "import sys, core.cli, core.config, core.runs, core.families; print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "False", done.stderr
+    assert "osteon prepare" in osteon("--help").stdout
+
+
+@pytest.mark.parametrize("words", [["nonsense"], ["train"], ["train", "flow"], ["prepare", "mri"]])
+def test_mistakes_are_one_line_and_code_2(words: list[str]) -> None:
+    done = osteon(*words)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_is_whole(name: str) -> None:
+    family = FAMILIES[name]
+    assert (ROOT / family.script).is_file()
+    settings = resolve(family.settings)
+    assert {"data", "run_dir", "steps", "seed"} <= set(leaf_names(settings))
+    assert len(leaf_names(settings)) <= 40
+    assert callable(resolve(family.sampler))
+
+
+def test_settings_load_no_torch() -> None:
+    modules = sorted({family.settings.split(":")[0] for family in FAMILIES.values()})
+    code = f"import sys, {', '.join(modules)}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "False", done.stderr
+
+
+FOLDERS = {"dreambooth": "dreambooth", "base": "base", "wgan-gp": "gan", "vae": "vae"}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_preset_parses_and_opens_with_its_launch_line(name: str) -> None:
+    files = sorted((ROOT / "configs" / FOLDERS[name]).glob("*.yaml"))
+    assert files
+    for file in files:
+        script = FAMILIES[name].script
+        launch = f"# accelerate launch {script} --config {file.relative_to(ROOT)}"
+        assert file.read_text().splitlines()[0] == launch
+        words = ["--config", str(file), "--data", "x", "--run_dir", "y"]
+        parse(resolve(FAMILIES[name].settings), words, "")
+
+
+def test_the_demo_names_files_that_exist() -> None:
+    words = [word for stage in STAGES for word in arguments_of(stage)]
+    files = [word for word in words if word.startswith(("configs/", "prompts/", "models/"))]
+    assert len(files) >= 6
+    assert [file for file in files if not Path(ROOT, file).exists()] == []

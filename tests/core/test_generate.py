@@ -1,0 +1,113 @@
+"""An image is its seed; a stopped command goes on; nothing is overwritten in silence."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import core.families
+from core.errors import UserError
+from core.files import read_jsonl
+from core.generate import SETTINGS_KEY, generate, main, read_seeds
+from core.images import png_text
+from core.prompts import read_prompts
+from core.sets import open_set
+from tests.core import toy
+
+
+@pytest.fixture
+def run(make_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setitem(core.families.FAMILIES, "toy", toy.FAMILY)
+    toy.train(toy.ToySettings(data=str(make_folder()), run_dir=str(tmp_path / "run")))
+    return tmp_path / "run"
+
+
+def test_an_image_is_its_seed_whatever_the_batch(run: Path) -> None:
+    one = generate(run, range(7), name="one", batch=1)
+    many = generate(run, range(6, -1, -1), name="many", batch=3)
+    for seed in range(7):
+        images = [np.asarray(Image.open(f / f"{seed:06d}.png")).astype(int) for f in (one, many)]
+        assert np.abs(images[0] - images[1]).max() <= 1
+
+
+def test_samples_carry_what_made_them(run: Path) -> None:
+    folder = generate(run, [4, 5], options={"gain": 2.0})
+    rows = read_jsonl(folder / "samples.jsonl")
+    assert [(r["file"], r["seed"], r["prompt"]) for r in rows] == [
+        ("000004.png", 4, "dark"),
+        ("000005.png", 5, "light"),
+    ]
+    facts = json.loads(png_text(folder / "000004.png")[SETTINGS_KEY])
+    assert (facts["seed"], facts["gain"], facts["run"], facts["trained_steps"]) == (
+        4,
+        2.0,
+        "run",
+        6,
+    )
+    assert open_set(folder).captions == ["dark", "light"]
+
+
+def test_what_is_there_is_kept_and_other_settings_are_refused(run: Path) -> None:
+    folder = generate(run, range(3))
+    before = (folder / "000001.png").stat().st_mtime_ns
+    generate(run, range(5))
+    assert (folder / "000001.png").stat().st_mtime_ns == before
+    assert len(read_jsonl(folder / "samples.jsonl")) == 5
+    with pytest.raises(UserError, match=r"gain: 1\.0 -> 3\.0"):
+        generate(run, range(3), options={"gain": 3.0})
+    with pytest.raises(UserError, match="another prompt"):
+        generate(run, range(3), prompts=["light"])
+    with pytest.raises(UserError, match="knows no option --steps"):
+        generate(run, range(3), name="b", options={"steps": 3})
+
+
+def test_two_processes_share_the_seeds(run: Path, tmp_path: Path) -> None:
+    alone = generate(run, range(5), name="alone")
+    script = (
+        "import core.families; from tests.core import toy;"
+        "core.families.FAMILIES['toy'] = toy.FAMILY;"
+        "from accelerate import PartialState; state = PartialState();"
+        "assert state.num_processes == 2;"
+        "from core.generate import generate; from pathlib import Path; import sys;"
+        "generate(Path(sys.argv[1]), range(5), name='shared'); state.destroy_process_group()"
+    )
+    (tmp_path / "share.py").write_text(script)
+    root = Path(__file__).resolve().parents[2]
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2",
+         "--master_port", "29541", str(tmp_path / "share.py"), str(run)],
+        env=os.environ | {"PYTHONPATH": str(root), "ACCELERATE_USE_CPU": "true"},
+        check=True,
+    )  # fmt: skip
+    shared = run / "samples/shared"
+    assert len(read_jsonl(shared / "samples.jsonl")) == 5
+    for path in sorted(alone.glob("*.png")):
+        assert Image.open(path).tobytes() == Image.open(shared / path.name).tobytes()
+
+
+def test_the_command_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--run", str(run), "--seeds", "0-2,7", "--prompt", "light", "--gain", "1.5"])
+    assert "4 images in" in capsys.readouterr().out
+    for words in (["--seeds", "x"], ["--gain"], ["--run", "absent"]):
+        with pytest.raises(SystemExit) as stop:
+            main(["--run", str(run), *words])
+        assert stop.value.code == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_seeds_and_prompts_are_read(tmp_path: Path) -> None:
+    assert read_seeds("0-2, 9,1") == [0, 1, 2, 9]
+    (tmp_path / "p.txt").write_text("# habitats\n\n a bird \nà wing\n")
+    assert read_prompts(tmp_path / "p.txt") == ["a bird", "à wing"]
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a"}\n{"text": "b"}\n')
+    assert read_prompts(tmp_path / "p.jsonl") == ["a", "b"]
+    (tmp_path / "empty.txt").write_text("# nothing\n")
+    for name in ("empty.txt", "absent.txt"):
+        with pytest.raises(UserError):
+            read_prompts(tmp_path / name)

@@ -1,0 +1,59 @@
+"""Prepared sets and plain folders open the same way."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import core.sets
+from core.errors import UserError
+from core.prompts import read_prompts
+from core.sets import open_set
+
+
+@pytest.fixture
+def prepared(make_folder: Callable[..., Path], tmp_path: Path) -> Path:
+    folder = tmp_path / "set"
+    for split, count in (("train", 4), ("test", 2)):
+        make_folder(f"set-{split}", count).rename(tmp_path / split)
+        folder.mkdir(exist_ok=True)
+        (tmp_path / split).rename(folder / split)
+        rows = [{"file_name": f"{i:03d}.png", "text": f"{split} {i}"} for i in range(count)]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / split / "metadata.jsonl").write_text(text)
+    (folder / "set.json").write_text(json.dumps({"mode": "L", "size": 8}))
+    return folder
+
+
+def test_splits_open_by_name(prepared: Path) -> None:
+    assert open_set(prepared).captions == [f"train {i}" for i in range(4)]
+    assert open_set(f"{prepared}:test").captions == ["test 0", "test 1"]
+    assert open_set(prepared, "test").name == "set:test"
+    assert read_prompts(f"{prepared}:test") == ["test 0", "test 1"]
+    with pytest.raises(UserError, match="no validation split"):
+        open_set(f"{prepared}:validation")
+
+
+def test_a_plain_folder_opens_too(make_folder: Callable[..., Path], tmp_path: Path) -> None:
+    assert open_set(make_folder("grey")).mode == "L"
+    colour = open_set(make_folder("colour", mode="RGB"))
+    assert (colour.mode, colour.captions) == ("RGB", [""] * 5)
+    (tmp_path / "empty").mkdir()
+    for path, said in (("empty", "holds no image"), ("absent", "osteon prepare")):
+        with pytest.raises(UserError, match=said):
+            open_set(tmp_path / path)
+
+
+def test_a_memory_map_holds_the_same_pixels(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image_set = open_set(prepared)
+    plain = image_set.pixels(8)
+    assert plain.shape == (4, 8, 8)
+    monkeypatch.setattr(core.sets, "MEMORY_LIMIT", 10)
+    mapped = image_set.pixels(8)
+    assert isinstance(mapped, np.memmap)
+    assert np.array_equal(plain, mapped)
+    assert image_set.pixels(8, "RGB").shape == (4, 8, 8, 3)
