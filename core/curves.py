@@ -34,7 +34,8 @@ def plot(
         width = max(1, min(MEAN_OVER, len(y) // 10))
         mean = np.convolve(y, np.ones(width) / width, mode="valid")
         panel.plot(x, y, color="#9db8d2", linewidth=0.8)
-        panel.plot(x[len(x) - len(mean) :], mean, color="#1f4e79", linewidth=1.8)
+        marker = "o" if len(y) == 1 else None
+        panel.plot(x[len(x) - len(mean) :], mean, color="#1f4e79", linewidth=1.8, marker=marker)
         panel.set_title(name.replace("_", " "), fontsize=10)
         panel.set_xlabel(axis)
         panel.grid(alpha=0.3)

@@ -1,0 +1,43 @@
+"""The losses of WGAN-GP (Gulrajani et al. 2017, arXiv 1704.00028). Tensors in, numbers out."""
+
+from collections.abc import Callable
+
+import torch
+
+
+def score_gap(real_scores: torch.Tensor, fake_scores: torch.Tensor) -> torch.Tensor:
+    """mean critic(fake) - mean critic(real): the critic's loss but for the penalty.
+
+    Its negative estimates the Wasserstein distance, up to the critic's Lipschitz constant.
+    """
+    return fake_scores.mean() - real_scores.mean()
+
+
+def gradient_penalty(
+    critic: Callable[[torch.Tensor], torch.Tensor],
+    real: torch.Tensor,
+    fake: torch.Tensor,
+    alpha: torch.Tensor,
+) -> torch.Tensor:
+    """mean (||grad critic(mixed)||_2 - 1)^2 at mixed = real * alpha + fake * (1 - alpha).
+
+    Differentiable in the critic's parameters. `critic` must not mix the images of a batch.
+
+    Args:
+        real, fake: N x C x H x W.
+        alpha: N numbers from U(0, 1), one per image.
+    """
+    alpha = alpha.view(-1, 1, 1, 1)
+    mixed = (real * alpha + fake * (1 - alpha)).detach().requires_grad_()
+    # The sum's gradient holds, image by image, the gradient of that image's own score.
+    (gradient,) = torch.autograd.grad(critic(mixed).sum(), mixed, create_graph=True)
+    norms = gradient.flatten(1).norm(2, dim=1)  # N
+    return (norms - 1).square().mean()
+
+
+def critic_loss(gap: torch.Tensor, penalty: torch.Tensor, weight: float) -> torch.Tensor:
+    return gap + weight * penalty
+
+
+def generator_loss(fake_scores: torch.Tensor) -> torch.Tensor:
+    return -fake_scores.mean()
