@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from core.errors import UserError
 from core.files import atomic_path
@@ -64,7 +64,10 @@ def open_image(path: Path, mode: str = "RGB") -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise UserError(f"{path}: too many pixels (a decompression bomb?)") from None
     except Exception as error:
-        reason = "empty file" if path.exists() and path.stat().st_size == 0 else str(error)
+        unknown = isinstance(error, UnidentifiedImageError)  # its message repeats the path
+        reason = "no image by its content" if unknown else str(error)
+        if path.exists() and path.stat().st_size == 0:
+            reason = "empty file"
         raise UserError(f"{path}: not a readable image ({reason})") from None
 
 

@@ -18,6 +18,7 @@ FINDING_ORDER: tuple[str, ...] = (  # the labels of ChestX-ray14, the commoner f
     "Pneumonia",
     "Hernia",
 )
+NO_FINDING = "No Finding"
 SEXES = {"M": "male", "F": "female"}
 
 

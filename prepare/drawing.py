@@ -5,7 +5,7 @@ from typing import Any
 from PIL import Image
 
 from prepare.bestiary import Scene, caption, draw_scene
-from prepare.captions import chest_caption, in_order
+from prepare.captions import NO_FINDING, chest_caption, in_order
 from prepare.chest import Chest, draw_chest
 
 CHEST_COLUMNS = ("findings", "view", "sex", "age", "marker", "border")
@@ -17,7 +17,7 @@ def chest_row(chest: Chest) -> dict[str, Any]:
     return {
         "text": chest_caption(chest.findings, chest.view, chest.sex, chest.age),
         "domain": "chest",
-        "findings": in_order(chest.findings),
+        "findings": in_order(chest.findings) or [NO_FINDING],
         "view": chest.view,
         "sex": chest.sex,
         "age": chest.age,

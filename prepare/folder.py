@@ -123,9 +123,10 @@ def caption_rows(
     for path in paths:
         row = dict.fromkeys(["text", *columns]) | known.get(path, {})
         beside = path.with_suffix(".txt")
+        if beside.is_file():
+            texts.add(beside)
         try:
-            if not row["text"] and beside.is_file():
-                texts.add(beside)
+            if not row["text"] and beside in texts:
                 row["text"] = " ".join(beside.read_text(encoding="utf-8-sig").split())
         except UnicodeDecodeError:
             name = str(path.relative_to(source))

@@ -14,7 +14,7 @@ from typing import Any
 from core.config import parse
 from core.errors import UserError, command
 from core.sets import SPLITS
-from prepare.captions import chest_caption
+from prepare.captions import NO_FINDING, chest_caption
 from prepare.nih_table import Entry, Table, find_download, read_entries
 from prepare.settings import NihSettings
 from prepare.splitting import place_of, split_by_group
@@ -92,7 +92,7 @@ def choose(entries: Sequence[Entry], present: set[str], settings: NihSettings) -
     chosen = [
         e
         for e in entries
-        if e.name in present and (wanted is None or wanted & set(e.findings or ("No Finding",)))
+        if e.name in present and (wanted is None or wanted & set(e.findings or [NO_FINDING]))
     ]
     if settings.limit is not None and settings.limit < len(chosen):
         drawn = sorted(chosen, key=lambda e: place_of(e.name, settings.seed))[: settings.limit]
@@ -105,14 +105,13 @@ def wanted_findings(entries: Sequence[Entry], findings: Sequence[str] | None) ->
     if findings is None:
         return None
     known = {name.casefold(): name for e in entries for name in e.findings}
-    known["no finding"] = "No Finding"
-    asked = {name: known.get(name.strip().replace(" ", "_").casefold()) for name in findings}
-    asked |= {name: known["no finding"] for name in findings if "no" in name.casefold().split()}
+    known[NO_FINDING.casefold()] = NO_FINDING
+    known |= {name.replace("_", " "): spelled for name, spelled in known.items()}
+    asked = {name: known.get(name.strip().casefold()) for name in findings}
     for name, match in asked.items():
         if match is None:
-            raise UserError(
-                f"--findings '{name}' is not in the table; known: {', '.join(known.values())}."
-            )
+            spelled = ", ".join(sorted({*known.values()}))
+            raise UserError(f"--findings '{name}' is not in the table; known: {spelled}.")
     return {match for match in asked.values() if match}
 
 
@@ -141,7 +140,7 @@ def row_of(entry: Entry) -> dict[str, Any]:
     return {
         "text": chest_caption(entry.findings, entry.view, entry.sex, entry.age),
         "domain": "chest",
-        "findings": list(entry.findings),
+        "findings": list(entry.findings) or [NO_FINDING],
         "view": entry.view,
         "sex": entry.sex,
         "age": entry.age,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from core.errors import UserError
 from core.images import SUFFIXES
-from prepare.captions import in_order
+from prepare.captions import NO_FINDING, in_order
 from prepare.tables import csv_lines, read_text
 
 MAX_AGE = 120  # years; the first release has ages up to 414
@@ -127,7 +127,7 @@ def _entry(cells: list[str]) -> tuple[Entry, bool]:
     years = years_of(age)
     entry = Entry(
         name=name,
-        findings=tuple(in_order(f for f in findings.split("|") if f and f != "No Finding")),
+        findings=tuple(in_order(f for f in findings.split("|") if f and f != NO_FINDING)),
         follow_up=int(follow_up),
         patient=int(patient),
         age=years,

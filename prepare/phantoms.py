@@ -51,7 +51,7 @@ def phantom_items(settings: PhantomSettings) -> list[Any]:
     from prepare.drawing import CHEST_COLUMNS, SCENE_COLUMNS, chest_row, scene_row
     from prepare.writing import Item
 
-    empty = dict.fromkeys((*CHEST_COLUMNS, *SCENE_COLUMNS)) | {"findings": []}
+    empty = dict.fromkeys((*CHEST_COLUMNS, *SCENE_COLUMNS))
     items = []
     for split, count in zip(SPLITS, (settings.count, *settings.held_out), strict=True):
         for number in range(count):

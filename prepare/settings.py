@@ -72,8 +72,8 @@ class FolderSettings:
     """Share held out for testing; a tenth if not given, none of fewer than 20 images."""
     group: str | None = None
     """Column whose values (patients, subjects) must not be in two splits; "folder": subfolders."""
-    near: int = 4
-    """Images whose 64-bit perceptual hashes differ by no more bits stay in one split; -1: off."""
+    near: int = 24
+    """Images whose 256-bit perceptual hashes differ by no more bits stay in one split; -1: off."""
     seed: int = 0
     """Draws the splits."""
     licence: str = "not stated"

@@ -58,17 +58,17 @@ def _fill(
         chosen[nearest] = split
 
 
-def near_groups(hashes: Sequence[int], distance: int) -> list[int]:
+def near_groups(hashes: Sequence[bytes], distance: int) -> list[int]:
     """For each image the first one it is linked to by steps of at most `distance` different bits.
 
     Args:
-        hashes: 64-bit perceptual hashes.
+        hashes: perceptual hashes of one length, a multiple of 8 bytes.
         distance: 0 links equal hashes only; below 0 nothing is linked.
     """
     first = list(range(len(hashes)))
     if distance < 0 or not hashes:
         return first
-    bits = np.array(hashes, dtype=np.uint64)
+    words = np.frombuffer(b"".join(hashes), dtype=np.uint64).reshape(len(hashes), -1)  # N x W
 
     def root(i: int) -> int:
         while first[i] != i:
@@ -76,12 +76,12 @@ def near_groups(hashes: Sequence[int], distance: int) -> list[int]:
             i = first[i]
         return i
 
-    for i in range(1, len(bits)):
-        apart = np.bitwise_count(bits[:i] ^ bits[i])  # (i,)
+    for i in range(1, len(words)):
+        apart = np.bitwise_count(words[:i] ^ words[i]).sum(axis=1, dtype=np.uint16)  # (i,)
         for j in np.flatnonzero(apart <= distance):
             low, high = sorted((root(int(j)), root(i)))
             first[high] = low
-    return [root(i) for i in range(len(bits))]
+    return [root(i) for i in range(len(words))]
 
 
 def join_groups(groups: Sequence[str], linked: Iterable[int]) -> list[str]:

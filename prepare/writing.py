@@ -22,6 +22,7 @@ from core.errors import UserError
 from core.files import read_json, write_json, write_jsonl
 from core.images import fingerprint_of, fit, open_image, write_png
 from core.sets import SPLITS
+from prepare.columns import settle
 from prepare.pool import spread
 
 SCHEMA = 1
@@ -182,20 +183,18 @@ def _finish(
     """Write metadata.jsonl and set.json, and drop images that no longer belong."""
     counts, prints = {}, {}
     whole = hashlib.sha256()
-    for split in SPLITS:
-        here = [(item, result) for item, result in good if item.split == split]
-        names = [f"{item.key}.png" for item, _ in here]
-        rows = [{"file_name": n, **item.row} for n, (item, _) in zip(names, here, strict=True)]
-        counts[split] = len(here)
-        if here:
-            write_jsonl(out / split / "metadata.jsonl", rows)
-            prints[split] = fingerprint_of(
-                (name, bytes.fromhex(result.sha256))
-                for name, (_, result) in zip(names, here, strict=True)
-            )
-            whole.update(f"{split} {prints[split]}\n".encode())
-            whole.update((out / split / "metadata.jsonl").read_bytes())
-        _drop_strangers(out / split, set(names))
+    parts = {split: [pair for pair in good if pair[0].split == split] for split in SPLITS}
+    rows = settle({split: [item.row for item, _ in part] for split, part in parts.items()})
+    for split, part in parts.items():
+        files = [(f"{item.key}.png", bytes.fromhex(made.sha256)) for item, made in part]
+        counts[split] = len(files)
+        if files:
+            named = zip(files, rows[split], strict=True)
+            metadata = out / split / "metadata.jsonl"
+            write_jsonl(metadata, ({"file_name": name, **row} for (name, _), row in named))
+            prints[split] = fingerprint_of(files)
+            whole.update(f"{split} {prints[split]}\n".encode() + metadata.read_bytes())
+        _drop_strangers(out / split, {name for name, _ in files})
     description = {
         **facts,
         "counts": counts,
