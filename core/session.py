@@ -82,6 +82,7 @@ class Session:
         self.main = self.accelerator.is_main_process
         self.device = self.accelerator.device
         self.run = Run(Path(settings.run_dir), self.main)
+        self.accelerator.wait_for_everyone()  # all have looked at the folder before one writes
         self.step = 0
         """Steps done."""
         self._state: Mapping[str, Stateful] = {}
@@ -236,11 +237,15 @@ class Session:
 
     # -- after the loop
 
-    def finish(self, next_command: str = "", **facts: Any) -> None:
-        """Record the cost, mark the run finished, close trackers, say what is next."""
+    def finish(self, next_command: str = "", last: bool = True, **facts: Any) -> None:
+        """Record the cost, mark the run finished, say what is next.
+
+        `last`: close trackers and processes; no other session follows in this program.
+        """
         self.run.update(steps=self.step, peak_memory_mb=peak_memory_mb(self.device), **facts)
         self._leave("finished")
-        self.accelerator.end_training()
+        if last:
+            self.accelerator.end_training()
         self.say(f"Trained {self.run.path} to step {self.step} in {self.seconds:.0f} s.")
         self.say(f"Next: {next_command or f'osteon generate --run {self.run.path} --seeds 0-15'}")
 

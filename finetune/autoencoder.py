@@ -9,6 +9,8 @@ from diffusers import AutoencoderKL, get_scheduler
 
 from core.files import atomic_folder
 from core.images import from_array, grid, write_png
+from core.parallel import part_of
+from core.plan import count_parameters
 from core.seeds import batch_at, stream
 from core.session import Session
 from core.sets import open_set
@@ -36,67 +38,85 @@ def to_images(tensor: torch.Tensor) -> list:
     return from_array(pixels.permute(0, 2, 3, 1).cpu().numpy())
 
 
+class Reconstructor(torch.nn.Module):
+    """Encode, draw a latent, decode: one module, so that several processes train it as one."""
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(
+        self, images: torch.Tensor, noise: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """B x 3 x H x W in [-1, 1], B x 4 x h x w noise -> like `images`; KL per latent element."""
+        posterior = self.vae.encode(images).latent_dist
+        output = self.vae.decode(posterior.mean + posterior.std * noise).sample
+        return output, posterior.kl().mean() / noise[0].numel()
+
+
+def open_autoencoder(settings: AutoencoderRun) -> AutoencoderKL:
+    """A new one, or the one to start from with its encoder frozen (its latents stay valid)."""
+    if settings.start is None:
+        return build_autoencoder(settings.autoencoder, settings.size)
+    vae = AutoencoderKL.from_pretrained(settings.start)
+    for frozen in (vae.encoder, vae.quant_conv):
+        frozen.requires_grad_(False)
+    return vae
+
+
 def train_autoencoder(settings: AutoencoderRun) -> None:
     """Train until `settings.steps`; the result lies in run_dir/weights (diffusers format)."""
     image_set = open_set(settings.data)
     session = Session("base", settings, image_set)
+    accelerator = session.accelerator
     own = settings.autoencoder
     torch.manual_seed(settings.seed)
-    model = build_autoencoder(own, settings.size).to(memory_format=torch.channels_last)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=own.lr, weight_decay=0.0)
+    vae = open_autoencoder(settings)
+    model = Reconstructor(vae).to(memory_format=torch.channels_last)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(trained, lr=own.lr, weight_decay=0.0)
     schedule = get_scheduler(
         "linear", optimiser, num_warmup_steps=50, num_training_steps=settings.steps
     )
-    model, optimiser = session.accelerator.prepare(model, optimiser)
+    model, optimiser = accelerator.prepare(model, optimiser)
     session.start(
         {"model": model, "optimiser": optimiser, "schedule": schedule},
-        parameters=sum(p.numel() for p in model.parameters()),
+        parameters=count_parameters(model),
     )
     images = torch.from_numpy(image_set.pixels(settings.size, "RGB"))  # uint8 N x H x W x 3
-    world, rank = session.accelerator.num_processes, session.accelerator.process_index
+    latent = (own.batch, vae.config.latent_channels, settings.size // 4, settings.size // 4)
 
     for step in session.steps(own.batch):
-        chosen = batch_at(step, len(images), own.batch, settings.seed)[rank::world]
-        wanted = to_tensor(images[chosen].to(session.device))
+        chosen = batch_at(step, len(images), own.batch, settings.seed)
+        noise = torch.randn(latent, generator=stream(settings.seed, "latent", step))
+        wanted = to_tensor(images[part_of(chosen, accelerator)].to(session.device))
 
-        with session.accelerator.autocast():
-            posterior = session.accelerator.unwrap_model(model).encode(wanted).latent_dist
-            noise = torch.randn(
-                posterior.mean.shape, generator=stream(settings.seed, "latent", step, rank)
-            ).to(session.device)
-            output = (
-                session.accelerator.unwrap_model(model)
-                .decode(posterior.mean + posterior.std * noise)
-                .sample
-            )
-            error = reconstruction_loss(output, wanted)
-            divergence = posterior.kl().mean() / posterior.mean[0].numel()
-            loss = error + own.kl * divergence
-
-        session.accelerator.backward(loss)
-        session.accelerator.clip_grad_norm_(model.parameters(), 1.0)
+        with accelerator.autocast():
+            output, divergence = model(wanted, part_of(noise, accelerator).to(session.device))
+        error = reconstruction_loss(output, wanted)
+        loss = error + own.kl * divergence
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(trained, 1.0)
         optimiser.step()
         schedule.step()
         optimiser.zero_grad(set_to_none=True)
         session.log(loss=loss, error=error, kl=divergence)
 
         if session.main and session.due_after(settings.preview_every):
-            pairs = torch.cat([wanted[:8], output[:8]])
-            write_png(
-                grid(to_images(pairs.detach()), 8),
-                session.run.path / "previews" / f"step-{step + 1:06d}.png",
-            )
+            pairs = to_images(torch.cat([wanted[:8], output.detach()[:8]]))
+            write_png(grid(pairs, 8), session.run.path / "previews" / f"step-{step + 1:06d}.png")
 
-    save_scaled(session.accelerator.unwrap_model(model), images, session)
-    session.finish(next_command="nothing to do; text encoder and UNet follow by themselves")
+    if session.main:
+        save_scaled(vae, images, session)
+    whole = settings.run_dir.removesuffix("-decoder").removesuffix("-autoencoder")
+    session.finish(f"the stages of {whole} that are left", last=settings.start is not None)
 
 
 @torch.no_grad()
-def save_scaled(model: AutoencoderKL, images: torch.Tensor, session: Session) -> None:
+def save_scaled(vae: AutoencoderKL, images: torch.Tensor, session: Session) -> None:
     """Set scaling_factor to 1 / standard deviation of the latents, and write weights/."""
     sample = to_tensor(images[:: max(1, len(images) // 512)].to(session.device))
-    latents = torch.cat([model.encode(part).latent_dist.mean for part in sample.split(64)])
-    model.register_to_config(scaling_factor=1.0 / float(latents.std()))
-    if session.main:
-        with atomic_folder(session.run.weights) as folder:
-            model.save_pretrained(folder)
+    latents = torch.cat([vae.encode(part).latent_dist.mean for part in sample.split(64)])
+    vae.register_to_config(scaling_factor=1.0 / float(latents.std()))
+    with atomic_folder(session.run.weights) as folder:
+        vae.save_pretrained(folder)

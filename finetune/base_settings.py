@@ -18,6 +18,8 @@ class Autoencoder:
     """AdamW's learning rate at the start; falls linearly to 0."""
     kl: float = 1e-3
     """Weight of the KL divergence per latent element."""
+    decoder_steps: int = 0
+    """Steps of the decoder alone, after everything else: sharper images from the same latents."""
 
 
 @dataclass(frozen=True)
@@ -111,13 +113,27 @@ class AutoencoderRun:
     checkpoints_kept: int
     tracker: str
     preview_every: int
+    start: str | None
+    """Autoencoder to start from, its encoder frozen; None: from nothing, all of it."""
 
 
 def autoencoder_run(settings: BaseSettings) -> AutoencoderRun:
+    """The first stage: the whole autoencoder."""
+    return _part(settings, "autoencoder", settings.autoencoder.steps, None)
+
+
+def decoder_run(settings: BaseSettings) -> AutoencoderRun:
+    """The last stage: its decoder alone."""
+    start = autoencoder_run(settings).run_dir
+    return _part(settings, "decoder", settings.autoencoder.decoder_steps, f"{start}/weights")
+
+
+def _part(settings: BaseSettings, name: str, steps: int, start: str | None) -> AutoencoderRun:
     return AutoencoderRun(
         data=settings.data,
-        run_dir=f"{Path(settings.run_dir)}-autoencoder",
-        steps=settings.autoencoder.steps,
+        run_dir=f"{Path(settings.run_dir)}-{name}",
+        steps=steps,
+        start=start,
         seed=settings.seed,
         size=settings.size,
         autoencoder=settings.autoencoder,

@@ -3,7 +3,8 @@
     accelerate launch finetune/train_base.py --config configs/base/sd2_mini.yaml
 
 First the autoencoder (its own run, RUN-autoencoder), then text encoder and UNet together on
-cached latents. RUN/weights opens in `StableDiffusionPipeline.from_pretrained`.
+cached latents, at last the decoder alone (RUN-decoder). RUN/weights is a Stable Diffusion folder:
+`StableDiffusionPipeline.from_pretrained` opens it.
 """
 
 import copy
@@ -20,13 +21,16 @@ from core.ema import Ema
 from core.errors import UserError, command
 from core.files import atomic_folder
 from core.images import grid, write_png
+from core.parallel import part_of
+from core.plan import count_parameters
 from core.runs import Run
 from core.seeds import batch_at, image_noise, stream
 from core.session import Session, check_disk
 from core.sets import ImageSet, open_set
 from finetune.autoencoder import to_images, to_tensor, train_autoencoder
-from finetune.base_settings import BaseSettings, autoencoder_run
+from finetune.base_settings import BaseSettings, autoencoder_run, decoder_run
 from finetune.losses import denoising_loss, target
+from finetune.models import Denoiser
 from finetune.networks import (
     build_scheduler,
     build_text_encoder,
@@ -36,22 +40,6 @@ from finetune.networks import (
 )
 
 DISK_BYTES = 400_000_000  # checkpoints of both stages, previews, weights
-
-
-class Denoiser(torch.nn.Module):
-    """Text encoder and UNet as one module, so that they train (and run in parallel) as one."""
-
-    def __init__(self, text_encoder: torch.nn.Module, unet: torch.nn.Module) -> None:
-        super().__init__()
-        self.text_encoder = text_encoder
-        self.unet = unet
-
-    def forward(
-        self, noisy: torch.Tensor, timesteps: torch.Tensor, tokens: torch.Tensor
-    ) -> torch.Tensor:
-        """B x 4 x h x w noisy latents, B timesteps, B x 77 tokens -> prediction like `noisy`."""
-        words = self.text_encoder(tokens).last_hidden_state
-        return self.unet(noisy, timesteps, words).sample
 
 
 def train(settings: BaseSettings, dry_run: bool = False) -> None:
@@ -66,6 +54,11 @@ def train(settings: BaseSettings, dry_run: bool = False) -> None:
     if not Path(first.run_dir, "weights").exists():
         train_autoencoder(first)
     train_denoiser(settings, image_set, Path(first.run_dir, "weights"))
+    if settings.autoencoder.decoder_steps:
+        last = decoder_run(settings)
+        train_autoencoder(last)
+        decoder = AutoencoderKL.from_pretrained(Path(last.run_dir, "weights"))
+        decoder.half().save_pretrained(Path(settings.run_dir, "weights", "vae"))
 
 
 def train_denoiser(settings: BaseSettings, image_set: ImageSet, autoencoder: Path) -> None:
@@ -75,8 +68,8 @@ def train_denoiser(settings: BaseSettings, image_set: ImageSet, autoencoder: Pat
     torch.manual_seed(settings.seed)
     tokenizer = build_tokenizer(image_set.captions, settings.text.vocabulary)
     model = Denoiser(
-        build_text_encoder(settings.text, tokenizer),
         build_unet(settings.unet, settings.text, settings.size),
+        build_text_encoder(settings.text, tokenizer),
     ).to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=0.01)
     schedule = get_scheduler(
@@ -86,14 +79,13 @@ def train_denoiser(settings: BaseSettings, image_set: ImageSet, autoencoder: Pat
     ema = Ema(model.parameters(), settings.ema)
     session.start(
         {"model": model, "optimiser": optimiser, "schedule": schedule, "ema": ema},
-        parameters=sum(p.numel() for p in model.parameters()),
+        parameters=count_parameters(model),
     )
     vae = AutoencoderKL.from_pretrained(autoencoder).to(device).eval()
     means, stds = encode_all(vae, image_set, settings.size)  # N x 4 x h x w each, on the CPU
     tokens = tokenize(tokenizer, image_set.captions)  # N x 77
     empty = tokenize(tokenizer, [""])
     scheduler = build_scheduler()
-    world, rank = session.accelerator.num_processes, session.accelerator.process_index
 
     for step in session.steps(settings.batch):
         # The global batch's randomness, of which each process takes its share
@@ -106,7 +98,8 @@ def train_denoiser(settings: BaseSettings, image_set: ImageSet, autoencoder: Pat
         words = torch.where(dropped[:, None], empty, tokens[chosen])
         latents = (means[chosen] + stds[chosen] * noise[0]) * vae.config.scaling_factor
         latents, noise_, timesteps, words = (
-            part[rank::world].to(device) for part in (latents, noise[1], timesteps, words)
+            part_of(part, session.accelerator).to(device)
+            for part in (latents, noise[1], timesteps, words)
         )
 
         # One update
@@ -128,7 +121,7 @@ def train_denoiser(settings: BaseSettings, image_set: ImageSet, autoencoder: Pat
             preview(pipeline, settings, image_set, session.run.path, step + 1)
             save(pipeline, session.run)
 
-    session.finish()
+    session.finish(last=not settings.autoencoder.decoder_steps)
 
 
 @torch.no_grad()
@@ -158,7 +151,7 @@ def assemble(
     """A pipeline of the averaged weights; the model in training is not touched."""
     text_encoder = type(model.text_encoder)(model.text_encoder.config)
     unet = type(model.unet).from_config(model.unet.config)
-    averaged = Denoiser(text_encoder, unet).to(vae.device)
+    averaged = Denoiser(unet, text_encoder).to(vae.device)
     ema.copy_to(averaged.parameters())
     return StableDiffusionPipeline(
         vae=vae,
