@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from PIL import Image
 from tqdm import tqdm
 
@@ -21,6 +20,7 @@ from core.errors import UserError, command
 from core.families import family_of, load_sampler
 from core.files import read_json, read_jsonl, write_json, write_jsonl
 from core.images import png_text, write_png
+from core.parallel import process_state
 from core.prompts import read_prompts
 from core.runs import samples_folder
 from core.session import peak_memory_mb, pick_device
@@ -62,7 +62,7 @@ def generate(
 
     Returns the folder. Raises UserError for an unknown option or a folder of other settings.
     """
-    state = PartialState()
+    state = process_state()
     device = device or (str(state.device) if state.num_processes > 1 else pick_device())
     sampler = load_sampler(run, device)
     given = options or {}
@@ -200,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         arguments.dtype,
         _options(rest),
     )
-    if PartialState().is_main_process:
+    if process_state().is_main_process:
         print(f"{len(list(folder.glob('*.png')))} images in {folder}")
         print(f"Next: osteon compare --real data/SET --fake {folder} --out reports/NAME")
 

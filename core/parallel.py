@@ -2,15 +2,22 @@
 
 `DistributedDataParallel` is not used where a loss holds a gradient (the penalty of WGAN-GP): its
 hooks follow one backward pass through one forward pass of the wrapped module, and the inner
-gradient of a double backward would be neither averaged nor counted right. Plain modules and one all-reduce
-are exact, for uneven and even empty parts too.
+gradient of a double backward would be neither averaged nor counted right. Plain modules and one
+all-reduce are exact, for uneven and even empty parts too.
 """
 
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from accelerate.utils import parse_flag_from_env
 from torch import nn
+
+
+def process_state() -> PartialState:
+    """Which process this is, of how many. Unlike Accelerator, a bare PartialState does not heed
+    ACCELERATE_USE_CPU, and under torchrun without a GPU would count itself alone."""
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
 
 
 def part_of(items: Any, accelerator: Accelerator) -> Any:

@@ -45,9 +45,9 @@ class Run:
         Raises:
             UserError: the folder belongs to another family, or was made with other settings.
         """
-        check_same_settings(self.path, family, settings)
         if not self.main:
             return
+        check_same_settings(self.path, family, settings)
         old = read_json(self.path / "run.json") if (self.path / "run.json").exists() else {}
         changed = [k for k, v in facts.items() if k == "data_fingerprint" and old.get(k, v) != v]
         if changed:

@@ -72,7 +72,7 @@ def test_two_processes_share_the_seeds(run: Path, tmp_path: Path) -> None:
     script = (
         "import core.families; from tests.core import toy;"
         "core.families.FAMILIES['toy'] = toy.FAMILY;"
-        "from accelerate import PartialState; state = PartialState();"
+        "from core.parallel import process_state; state = process_state();"
         "assert state.num_processes == 2;"
         "from core.generate import generate; from pathlib import Path; import sys;"
         "generate(Path(sys.argv[1]), range(5), name='shared'); state.destroy_process_group()"
