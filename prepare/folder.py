@@ -161,7 +161,7 @@ def _strangers(source: Path, known: set[Path]) -> list[dict[str, str]]:
         if not path.name.startswith(".") and path.name.lower() not in JUNK
     )
     return [
-        {"file": f"{suffix} ({count} files)", "reason": "not an image by its name"}
+        {"file": f"{suffix}, {count} of them", "reason": "not an image by its name"}
         for suffix, count in sorted(found.items())
     ]
 
