@@ -9,6 +9,7 @@ import numpy as np
 from compare.sources import Fake
 from core.config import leaves, read_yaml
 from core.files import read_json
+from core.images import open_image
 from core.runs import read_metrics
 
 POINTS = 200  # of a curve
@@ -29,6 +30,7 @@ def describe(fake: Fake) -> dict[str, Any]:
         "folder": str(fake.folder),
         "run": str(fake.run) if fake.run else None,
         "images": len(fake.images),
+        "size": list(open_image(fake.images.paths[0]).size),
         "fingerprint": fake.images.fingerprint,
         "seeds": [min(seeds), max(seeds)] if seeds else None,
         "prompts": len(prompts),
@@ -55,12 +57,10 @@ def _cost(fake: Fake, info: dict[str, Any]) -> dict[str, Any]:
     trained = {k: v for k, v in info.items() if k.endswith("parameters") and isinstance(v, int)}
     if trained:
         cost["parameters"] = trained
-    if fake.run:
-        folder = fake.run / "weights" if (fake.run / "weights").is_dir() else fake.run
-        files = _weights(folder)
-        if files:
-            cost["weights_mb"] = sum(file.stat().st_size for file in files) / 1e6
-            cost.setdefault("parameters", {"parameters": sum(map(_count, files))})
+    if fake.weights:
+        files = _weights(fake.weights)
+        cost["weights_mb"] = sum(file.stat().st_size for file in files) / 1e6
+        cost.setdefault("parameters", {"parameters": sum(map(_count, files))})
     made = fake.folder / "cost.json"
     if made.exists():
         generation = read_json(made)
@@ -102,7 +102,6 @@ def _setting(run: Path | None, name: str) -> Any:
 def _weights(folder: Path) -> list[Path]:
     """Weight files, of which a model folder may hold some twice in another precision."""
     files = sorted(folder.rglob("*.safetensors"))
-    files = [f for f in files if "checkpoints" not in f.parts and "samples" not in f.parts]
     names = {file.relative_to(folder) for file in files}
     return [
         file

@@ -23,6 +23,7 @@ from core.files import atomic_path, read_json, write_json
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+BEND = 3.0  # deviations from the mean
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ class MiniEncoder(nn.Module):
     """Four residual stages.
 
     Features are averages over the first stage's map (edges, texture, noise: a quarter of them) and
-    the last one's (what is shown), standardised on the training images.
+    the last one's (what is shown), standardised on the training images and bent to (-3, 3), so
+    that a few strange images do not outweigh all others.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -85,18 +87,22 @@ class MiniEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """B x channels x size x size in [0, 1] -> features B x 128 (at width 32), logits B x A."""
+        pooled = self.pool(images)
+        return BEND * torch.tanh(pooled / BEND), self.heads(pooled)
+
+    def pool(self, images: Tensor) -> Tensor:
+        """Standardised averages before the bend, B x 128."""
         x = F.relu(self.stem_norm(self.stem(images * 2 - 1)))  # B x w x 32 x 32 at size 64
         low = self.stage1(x)
         high = self.stage4(self.stage3(self.stage2(low)))  # B x 3w x 4 x 4
         pooled = torch.cat([low.mean((2, 3)), high.mean((2, 3))], dim=1)
-        features = (pooled - self.mean) / self.scale
-        return features, self.heads(features)
+        return (pooled - self.mean) / self.scale
 
     @torch.no_grad()
-    def standardise(self, features: Tensor) -> None:
-        """Take the mean and deviation of these features (N x 128) out of all later ones; logits
-        stay what they were."""
-        mean, scale = features.mean(0), features.std(0).clamp_min(1e-3)
+    def standardise(self, pooled: Tensor) -> None:
+        """Take the mean and deviation of these (N x 128, from `pool`) out of all later ones;
+        logits stay what they were."""
+        mean, scale = pooled.mean(0), pooled.std(0).clamp_min(1e-3)
         self.heads.bias += self.heads.weight @ mean
         self.heads.weight *= scale
         self.mean += mean * self.scale

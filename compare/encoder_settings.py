@@ -27,10 +27,10 @@ class TrainEncoderSettings:
     """Augmentation: added to all pixels of an image, at most (images lie in [0, 1])."""
     contrast: float = 0.2
     """Augmentation: change of contrast around the image's mean, at most."""
-    noise: float = 0.03
-    """Augmentation: largest standard deviation of pixel noise."""
-    blur: float = 0.7
-    """Augmentation: largest share of a 3 x 3 mean mixed in (generated images are soft)."""
+    noise: float = 0.1
+    """Fault "rough": largest standard deviation of pixel noise."""
+    faulty: float = 0.5
+    """Share of the images that get each of the faults soft, rough and blocky, to be read too."""
     width: int = 32
     """Channels of the first stage; features are four times as many."""
     size: int = 64

@@ -51,7 +51,8 @@ def _within(x: np.ndarray, counts: np.ndarray) -> np.ndarray:
     squares = (counts.astype(np.float64) ** 2).sum(1)
     same = counts.astype(np.float64) ** 2 @ _kernel((x * x).sum(1), x.shape[1])
     pairs = counts.sum(1, dtype=np.float64) ** 2 - squares
-    return (_weighted_sum(x, x, counts, counts) - same) / pairs
+    with np.errstate(divide="ignore", invalid="ignore"):  # one image alone: no pair, no number
+        return (_weighted_sum(x, x, counts, counts) - same) / pairs
 
 
 def _weighted_sum(

@@ -107,7 +107,7 @@ def _anchors(real: Real, count: int, setup: Setup) -> list[Row]:
 
 
 def _table(rows: Sequence[Row], held_out: Features, real: Real, setup: Setup) -> dict[str, Any]:
-    """Scores of rows of one size, and the differences between the generated ones."""
+    """Scores of rows of one size, and the differences between any two but noise."""
     contracts = {row.label: setup.contract(held_out, row.features) for row in rows}
     check_alike(contracts)
     contract = contracts[rows[0].label]
@@ -131,7 +131,7 @@ def _table(rows: Sequence[Row], held_out: Features, real: Real, setup: Setup) ->
             scores[row.label][metric.key] = _score(
                 metric, values[row.label], drawn.get(row.label), floor, contract, setup.extractor
             )
-        names = [row.label for row in rows if row.kind == "fake"]
+        names = [row.label for row in rows if row.label in drawn]
         differences += _differences(metric.key, names, values, drawn)
     return {
         "contract": asdict(contract),
@@ -187,7 +187,8 @@ def _differences(
     found = []
     for first, second in combinations(names, 2):
         value = values[second] - values[first]
-        low, high = interval(value, drawn[second] - drawn[first])
+        finite = np.isfinite(drawn[first]) & np.isfinite(drawn[second])
+        low, high = interval(value, drawn[second][finite] - drawn[first][finite])
         found.append(
             {
                 "metric": key,

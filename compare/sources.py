@@ -12,6 +12,7 @@ from core.files import read_json
 from core.images import list_images
 from core.sets import SPLITS, ImageSet, is_set, open_set
 
+ROOT = Path(__file__).resolve().parents[1]
 FEW = 20
 """Up to so many real images no Fréchet distance is given."""
 
@@ -25,7 +26,7 @@ class Fake:
     folder: Path
     """Where the images lie."""
     run: Path | None
-    """The run folder, or the model folder, that made them; None for images from outside."""
+    """The run folder that holds them; None for images from outside."""
     set_name: str = ""
     """Name of the folder under samples/."""
 
@@ -44,10 +45,23 @@ class Fake:
         return read_json(file) if file.exists() else {}
 
     @property
+    def is_base(self) -> bool:
+        """Whether they are by a model as it was before any tuning."""
+        return self.settings.get("family") == "base"
+
+    @property
     def family(self) -> str:
         """Its title in the table of families, or "outside images"."""
         family = FAMILIES.get(str(self.settings.get("family")))
         return family.title if family else "outside images"
+
+    @property
+    def weights(self) -> Path | None:
+        """Folder of the weights that made them, where it is known."""
+        if self.run is None:
+            return None
+        places = (self.run / "weights", ROOT / "models" / self.run.name)
+        return next((place for place in places if any(place.rglob("*.safetensors"))), None)
 
 
 @dataclass(frozen=True)
@@ -61,6 +75,10 @@ class Real:
     """Images of neither use: what the real-against-real anchor is made of, if there are any."""
     choice: str
     """Which images are scored against and why, in words."""
+
+    @property
+    def name(self) -> str:
+        return self.held_out.name.partition(":")[0]
 
     @property
     def same(self) -> bool:

@@ -8,7 +8,7 @@ a row does not say of itself is left out. Minutes on a CPU.
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from tqdm import tqdm
 from compare.attributes import attributes_of, labels_of
 from compare.encoder import EncoderConfig, MiniEncoder, encoder_hash, load_encoder, save_encoder
 from compare.encoder_settings import TrainEncoderSettings
+from compare.faults import FAULTS, apply_faults
 from compare.templating import text_templates
 from core.config import parse, to_dict
 from core.errors import UserError, command
@@ -56,7 +57,8 @@ def train_encoder(
     device = pick_device()
     images, labels = _load(train_sets, settings.size, attributes, device)
     seed_everything(settings.seed, "encoder")
-    encoder = MiniEncoder(EncoderConfig(attributes, 3, settings.size, settings.width)).to(device)
+    names = attributes + FAULTS
+    encoder = MiniEncoder(EncoderConfig(names, 3, settings.size, settings.width)).to(device)
     optimiser = torch.optim.AdamW(
         encoder.parameters(), lr=settings.lr, weight_decay=settings.weight_decay
     )
@@ -66,15 +68,15 @@ def train_encoder(
     positive = (labels == 1).sum(0)
     negative = (labels == 0).sum(0)
     rarity = (negative / positive.clamp_min(1)).clamp(0.2, 10)  # weight of the positives
+    rarity = torch.cat([rarity, torch.ones(len(FAULTS), device=device)])
 
     began = time.monotonic()
     with tqdm(range(settings.steps), desc="encoder", unit="step", mininterval=0.5) as bar:
         for step in bar:
             items = batch_at(step, len(images), settings.batch, settings.seed)
-            batch = augment(images[items].float() / 255, settings, step)
-            target = labels[items]
+            batch, faults = augment(images[items].float() / 255, settings, step)
             _, logits = encoder.train()(batch)
-            loss = masked_loss(logits, target, rarity)
+            loss = masked_loss(logits, torch.cat([labels[items], faults], 1), rarity)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
@@ -84,7 +86,8 @@ def train_encoder(
                 bar.set_postfix_str(f"loss {loss.item():.3f}")
     seconds = time.monotonic() - began
 
-    encoder.standardise(_features(encoder, images))
+    encoder.eval()
+    encoder.standardise(_run(encoder.pool, images))
     save_encoder(encoder, settings.out)
     metrics = {
         "seconds": round(seconds),
@@ -92,7 +95,7 @@ def train_encoder(
         "sha256": encoder_hash(settings.out),
         "train_images": len(images),
         "train_fingerprints": {one.name: one.fingerprint for one in train_sets},
-        "attributes": measure(load_encoder(settings.out, device), settings.data),
+        "attributes": measure(load_encoder(settings.out, device), settings.data, settings.noise),
         "settings": to_dict(settings),
         "versions": versions(),
         **commit(),
@@ -111,15 +114,14 @@ def masked_loss(logits: Tensor, target: Tensor, rarity: Tensor) -> Tensor:
     return (loss * known).sum() / known.sum().clamp_min(1)
 
 
-def augment(images: Tensor, settings: TrainEncoderSettings, step: int) -> Tensor:
-    """Shift, soften, re-light and roughen images in [0, 1], B x C x H x W; never mirrored, as
-    sides and letters carry meaning."""
+def augment(images: Tensor, settings: TrainEncoderSettings, step: int) -> tuple[Tensor, Tensor]:
+    """Shift and re-light images in [0, 1], B x C x H x W, and put faults in; never mirrored, as
+    sides and letters carry meaning. Also returns how much of each fault, B x 3 in [0, 1]."""
     generator = stream(settings.seed, "augment", step)
     count, _, height, width = images.shape
 
-    def uniform(most: float) -> Tensor:
-        draw = torch.rand((count, 1, 1, 1), generator=generator) * most
-        return draw.to(images.device)
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand((count, *shape), generator=generator).to(images.device)
 
     if settings.shift:
         padded = F.pad(images, (settings.shift,) * 4, mode="replicate")
@@ -127,17 +129,18 @@ def augment(images: Tensor, settings: TrainEncoderSettings, step: int) -> Tensor
         images = torch.stack(
             [padded[i, :, y : y + height, x : x + width] for i, (y, x) in enumerate(places)]
         )
-    soft = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, 1)
-    images = torch.lerp(images, soft, uniform(settings.blur).expand_as(images))
     mean = images.mean((1, 2, 3), keepdim=True)
-    images = mean + (images - mean) * (1 + uniform(2 * settings.contrast) - settings.contrast)
-    images = images + uniform(2 * settings.brightness) - settings.brightness
-    rough = torch.randn(images.shape, generator=generator).to(images.device)
-    return (images + rough * uniform(settings.noise)).clamp(0, 1)
+    contrast = 1 + settings.contrast * (2 * uniform(1, 1, 1) - 1)
+    brightness = settings.brightness * (2 * uniform(1, 1, 1) - 1)
+    images = mean + (images - mean) * contrast + brightness
+    amounts = uniform(3) * (uniform(3) < settings.faulty)
+    noise = torch.randn(images.shape, generator=generator).to(images.device)
+    return apply_faults(images.clamp(0, 1), amounts, noise, settings.noise), amounts
 
 
-def measure(encoder: MiniEncoder, data: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """AUROC and accuracy of every attribute over the validation splits of `data`.
+def measure(encoder: MiniEncoder, data: Sequence[str], noise: float) -> dict[str, dict[str, Any]]:
+    """AUROC and accuracy of every attribute over the validation splits of `data`; of the faults, on
+    the same images without and with the whole of each.
 
     Accuracy is balanced: the mean of sensitivity and specificity at probability 0.5.
     """
@@ -145,20 +148,28 @@ def measure(encoder: MiniEncoder, data: Sequence[str]) -> dict[str, dict[str, An
     attributes = encoder.config.attributes
     device = next(encoder.parameters()).device
     images, labels = _load(sets, encoder.config.size, attributes, str(device))
-    logits = _run(encoder, images)[1].cpu().numpy()
+    clean = _run(lambda batch: encoder(batch)[1], images).cpu().numpy()
     truth = labels.cpu().numpy()
     table = {}
     for place, attribute in enumerate(attributes):
-        known = ~np.isnan(truth[:, place])
-        wanted, score = truth[known, place] == 1, logits[known, place]
+        if attribute in FAULTS:
+            amounts = torch.zeros(len(images), len(FAULTS), device=device)
+            amounts[:, FAULTS.index(attribute)] = 1
+            rough = torch.randn(images.shape, generator=stream(0, "validation")).to(device)
+            faulty = apply_faults(images.float() / 255, amounts, rough, noise)
+            scores = _run(lambda batch: encoder(batch)[1], faulty * 255)[:, place].cpu().numpy()
+            score = np.concatenate([clean[:, place], scores])
+            wanted = np.arange(len(score)) >= len(images)
+        else:
+            known = ~np.isnan(truth[:, place])
+            wanted, score = truth[known, place] == 1, clean[known, place]
         if wanted.any() and not wanted.all():
+            right = ((score > 0)[wanted].mean() + (score <= 0)[~wanted].mean()) / 2
             table[attribute] = {
                 "auroc": round(float(roc_auc_score(wanted, score)), 4),
-                "accuracy": round(
-                    float(((score > 0)[wanted].mean() + (score <= 0)[~wanted].mean()) / 2), 4
-                ),
+                "accuracy": round(float(right), 4),
                 "positives": int(wanted.sum()),
-                "images": int(known.sum()),
+                "images": len(wanted),
             }
     return table
 
@@ -179,13 +190,10 @@ def _load(
 
 
 @torch.inference_mode()
-def _run(encoder: MiniEncoder, images: Tensor) -> tuple[Tensor, Tensor]:
-    parts = [encoder.eval()(chunk.float() / 255) for chunk in images.split(256)]
-    return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
-
-
-def _features(encoder: MiniEncoder, images: Tensor) -> Tensor:
-    return _run(encoder, images)[0].clone()  # out of inference mode, for standardise
+def _run(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Over images of 0 to 255, in pieces."""
+    parts = [network(chunk.float() / 255) for chunk in images.split(256)]
+    return torch.cat(parts).clone()  # a tensor like any other, out of inference mode
 
 
 if __name__ == "__main__":

@@ -1,0 +1,234 @@
+"""Sentences from numbers: what a comparison found, and what it cannot say.
+
+Pure functions of results.json; nothing here is chosen by hand.
+"""
+
+from typing import Any
+
+from compare.wording import decimals_of, duration, fixed, number, percent, with_interval
+
+Results = dict[str, Any]
+RAW_COSINE_IS_HIGH = 0.9
+"""Above this the raw cosine of unseen images earns a warning."""
+
+
+def findings(results: Results) -> list[str]:
+    """What came out, most important first."""
+    told: list[str] = []
+    for table in results["tables"]:
+        told += _ranking(results, table)
+        told += _real_level(table)
+        told += _agreement(table)
+        told += _similarity(results, table)
+    told += _copies(results)
+    told += _raw_cosine(results)
+    told += _costs(results)
+    return told
+
+
+def headline(table: dict[str, Any]) -> str:
+    """The key of the metric that ranks a table."""
+    return next(key for key in ("frechet", "kid") if key in table["metrics"])
+
+
+def fakes_in_order(table: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    """Rows of generated sets, the best first."""
+    sign = 1 if table["metrics"][key]["better"] == "lower" else -1
+    rows = [row for row in table["rows"] if row["kind"] == "fake"]
+    return sorted(rows, key=lambda row: sign * row["scores"][key]["value"])
+
+
+def _ranking(results: Results, table: dict[str, Any]) -> list[str]:
+    key = headline(table)
+    metric, order = table["metrics"][key], fakes_in_order(table, key)
+    scale, places = metric["scale"], decimals_of(table, key)
+    real = "the real images" if results["real"]["same"] else "the held-out real images"
+
+    def said(row: dict[str, Any]) -> str:
+        return with_interval(row["scores"][key], scale, places)
+
+    best = order[0]
+    among = ""
+    if len(results["tables"]) > 1:
+        among = f"Of the sets of {table['contract']['n_fake']:,} images, "
+    if len(order) == 1:
+        return [f"{among}{best['label']} scores {said(best)} against {real} ({metric['title']})."]
+    told = [f"{among}{best['label']} is nearest to {real}: {metric['title']} {said(best)}."]
+    for row in order[1:]:
+        gap = _difference(table, key, best["label"], row["label"])
+        size = with_interval(gap, scale, places)
+        verdict = (
+            f"the gap of {size} is larger than chance in drawing the images explains"
+            if gap["decided"]
+            else f"the gap of {size} includes 0, so that no order between the two can be claimed"
+        )
+        told.append(f"{row['label']} has {said(row)}; {verdict}.")
+    return told
+
+
+def _real_level(table: dict[str, Any]) -> list[str]:
+    """How far real images are from real images, and whether the best model comes as near."""
+    key = headline(table)
+    anchors = [row for row in table["rows"] if row["kind"] == "real"]
+    if not anchors or key != "frechet":
+        return []
+    best, real = fakes_in_order(table, key)[0], anchors[0]
+    text = fixed(real["scores"][key]["value"], decimals_of(table, key))
+    count = f"s many other real images ({table['contract']['n_fake']:,})"
+    if not _difference(table, key, real["label"], best["label"])["decided"]:
+        return [f"{best['label']} cannot be told from a{count}, which score {text}."]
+    times = best["scores"][key]["times_floor"]
+    return [f"A{count} score {text}: {best['label']} is at {times:.1f} times that."]
+
+
+def _agreement(table: dict[str, Any]) -> list[str]:
+    if not {"frechet", "kid"} <= table["metrics"].keys():
+        return []
+    first, second = (
+        [row["label"] for row in fakes_in_order(table, key)] for key in ("frechet", "kid")
+    )
+    if len(first) < 2:
+        return []
+    name = table["metrics"]["kid"]["title"].partition(" ×")[0]
+    name = name[0].lower() + name[1:] if name[1].islower() else name
+    if first == second:
+        return [f"The {name} puts them in the same order."]
+    return [f"The {name} orders them otherwise: {', '.join(second)}."]
+
+
+def _similarity(results: Results, table: dict[str, Any]) -> list[str]:
+    """For few real images: inside the band that these span, or not; and what tuning changed."""
+    band = results["band"]
+    if not results["few"] or "similarity" not in table["metrics"] or band is None:
+        return []
+    order = fakes_in_order(table, "similarity")
+    rows = {row["label"]: row["scores"]["similarity"] for row in order}
+    limits = f"{band['low']:.2f} to {band['high']:.2f}"
+    told = []
+    for label, score in rows.items():
+        if score["value"] < band["low"]:
+            place = f"below the band that the real images span among themselves ({limits})"
+        elif score["value"] > band["high"]:
+            place = f"above the band of the real images ({limits}): look for copies"
+        else:
+            place = f"inside the band that the real images span among themselves ({limits})"
+        text = with_interval(score, 1, 2)
+        told.append(f"{label} resembles the real images at {text}, {place}.")
+    base = results["base"]
+    for label in rows:
+        if base in rows and label != base:
+            gap = _difference(table, "similarity", base, label)
+            size = f"{gap['value']:+.2f} [{gap['low']:+.2f}, {gap['high']:+.2f}]"
+            verdict = "clearly" if gap["decided"] else "not clearly"
+            told.append(f"Against {base}, {label} changed it by {size}: {verdict} so.")
+    return told
+
+
+def _copies(results: Results) -> list[str]:
+    near = results["closest"]
+    if near["held_out"] is None:
+        return []
+    kind = "training images among themselves" if near["leave_one_out"] else "unseen real images"
+    over = {
+        label: row["share_above"] for label, row in near["sets"].items() if row["share_above"] > 0
+    }
+    bound = f"than 99.9 % of {kind} (mean-centred cosine {near['bound']:.3f})"
+    if not over:
+        return [f"No generated image is closer to a training image {bound}."]
+    parts = " and ".join(f"{percent(share)} of {label}" for label, share in over.items())
+    return [f"Possible copies: {parts} are closer to a training image {bound}."]
+
+
+def _raw_cosine(results: Results) -> list[str]:
+    near = results["closest"]
+    unseen = near["held_out"]
+    if unseen is None or unseen["raw_median"] < RAW_COSINE_IS_HIGH or near["leave_one_out"]:
+        return []
+    return [
+        f"On raw pixels, unseen real images have a cosine of {unseen['raw_median']:.3f} with their "
+        f"nearest training image, and pure noise has {near['noise']['raw_median']:.2f}: a high raw "
+        "cosine says little about a model."
+    ]
+
+
+def _costs(results: Results) -> list[str]:
+    times = {
+        fake["label"]: fake["cost"]["train_seconds"]
+        for fake in results["fakes"]
+        if "train_seconds" in fake["cost"]
+    }
+    if not times:
+        return []
+    parts = [f"{label} {duration(seconds)}" for label, seconds in times.items()]
+    return [f"Training took: {', '.join(parts)}."]
+
+
+def _difference(table: dict[str, Any], key: str, first: str, second: str) -> dict[str, Any]:
+    """second - first, whichever way round it is stored."""
+    for row in table["differences"]:
+        if row["metric"] == key and (row["first"], row["second"]) == (first, second):
+            return row
+        if row["metric"] == key and (row["first"], row["second"]) == (second, first):
+            turned = {"value": -row["value"], "low": -row["high"], "high": -row["low"]}
+            return row | turned
+    raise KeyError((key, first, second))
+
+
+def limits(results: Results) -> list[str]:
+    """What the numbers do not say."""
+    real, told = results["real"], []
+    extractor = results["extractor"]
+    if results["radiographs"]:
+        told.append(
+            "Not for diagnosis. Generated X-rays show no patient, and no score here says that a "
+            "finding is drawn as it looks in people."
+        )
+    if not extractor["official"]:
+        told.append(
+            f"The features are those of {extractor['name']}, not of Inception in the weights of "
+            "2015: the distances bear its name and cannot be set beside published FID or KID."
+        )
+    if extractor["name"] == "encoder-mini":
+        told.append(
+            "encoder-mini was trained on drawn phantoms at 64 pixels to read what is shown, and to "
+            "see softness, noise and blocks. It may miss any other fault."
+        )
+    count = real["held_out"]["images"]
+    if results["few"]:
+        told.append(
+            f"With {number(count)} real images no Fréchet distance is given; intervals are wide, "
+            "and more generated images do not make up for missing real ones."
+        )
+    if real["same"]:
+        told.append(
+            "There are no held-out images: the scores are against the images that were learned "
+            "from, so that a model that copies scores best."
+        )
+    if len(results["tables"]) > 1:
+        least = min(table["contract"]["n_fake"] for table in results["tables"])
+        told.append(
+            "The sets differ in number of images, and a Fréchet distance depends on it: they "
+            f"stand in separate tables. Give --images {least} to compare all on as many."
+        )
+    told.append(
+        "The intervals tell what other images of the same models would have scored (95 %, by "
+        "resampling); how another training run would have come out is not in them."
+    )
+    told += _resized(results)
+    return told
+
+
+def _resized(results: Results) -> list[str]:
+    size, mode = results["pixel_path"]["size"], results["pixel_path"]["mode"]
+    others = [
+        f"{fake['label']} ({fake['size'][0]} × {fake['size'][1]})"
+        for fake in results["fakes"]
+        if fake["size"] != [size, size]
+    ]
+    if not others:
+        return []
+    colour = "grey" if mode == "L" else "colour"
+    return [
+        f"Brought to the real images' {size} × {size} pixels in {colour} first, by centre crop and "
+        f"Lanczos: {', '.join(others)}."
+    ]

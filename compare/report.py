@@ -1,0 +1,242 @@
+"""report.md and one self-contained report.html, rendered from results.json and nothing else.
+
+python -m compare.report reports/n      # renders again
+"""
+
+import argparse
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+from PIL import Image
+
+from compare import wording
+from compare.charts import curve_chart, interval_chart
+from compare.findings import fakes_in_order, findings, headline, limits
+from compare.templating import html_templates, text_templates
+from core.errors import UserError, command
+from core.files import read_json, write_text
+
+MOST_BYTES = 4_500_000  # of the page
+SIDES = (256, 192, 128, 96, 64)
+"""Pictures are this large at most; the first size with which the page is small enough."""
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Render a report again from its results.json."""
+    parser = argparse.ArgumentParser(prog="python -m compare.report", description=main.__doc__)
+    parser.add_argument("folder", type=Path, help="folder of a report, with results.json")
+    print(f"Report: {write_report(parser.parse_args(argv).folder)}")
+
+
+def write_report(folder: Path) -> Path:
+    """Write report.md and report.html beside results.json and return the page's path.
+
+    Raises UserError if results.json or one of its pictures is missing.
+    """
+    results = read_json(folder / "results.json")
+    write_text(folder / "report.md", markdown(results))
+    page = ""
+    for side in SIDES:
+        page = html(results, folder / "pictures", side)
+        if len(page.encode()) <= MOST_BYTES:
+            break
+    write_text(folder / "report.html", page)
+    return folder / "report.html"
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The report without pictures."""
+    return text_templates().get_template("report.md.jinja").render(_view(results, markdown_text))
+
+
+def html(results: dict[str, Any], pictures: Path, side: int) -> str:
+    """The page, pictures at most `side` pixels a side inside it."""
+    embedded: dict[str, str] = {}
+
+    def picture(name: str) -> str:
+        if name not in embedded:
+            embedded[name] = data_uri(pictures / name, side)
+        return embedded[name]
+
+    curves = [
+        (fake["label"], Markup(curve_chart(fake["label"], fake["curves"])))
+        for fake in results["fakes"]
+        if fake["curves"]
+    ]
+    charts = [Markup(interval_chart(table)) for table in results["tables"]]
+    view = _view(results, str) | {"picture": picture, "curves": curves, "charts": charts}
+    return html_templates().get_template("report.html.jinja").render(view)
+
+
+def data_uri(path: Path, side: int) -> str:
+    """A picture inside the page: small ones exactly (PNG), larger ones as JPEG."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except OSError:
+        raise UserError(
+            f"{path} is missing or damaged; run `osteon compare` again to make it."
+        ) from None
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    kind = "png" if max(image.size) <= 96 else "jpeg"
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **({"quality": 88} if kind == "jpeg" else {"optimize": True}))
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+MARKDOWN = {"\\": "\\\\", "`": "\\`", "*": "\\*", "_": "\\_", "|": "\\|", "#": "\\#"}
+MARKDOWN |= {"<": "&lt;", ">": "&gt;", "](": "]\\(", "][": "]\\["}
+
+
+def markdown_text(text: str) -> str:
+    """Text from outside, without effect on Markdown or HTML around it."""
+    plain = " ".join(str(text).split())
+    for sign, safe in MARKDOWN.items():
+        plain = plain.replace(sign, safe)
+    return plain
+
+
+def _view(results: dict[str, Any], clean: Any) -> dict[str, Any]:
+    """What both templates print."""
+    return {
+        "r": results,
+        "cards": _cards(results),
+        "findings": [clean(line) for line in findings(results)],
+        "limits": [clean(line) for line in limits(results)],
+        "tables": [_table_view(table) for table in results["tables"]],
+        "near": _near_view(results),
+        "costs": [_cost_view(fake) for fake in results["fakes"]],
+        "number": wording.number,
+        "duration": wording.duration,
+        "percent": wording.percent,
+        "clean": clean,
+    }
+
+
+def _cards(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """For the top of the page: four pictures and the headline score, real images first."""
+    scores = {}
+    for table in results["tables"]:
+        key = headline(table)
+        metric, places = table["metrics"][key], wording.decimals_of(table, key)
+        for row in table["rows"]:
+            label = row["label"] if row["kind"] == "fake" else row["kind"]
+            text = wording.with_interval(row["scores"][key], metric["scale"], places)
+            scores.setdefault(label, (metric["title"], text))
+    cards = []
+    for label in ["real", *(fake["label"] for fake in results["fakes"])]:
+        cells = _first_cells(results["sections"], None if label == "real" else label)
+        title, score = scores.get(label, ("", ""))
+        name = "Real images" if label == "real" else label
+        cards.append({"label": name, "cells": cells[:4], "title": title, "score": score})
+    return cards
+
+
+def _first_cells(sections: list[dict[str, Any]], label: str | None) -> list[dict[str, Any]]:
+    """The first pictures of a generated set; of the real images (the first section) for None."""
+    if label is None:
+        return list(sections[0]["rows"][0]["cells"])
+    for section in sections[1:]:
+        if label in section["columns"]:
+            place = section["columns"].index(label)
+            return [row["cells"][place] for row in section["rows"]]
+        for row in section["rows"]:
+            if row["label"] == label:
+                return list(row["cells"])
+    return []
+
+
+def _table_view(table: dict[str, Any]) -> dict[str, Any]:
+    """Scores as text, generated sets first and the best of them on top."""
+    keys = list(table["metrics"])
+    ranked = fakes_in_order(table, headline(table))
+    rows = ranked + [row for row in table["rows"] if row["kind"] != "fake"]
+    notes = list(
+        dict.fromkeys(
+            row["scores"][key]["note"]
+            for key in keys
+            for row in ranked
+            if row["scores"][key]["note"]
+        )
+    )
+    return {
+        "contract": table["contract"],
+        "resamples": table["resamples"],
+        "resampled": table["resampled"],
+        "metrics": [table["metrics"][key] | {"key": key} for key in keys],
+        "rows": [
+            {
+                "label": row["label"],
+                "kind": row["kind"],
+                "cells": [_cell_view(table, key, row) for key in keys],
+            }
+            for row in rows
+        ],
+        "notes": notes,
+    }
+
+
+def _cell_view(table: dict[str, Any], key: str, row: dict[str, Any]) -> dict[str, str]:
+    score, scale = row["scores"][key], table["metrics"][key]["scale"]
+    places = wording.decimals_of(table, key)
+    far = row["kind"] == "noise"
+    times = score.get("times_floor")
+    return {
+        "value": wording.number(score["value"] * scale)
+        if far
+        else wording.fixed(score["value"] * scale, places),
+        "span": "" if score["low"] is None else wording.span(score, scale, places),
+        "times": f"{times:.1f} ×" if times and row["kind"] == "fake" else "",
+        "mark": "" if score["interpretable"] else "†",
+    }
+
+
+def _near_view(results: dict[str, Any]) -> dict[str, Any]:
+    """The table of nearest training images: generated sets, then yardsticks."""
+    near = results["closest"]
+    rows = [{"label": label, "kind": "fake", **row} for label, row in near["sets"].items()]
+    if near["held_out"]:
+        label = (
+            "Training images, each against the others"
+            if near["leave_one_out"]
+            else "Unseen real images"
+        )
+        rows.append({"label": label, "kind": "real", "share_above": None, **near["held_out"]})
+    rows.append({"label": "Uniform noise", "kind": "noise", "share_above": None, **near["noise"]})
+    for row in rows:
+        share = row.get("share_above")
+        row["share_above"] = "" if share is None else wording.percent(share)
+    return {"rows": rows, **{k: near[k] for k in ("bank", "pairs", "held_out_pairs", "bound")}}
+
+
+def _cost_view(fake: dict[str, Any]) -> dict[str, str]:
+    cost = fake["cost"]
+
+    def said(key: str, show: Any) -> str:
+        return show(cost[key]) if cost.get(key) is not None else "–"
+
+    parameters = [
+        f"{wording.count(value)} {name.removesuffix('parameters').replace('_', ' ')}".strip()
+        for name, value in cost.get("parameters", {}).items()
+    ]
+    return {
+        "label": fake["label"],
+        "family": fake["family"],
+        "training": said("train_seconds", wording.duration),
+        "steps": said("steps", wording.number),
+        "rate": said("images_per_second", wording.number),
+        "memory": said("train_peak_memory_mb", lambda mb: f"{mb:,.0f} MB"),
+        "parameters": ", ".join(parameters) or "–",
+        "weights": said("weights_mb", lambda mb: f"{mb:.1f} MB"),
+        "generation": said("generation_seconds_per_image", lambda s: f"{s:.2g} s"),
+        "device": fake["training"].get("device") or cost.get("generation_device") or "–",
+    }
+
+
+if __name__ == "__main__":
+    main()

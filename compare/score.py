@@ -1,0 +1,197 @@
+"""Scores and a report.
+
+    osteon compare --real data/x --fake runs/a runs/b some/folder --out reports/n
+
+Features of each set are extracted once and kept by content. Writes results.json with everything
+that was found, small copies of the pictures, and from these report.md and report.html.
+"""
+
+import argparse
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+
+from compare.closest import closest
+from compare.cost import describe
+from compare.extractors import NAMES, choose_extractor
+from compare.features import PixelPath
+from compare.measure import Setup, measure
+from compare.pictures import Album, add_pairs, sections
+from compare.report import write_report
+from compare.sources import Fake, Real, open_fakes, open_real
+from core.errors import UserError, command
+from core.files import atomic_folder, write_json
+from core.images import open_image
+from core.runs import commit, now, versions
+from core.session import pick_device
+from core.sets import ImageSet
+
+SCHEMA = 1
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Score and report."""
+    arguments = _parser().parse_args(argv)
+    arguments.command = shlex.join(["osteon", "compare", *(sys.argv[1:] if argv is None else argv)])
+    page = compare(arguments)
+    if page:
+        print(f"Report: {page}")
+        print("Next: open it in a browser, or `osteon app`.")
+
+
+def compare(arguments: argparse.Namespace) -> Path | None:
+    """Measure, write results.json and the report; its page, or None in a helping process.
+
+    Raises UserError for sets that are not there, unfinished, or hold what is no image.
+    """
+    state = PartialState()
+    device = arguments.device or (str(state.device) if state.num_processes > 1 else pick_device())
+    _check_out(arguments.out)
+    real = open_real(arguments.real, arguments.train)
+    bases = [arguments.base] if arguments.base else []
+    fakes = open_fakes([*arguments.fake, *bases], arguments.images)
+    _say(f"Scored against {real.choice}: {len(real.held_out)} images.")
+    extractor = choose_extractor(
+        arguments.extractor, arguments.inception_weights, arguments.encoder, device
+    )
+    _say(f"Features: {extractor.name} (SHA-256 {extractor.sha256[:8]}).")
+    torch.backends.cudnn.allow_tf32 = False  # the same numbers on a GPU as on the CPU
+    path = PixelPath(_side(real.held_out), real.held_out.mode)
+    setup = Setup(extractor, path, device, arguments.batch, arguments.seed)
+    began = time.monotonic()
+    measured = measure(real, fakes, setup)
+    page = None
+    if state.is_main_process:
+        near = closest(real, fakes, path, device, arguments.seed)
+        results = _facts(arguments, real, fakes, setup) | measured
+        results["base"] = fakes[-1].label if bases else _base(fakes)
+        with atomic_folder(arguments.out / "pictures") as folder:
+            album = Album(folder)
+            results["sections"] = sections(real, fakes, album, arguments.seed)
+            results["closest"] = add_pairs(near, album)
+        results["seconds"] = round(time.monotonic() - began, 1)
+        write_json(arguments.out / "results.json", results)
+        page = write_report(arguments.out)
+    state.wait_for_everyone()
+    return page
+
+
+def _facts(
+    arguments: argparse.Namespace, real: Real, fakes: Sequence[Fake], setup: Setup
+) -> dict[str, Any]:
+    """What results.json says besides numbers and pictures."""
+    extractor = setup.extractor
+    names = ("name", "sha256", "layer", "resize", "dtype", "official")
+    return {
+        "schema": SCHEMA,
+        "title": arguments.title or f"Generated images against {real.name}",
+        "made": now(),
+        "command": arguments.command,
+        **commit(),
+        "versions": versions(),
+        "device": setup.device,
+        "radiographs": real.radiographs,
+        "few": real.few,
+        "real": _real_facts(real),
+        "pixel_path": asdict(setup.path),
+        "extractor": {name: getattr(extractor, name) for name in names},
+        "fakes": [describe(fake) for fake in fakes],
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="osteon compare",
+        description="Score generated images against real ones and write a report.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--real",
+        required=True,
+        help="prepared set (its held-out test split, where it has one), data/X:split, or a folder",
+    )
+    parser.add_argument(
+        "--fake",
+        required=True,
+        nargs="+",
+        metavar="[NAME=]FOLDER",
+        help="runs, samples folders of runs, or any folders of images",
+    )
+    parser.add_argument("--out", required=True, type=Path, help="folder of the report")
+    parser.add_argument(
+        "--train", help="where the nearest real image is sought (default: the set's train split)"
+    )
+    parser.add_argument(
+        "--base", metavar="[NAME=]FOLDER", help="images of the model before tuning, to set beside"
+    )
+    parser.add_argument("--images", type=int, help="use the first so many images of each set")
+    parser.add_argument("--title", help="of the report")
+    parser.add_argument("--extractor", choices=NAMES, default="auto")
+    parser.add_argument(
+        "--inception_weights", type=Path, help="torch-fidelity's file of Inception's weights"
+    )
+    parser.add_argument("--encoder", type=Path, help="folder of a small encoder")
+    parser.add_argument("--device", help="cpu, cuda, mps (default: the best at hand)")
+    parser.add_argument("--batch", type=int, default=64, help="images at once (default 64)")
+    parser.add_argument("--seed", type=int, default=0, help="of anchors and resamples (default 0)")
+    return parser
+
+
+def _check_out(out: Path) -> None:
+    """Refuse to write among someone's files."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; give a folder as --out.")
+    there = {entry.name for entry in out.iterdir()} if out.exists() else set()
+    if there - {"pictures"} and "results.json" not in there:
+        raise UserError(f"{out} holds something else; give another --out.")
+
+
+def _base(fakes: Sequence[Fake]) -> str | None:
+    """The set by the untuned model, if there is exactly one beside others."""
+    bases = [fake.label for fake in fakes if fake.is_base]
+    return bases[0] if len(bases) == 1 and len(fakes) > 1 else None
+
+
+def _real_facts(real: Real) -> dict[str, Any]:
+    def facts(images: ImageSet) -> dict[str, Any]:
+        patients = {row["patient_id"] for row in images.rows if "patient_id" in row}
+        return {
+            "name": images.name,
+            "images": len(images),
+            "patients": len(patients) or None,
+            "fingerprint": images.fingerprint,
+        }
+
+    info = real.held_out.info
+    return {
+        "choice": real.choice,
+        "same": real.same,
+        "held_out": facts(real.held_out),
+        "train": facts(real.train),
+        "source": info.get("source", ""),
+        "licence": info.get("licence", ""),
+        "citation": info.get("citation", ""),
+    }
+
+
+def _side(images: ImageSet) -> int:
+    """Pixels a side: a prepared set's own, or the shorter side of a folder's first image."""
+    size = images.info.get("size")
+    return int(size) if size else min(open_image(images.paths[0], images.mode).size)
+
+
+def _say(line: str) -> None:
+    if PartialState().is_main_process:
+        print(line, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

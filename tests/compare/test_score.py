@@ -1,0 +1,214 @@
+"""The command from end to end, on pictures of 16 pixels and an encoder with random weights."""
+
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compare import report
+from compare.score import main
+from core.files import read_json, write_json
+
+from .conftest import draw, write_folder
+
+HOSTILE = '<script>alert("x")</script> & [a](javascript:alert(1)) $\\frac'
+
+
+class Page(HTMLParser):
+    """Tags and addresses of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
+
+
+@pytest.fixture
+def compare(tmp_path: Path, encoder_folder: Path) -> Callable[..., dict[str, Any]]:
+    """`compare(real, fakes, *more)`: results.json of a comparison written to tmp_path/report."""
+
+    def run(real: Path, fakes: list[Path], *more: str) -> dict[str, Any]:
+        out = tmp_path / "report"
+        words = ["--real", str(real), "--fake", *map(str, fakes), "--out", str(out)]
+        main([*words, "--encoder", str(encoder_folder), "--device", "cpu", *more])
+        results: dict[str, Any] = read_json(out / "results.json")
+        return results
+
+    return run
+
+
+def test_runs_and_a_folder(
+    make_set: Callable[..., Path],
+    make_run: Callable[..., Path],
+    compare: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+) -> None:
+    real = make_set()
+    good, bad = make_run("good", seed=3), make_run("bad", seed=4, contrast=0.1)
+    results = compare(real, [bad, good, write_folder(tmp_path / "dalle", draw(4, 9))])
+
+    large, small = results["tables"]
+    assert (large["contract"]["n_fake"], small["contract"]["n_fake"]) == (24, 4)
+    kinds = [row["kind"] for row in large["rows"]]
+    assert kinds == ["fake", "fake", "real", "copies", "noise"]
+    values = {row["label"]: row["scores"]["frechet"]["value"] for row in large["rows"]}
+    noise = values.pop("Uniform noise")
+    assert values["good"] < values["bad"] < noise
+    for row in large["rows"][:4]:
+        score = row["scores"]["frechet"]
+        assert score["low"] <= score["value"] <= score["high"]
+        assert score["interpretable"]  # 24 images, 16 features
+    assert "inception_score" not in large["metrics"]  # the small encoder has no such thing
+    assert not small["rows"][0]["scores"]["frechet"]["interpretable"]
+    assert (
+        results["closest"]["noise"]["centred_median"]
+        < results["closest"]["held_out"]["centred_median"]
+    )
+    cost = results["fakes"][0]["cost"]
+    assert cost["images_per_second"] == pytest.approx(40 * 8 / 12.5)
+    assert cost["generation_seconds_per_image"] == pytest.approx(3 / 24)
+    assert results["fakes"][0]["curves"]["loss"]["step"][0] == 1
+
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert len(page.encode()) < 5_000_000
+    assert "Not for diagnosis" in page
+    assert "good is nearest to the held-out real images" in page
+    addresses = Page(page).addresses
+    assert addresses
+    assert all(a.startswith(("#", "data:image/")) for a in addresses)  # nothing from outside
+    assert page.count("<svg") == 2 + 2  # intervals, curves
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "| good | " in text
+    assert str(tmp_path / "report" / "pictures") not in page
+
+
+def test_copies_are_seen(
+    make_set: Callable[..., Path], compare: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    real = make_set()
+    results = compare(real, [real / "train", write_folder(tmp_path / "new", draw(26, 77))])
+    sets = results["closest"]["sets"]
+    assert sets["train"]["share_above"] == 1
+    assert sets["train"]["centred_median"] == pytest.approx(1, abs=1e-4)
+    assert sets["new"]["share_above"] < 0.3
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "Possible copies: 100 % of train" in text
+
+
+def test_few_real_images_and_the_base_model(
+    make_set: Callable[..., Path],
+    make_run: Callable[..., Path],
+    compare: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+) -> None:
+    real = make_set(train=5, validation=0, test=0)
+    base = make_run("base", 12, prompts=["a bat"], family="base", contrast=0.05)
+    tuned = make_run("tuned", 12, seed=0, prompts=["a bat"], family="dreambooth")
+    results = compare(real, [base, tuned])
+    assert results["few"]
+    assert results["base"] == "base"
+    (table,) = results["tables"]
+    assert set(table["metrics"]) == {"kid", "similarity"}  # no Fréchet distance of five images
+    assert results["closest"]["leave_one_out"]
+    assert [section["title"] for section in results["sections"]] == ["Real images", "“a bat”"]
+    assert [row["label"] for row in results["sections"][1]["rows"]] == ["base", "tuned"]
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "Against base, tuned changed it by" in text
+    assert "no Fréchet distance is given" in text
+
+
+def test_many_prompts_make_a_table(
+    make_set: Callable[..., Path],
+    make_run: Callable[..., Path],
+    compare: Callable[..., dict[str, Any]],
+) -> None:
+    prompts = [f"prompt {i}" for i in range(24)]
+    runs = [make_run("a", prompts=prompts), make_run("b", seed=8), make_run("c", prompts=prompts)]
+    results = compare(make_set(), runs)
+    section = results["sections"][1]
+    assert section["kind"] == "table"
+    assert section["columns"] == ["a", "b", "c"]
+    assert section["rows"][5]["caption"] == "prompt 5"
+    assert [cell["seed"] for cell in section["rows"][5]["cells"]] == [5, 5, 5]
+
+
+def test_hostile_names_and_prompts_stay_text(
+    make_set: Callable[..., Path],
+    make_run: Callable[..., Path],
+    compare: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+) -> None:
+    run = make_run("a", prompts=[HOSTILE])
+    label = '<img src=x onerror="alert(1)">$x$|`'
+    compare(make_set(), [Path(f"{label}={run}")], "--title", HOSTILE)
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert all(a.startswith(("#", "data:image/")) for a in Page(page).addresses)
+    lines = (tmp_path / "report" / "report.md").read_text().splitlines()
+    text = "\n".join(line for line in lines if not line.startswith("    "))  # code is literal
+    assert "<script" not in text
+    assert "<img" not in text
+    assert "](javascript" not in text
+
+
+def test_rendered_again_from_results_alone(
+    make_set: Callable[..., Path],
+    make_run: Callable[..., Path],
+    compare: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+) -> None:
+    results = compare(make_set(), [make_run()])
+    out = tmp_path / "report"
+    before = (out / "report.html").read_text()
+    report.main([str(out)])
+    assert (out / "report.html").read_text() == before
+    write_json(out / "results.json", results | {"title": "Another title"})
+    report.main([str(out)])
+    assert "<h1>Another title</h1>" in (out / "report.html").read_text()
+
+
+def test_a_second_call_extracts_nothing_and_finds_the_same(
+    make_set: Callable[..., Path],
+    make_run: Callable[..., Path],
+    compare: Callable[..., dict[str, Any]],
+    own_cache: Path,
+) -> None:
+    real, run = make_set(), make_run()
+    first = compare(real, [run])
+    times = {file: file.stat().st_mtime_ns for file in (own_cache / "features").iterdir()}
+    assert len(times) == 5  # held-out, generated, real anchor, copies, noise
+    second = compare(real, [run])
+    assert times == {file: file.stat().st_mtime_ns for file in (own_cache / "features").iterdir()}
+    assert first["tables"] == second["tables"]
+    assert first["closest"] == second["closest"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--real", "nothing", "--fake", "x", "--out", "o"], "nothing is not there"),
+        (["--real", "{set}", "--fake", "nothing", "--out", "o"], "give a run, a samples folder"),
+        (["--real", "{set}", "--fake", "{set}/test", "--out", "{set}"], "holds something else"),
+    ],
+)
+def test_mistakes_end_in_one_line(
+    make_set: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    message: str,
+) -> None:
+    folder = str(make_set())
+    with pytest.raises(SystemExit) as stop:
+        main([word.replace("{set}", folder) for word in words])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err.strip()
+    assert re.fullmatch(rf"error: .*{message}.*", error)

@@ -1,0 +1,91 @@
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from compare.contract import Contract, check_alike
+from compare.sources import open_fakes, open_real
+from core.errors import UserError
+
+from .conftest import draw, write_folder
+
+CONTRACT = Contract("e", "hash", "pool", "none", "float32", 64, "L", "real", 100, 50)
+
+
+def test_held_out_images_first(make_set: Callable[..., Path]) -> None:
+    real = open_real(str(make_set()))
+    assert real.held_out.name == "set:test"
+    assert real.train.name == "set:train"
+    assert real.others is not None
+    assert real.others.name == "set:validation"
+    assert not real.same
+    assert not real.few
+    assert real.radiographs  # its captions say so
+
+
+def test_without_a_test_split(make_set: Callable[..., Path]) -> None:
+    real = open_real(str(make_set("a", test=0)))
+    assert real.held_out.name == "a:validation"
+    assert "no test images" in real.choice
+    assert real.others is not None
+    assert real.others.name == "a:train"
+    few = open_real(str(make_set("b", train=5, validation=0, test=0)))
+    assert few.few
+    assert few.same
+    assert few.others is None
+
+
+def test_a_split_and_a_bank_by_name(make_set: Callable[..., Path], tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "bank", draw(4, 9))
+    real = open_real(f"{make_set()}:validation", str(folder))
+    assert real.held_out.name == "set:validation"
+    assert real.train.name == "bank"
+
+
+def test_runs_sets_and_plain_folders(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    run = make_run("a", prompts=["x", "y"])
+    other = make_run("b", set_name="steps50")
+    plain = write_folder(tmp_path / "dalle", draw(3, 1))
+    words = [str(run), str(other / "samples" / "steps50"), str(plain), f"named={plain}"]
+    fakes = open_fakes(words)
+    assert [fake.label for fake in fakes] == ["a", "b/steps50", "dalle", "named"]
+    assert fakes[0].family == "VAE"
+    assert fakes[0].seeds[:2] == [0, 1]
+    assert fakes[0].prompts[:2] == ["x", "y"]
+    assert fakes[2].family == "outside images"
+    assert fakes[2].seeds == [None] * 3
+    assert [len(fake.images) for fake in open_fakes(words, most=2)] == [2] * 4
+
+
+def test_one_name_twice(make_run: Callable[..., Path]) -> None:
+    run = make_run("a")
+    write_folder(run / "samples" / "other", draw(3, 5))
+    fakes = open_fakes([str(run), f"a={run / 'samples' / 'other'}"])
+    assert [fake.label for fake in fakes] == ["a/default", "a/other"]
+    with pytest.raises(UserError, match="Two sets are called 'a/default'"):
+        open_fakes([str(run), str(run)])
+
+
+def test_what_cannot_be_compared(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    run = make_run("a", set_name="one")
+    write_folder(run / "samples" / "two", draw(3, 5))
+    with pytest.raises(UserError, match=r"several sets; name one of .*one, .*two"):
+        open_fakes([str(run)])
+    with pytest.raises(UserError, match="is not there"):
+        open_fakes([str(tmp_path / "nothing")])
+    with pytest.raises(UserError, match="needs two"):
+        open_fakes([str(write_folder(tmp_path / "lone", draw(1, 0)))])
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "run.json").write_text("{}")
+    with pytest.raises(UserError, match="osteon generate --run"):
+        open_fakes([str(tmp_path / "new")])
+
+
+@pytest.mark.parametrize("name", list(asdict(CONTRACT)))
+def test_unlike_contracts_share_no_column(name: str) -> None:
+    check_alike({"a": CONTRACT, "b": replace(CONTRACT)})
+    other = replace(CONTRACT, **{name: "other"})
+    assert list(CONTRACT.differences(other)) == [name]
+    with pytest.raises(UserError, match=rf"a and b were not measured alike \({name}"):
+        check_alike({"a": CONTRACT, "b": other})
