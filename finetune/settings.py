@@ -1,0 +1,146 @@
+"""Settings of the DreamBooth and LoRA trainer. Imports without torch."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Part = Literal["attention", "feedforward", "projection", "convolution"]
+Schedule = Literal[
+    "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
+]
+
+
+@dataclass(frozen=True)
+class Optim:
+    """AdamW and its learning rate."""
+
+    name: Literal["adamw", "adamw8bit"] = "adamw"
+    """adamw8bit needs bitsandbytes and a CUDA device; it holds the moments in 8 bits."""
+    lr: float = 1e-4
+    """Learning rate after warm-up: about 1e-4 for LoRA, 5e-6 where every weight is trained."""
+    schedule: Schedule = "constant"
+    """Course of the learning rate over the run, one of diffusers' own."""
+    warmup: int = 0
+    """Steps of linear warm-up; "constant" knows none, "constant_with_warmup" does."""
+    weight_decay: float = 1e-2
+    """Decoupled weight decay."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the two moments."""
+    clip_norm: float = 1.0
+    """Largest norm of the gradient of all trained weights; 0: no limit."""
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters (Hu et al. 2021) in place of training every weight."""
+
+    rank: int = 4
+    """Rank of each update."""
+    alpha: float = 4.0
+    """The update is scaled by alpha / rank."""
+    targets: tuple[Part, ...] = ("attention",)
+    """Layers that get an adapter. The text encoder has attention and feedforward only."""
+    dropout: float = 0.0
+    """Share of an adapter's inputs left out while training."""
+    dora: bool = False
+    """Learn the weights' magnitude apart from their direction (DoRA, Liu et al. 2024)."""
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Prior preservation (Ruiz et al. 2023): beside each image one of its class, by the base."""
+
+    prompt: str
+    """What the class is called, such as "a photo of an animal"."""
+    count: int = 100
+    """Class images."""
+    weight: float = 1.0
+    """Of the class images' loss beside the images' own."""
+    folder: str | None = None
+    """Where class images lie; one of your own is used as it is. null: data/class/<fingerprint>."""
+
+
+@dataclass(frozen=True)
+class DreamBoothSettings:
+    """Fine-tune Stable Diffusion 1.x, 2.x or the embedded base on few images or a captioned set."""
+
+    data: str
+    """Prepared set (its train split) or plain folder of images."""
+    run_dir: str
+    """Run folder. The same command on it goes on where it was stopped."""
+    base: str = "models/sd2-mini"
+    """What to start from: a folder in diffusers' format or a hub id."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id; null: its main branch, pinned when the run starts."""
+    steps: int = 500
+    """Optimiser steps."""
+    seed: int = 0
+    """Of adapters, order, noise and timesteps."""
+    size: int | None = None
+    """Pixels a side; null: the base's own."""
+    batch: int = 4
+    """Images a step, over all processes; prior preservation adds as many class images."""
+    accumulate: int = 1
+    """Pieces that each process cuts its share of the batch into, to save memory."""
+    prompt: str | None = None
+    """One prompt for all images; null: each image's caption in the set's metadata."""
+    caption_dropout: float = 0.0
+    """Share of captions left out, so that guidance has something to lean on."""
+    lora: Lora | None = field(default_factory=Lora)
+    """null: train every weight of the UNet."""
+    text_encoder: bool = False
+    """Train the text encoder too."""
+    optim: Optim = field(default_factory=Optim)
+    """Optimiser."""
+    prior: Prior | None = None
+    """null: no prior preservation."""
+    min_snr_gamma: float | None = None
+    """Min-SNR loss weight (Hang et al. 2023; 5 is usual); null: all timesteps weigh the same."""
+    noise_offset: float = 0.0
+    """Strength of noise that is one number per channel: teaches very dark and bright images."""
+    ema_decay: float | None = None
+    """Save the moving average of the weights with this decay; null: the weights themselves."""
+    gradient_checkpointing: bool = False
+    """Compute activations twice instead of keeping them: less memory, about a third slower."""
+    cache_latents: bool = True
+    """Encode each image once. The autoencoder's sampling noise is still drawn at every step."""
+    flip: bool = False
+    """Mirror half the images. Never for X-rays: the heart would change sides."""
+    checkpoint_every: int = 250
+    """Steps between checkpoints; 0: none."""
+    checkpoints_kept: int = 1
+    """Newest checkpoints kept."""
+    preview_every: int = 0
+    """Steps between preview sheets; 0: none."""
+    preview_prompts: tuple[str, ...] = ()
+    """Rows of the sheet, and a sampler's prompts where none is given; none: those trained on."""
+    preview_seeds: tuple[int, ...] = (0, 1, 2, 3)
+    """Columns of the sheet."""
+    tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
+    """Where to send the losses beside metrics.jsonl."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "accumulate", "checkpoints_kept"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1")
+        if self.batch % self.accumulate:
+            raise ValueError(f"batch {self.batch} cannot be cut into {self.accumulate} pieces")
+        if self.size is not None and (self.size < 16 or self.size % 8):
+            raise ValueError(f"size {self.size} is not a multiple of 8")
+        if not 0 <= self.caption_dropout < 1:
+            raise ValueError("caption_dropout must lie in [0, 1)")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError("ema_decay must lie between 0 and 1")
+        if self.min_snr_gamma is not None and self.min_snr_gamma <= 0:
+            raise ValueError("min_snr_gamma must be above 0")
+        if self.lora is not None and (self.lora.rank < 1 or not self.lora.targets):
+            raise ValueError("lora.rank must be at least 1 and lora.targets must name a layer")
+        if (
+            self.lora is not None
+            and self.text_encoder
+            and not {"attention", "feedforward"} & {*self.lora.targets}
+        ):
+            raise ValueError("text_encoder needs attention or feedforward in lora.targets")
+        if self.prior is not None and (self.prior.count < 1 or not self.prior.prompt.strip()):
+            raise ValueError("prior.count must be at least 1 and prior.prompt must not be empty")
+        if self.preview_every and not self.preview_seeds:
+            raise ValueError("preview_every needs preview_seeds")

@@ -1,0 +1,143 @@
+"""What is learned from: the images given (instances), and images of their class by the base."""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from core.errors import UserError
+from core.files import read_json, write_json
+from core.images import list_images, write_png
+from core.sets import ImageSet, open_set
+from finetune.models import Place
+from finetune.sample import StableDiffusionSampler
+from finetune.settings import DreamBoothSettings, Prior
+
+CONTRACT = "class.json"
+CLASS_BATCH = 16  # images generated at once
+CLASS_STEPS, CLASS_GUIDANCE, CLASS_SCHEDULER = 25, 4.0, "ddim"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Images, and the caption of each."""
+
+    images: ImageSet
+    captions: list[str]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def instance_subject(settings: DreamBoothSettings) -> Subject:
+    """The images of `settings.data` with the prompt or their own captions.
+
+    Raises UserError where there is neither.
+    """
+    images = open_set(settings.data)
+    if settings.prompt is not None:
+        if not settings.prompt.strip():
+            raise UserError('--prompt is empty; write what the images show, like "a photo of ...".')
+        return Subject(images, [settings.prompt] * len(images))
+    silent = sum(not caption.strip() for caption in images.captions)
+    if silent:
+        raise UserError(
+            f"{silent} of {len(images)} images of {settings.data} have no caption; "
+            "give one --prompt for all, or prepare the set with captions."
+        )
+    return Subject(images, images.captions)
+
+
+def default_prompts(settings: DreamBoothSettings, subject: Subject) -> list[str]:
+    """At most eight prompts that show what was learned."""
+    if settings.preview_prompts:
+        return list(settings.preview_prompts)
+    distinct = list(dict.fromkeys(subject.captions))
+    return distinct[:: -(-len(distinct) // 8)]
+
+
+def contract_of(prior: Prior, place: Place, size: int) -> dict[str, object]:
+    """All that class images depend on, besides their number."""
+    return {
+        "model": place.identity,
+        "prompt": prior.prompt,
+        "size": size,
+        "scheduler": CLASS_SCHEDULER,
+        "steps": CLASS_STEPS,
+        "guidance": CLASS_GUIDANCE,
+        "seeds": "0, 1, 2, ...",
+    }
+
+
+def class_folder(prior: Prior, contract: dict[str, object]) -> Path:
+    """The folder asked for, or one whose name is the contract's fingerprint."""
+    if prior.folder is not None:
+        return Path(prior.folder)
+    digest = hashlib.sha256(json.dumps(contract, sort_keys=True).encode()).hexdigest()[:12]
+    slug = re.sub(r"\W+", "-", prior.prompt.lower()).strip("-")[:40]
+    return Path("data/class") / f"{slug}-{digest}"
+
+
+def class_subject(
+    prior: Prior,
+    place: Place,
+    size: int,
+    accelerator: Accelerator,
+    sampler: StableDiffusionSampler,
+) -> Subject:
+    """Class images: found, or topped up to `prior.count` by the base itself (`sampler`).
+
+    A folder of your own images (without class.json) is used as it is.
+
+    Raises UserError where a folder holds class images of another model, prompt, size or scheduler.
+    """
+    contract = contract_of(prior, place, size)
+    folder = class_folder(prior, contract)
+    if folder.is_dir() and list_images(folder) and not (folder / CONTRACT).exists():
+        images = open_set(folder)
+        return Subject(images, [prior.prompt] * len(images))
+    _check_contract(folder, contract)
+    if accelerator.is_main_process:
+        write_json(folder / CONTRACT, contract | {"name": place.name})
+    files = [folder / f"{seed:06d}.png" for seed in range(prior.count)]
+    missing = [seed for seed, file in enumerate(files) if not file.exists()]
+    mine = missing[accelerator.process_index :: accelerator.num_processes]
+    for first in tqdm(
+        range(0, len(mine), CLASS_BATCH),
+        desc=f"class images in {folder}",
+        disable=not (mine and accelerator.is_main_process),
+    ):
+        seeds = mine[first : first + CLASS_BATCH]
+        with accelerator.autocast():
+            drawn = sampler(
+                seeds,
+                [prior.prompt] * len(seeds),
+                steps=CLASS_STEPS,
+                guidance=CLASS_GUIDANCE,
+                scheduler=CLASS_SCHEDULER,
+            )
+        for seed, image in zip(seeds, drawn, strict=True):
+            write_png(image, files[seed], {"prompt": prior.prompt}, synthetic=True)
+    accelerator.wait_for_everyone()
+    rows = [{"file_name": file.name, "text": prior.prompt} for file in files]
+    return Subject(ImageSet(folder.name, files, rows, {"mode": "RGB"}), [prior.prompt] * len(files))
+
+
+def _check_contract(folder: Path, contract: dict[str, object]) -> None:
+    if not (folder / CONTRACT).exists():
+        return
+    old = read_json(folder / CONTRACT)
+    changes = [
+        f"{key}: {old.get(key)} -> {value}"
+        for key, value in contract.items()
+        if old.get(key) != value
+    ]
+    if changes:
+        raise UserError(
+            f"{folder} holds class images of another kind ({'; '.join(changes)}); "
+            "give another --prior.folder, or delete that one."
+        )

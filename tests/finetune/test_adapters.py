@@ -1,0 +1,111 @@
+"""What is saved is what was trained, read back by plain diffusers."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors import safe_open
+
+from finetune.adapters import NAME, adapter_state, attach, save_adapters
+from finetune.models import open_pipeline
+from finetune.settings import Lora
+from finetune.weights import Trained, outputs
+
+FILE = "pytorch_lora_weights.safetensors"
+EVERYWHERE = ("attention", "feedforward", "projection", "convolution")
+
+
+def tuned(base: Path, lora: Lora, text: bool) -> StableDiffusionPipeline:
+    """Adapters with random weights, as after training."""
+    pipeline = open_pipeline(base)
+    attach(pipeline.unet, pipeline.text_encoder if text else None, lora, seed=0)
+    random = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for module in (pipeline.unet, pipeline.text_encoder):
+            for parameter in Trained(module).parameters.values():
+                parameter += 0.1 * torch.randn(parameter.shape, generator=random)
+    return pipeline
+
+
+@pytest.mark.parametrize(
+    ("lora", "text"),
+    [
+        (Lora(), False),
+        (Lora(rank=2, alpha=8.0, targets=("attention", "feedforward")), True),
+        (Lora(rank=3, alpha=1.0, targets=EVERYWHERE), True),
+        (Lora(rank=2, alpha=4.0, targets=("projection",)), False),
+        (Lora(rank=2, alpha=4.0, targets=("convolution",)), False),
+        (Lora(rank=2, alpha=4.0, targets=("attention", "feedforward"), dora=True), True),
+    ],
+)
+def test_plain_diffusers_reads_back_the_same(
+    base: Path, tmp_path: Path, lora: Lora, text: bool
+) -> None:
+    pipeline = tuned(base, lora, text)
+    save_adapters(pipeline.unet, pipeline.text_encoder if text else None, tmp_path)
+    plain = StableDiffusionPipeline.from_pretrained(base, safety_checker=None)
+    before = outputs(plain)
+    plain.load_lora_weights(tmp_path, adapter_name="x")
+
+    own, other = adapter_state(pipeline.unet, NAME), adapter_state(plain.unet, "x")
+    assert len(own) > 0
+    assert own.keys() == other.keys()
+    wanted, got = outputs(pipeline), outputs(plain)
+    for name in wanted:
+        assert (wanted[name] - got[name]).abs().max() == 0, name
+    assert (got["prediction"] - before["prediction"]).abs().max() > 1e-3
+    assert torch.equal(got["words"], before["words"]) is not text
+
+
+def test_file_reads_in_older_versions(base: Path, tmp_path: Path) -> None:
+    """Small metadata; the text encoder's keys as they were before transformers 5.6."""
+    pipeline = tuned(base, Lora(rank=2, alpha=8.0), text=True)
+    save_adapters(pipeline.unet, pipeline.text_encoder, tmp_path)
+    with safe_open(tmp_path / FILE, "pt") as file:
+        keys = list(file.keys())
+        metadata = json.loads(file.metadata()["lora_adapter_metadata"])
+    words = [key for key in keys if key.startswith("text_encoder.")]
+    assert words
+    assert all(key.startswith("text_encoder.text_model.encoder.layers.") for key in words)
+    assert all(key.startswith(("unet.", "text_encoder.")) for key in keys)
+    assert metadata["unet.lora_alpha"] == 8.0
+    assert metadata["text_encoder.r"] == 2
+    assert {key.split(".", 1)[1] for key in metadata} <= {
+        "r", "lora_alpha", "target_modules", "lora_dropout", "bias", "use_dora", "use_rslora",
+        "rank_pattern", "alpha_pattern", "peft_type",
+    }  # fmt: skip
+
+
+def test_adapters_of_a_bf16_base_learn(base: Path) -> None:
+    """60 AdamW steps of 1e-4 move every element; bf16 adapters would round most of them away."""
+    pipeline = open_pipeline(base)
+    pipeline.unet.to(torch.bfloat16)
+    attach(pipeline.unet, None, Lora(), seed=0)
+    trained = Trained(pipeline.unet)
+    assert {p.dtype for p in trained.parameters.values()} == {torch.float32}
+    before = {name: p.detach().clone() for name, p in trained.parameters.items()}
+    optimiser = torch.optim.AdamW(trained.parameters.values(), lr=1e-4)
+    random = torch.Generator().manual_seed(0)
+    for _ in range(60):
+        noisy, wanted = torch.randn(2, 1, 4, 4, 4, generator=random).unbind()
+        words = torch.randn(1, 8, 32, generator=random)
+        with torch.autocast("cpu", torch.bfloat16):
+            prediction = pipeline.unet(noisy, torch.tensor([500]), words).sample
+        torch.nn.functional.mse_loss(prediction.float(), wanted).backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    moved = [(trained.parameters[name] != before[name]).float().mean() for name in before]
+    assert min(moved) == 1.0
+
+
+def test_first_weights_depend_on_the_seed_alone(base: Path) -> None:
+    states = []
+    for seed in (0, 0, 1):
+        torch.rand(7)
+        pipeline = open_pipeline(base)
+        attach(pipeline.unet, None, Lora(), seed)
+        states.append(torch.cat([t.flatten() for t in adapter_state(pipeline.unet).values()]))
+    assert torch.equal(states[0], states[1])
+    assert not torch.equal(states[0], states[2])

@@ -1,0 +1,136 @@
+"""What the loop draws from: a function of seed and step, the same with and without caches."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from core.sets import open_set
+from finetune.encode import Latents, Source, Words, draw
+from finetune.models import open_pipeline
+from finetune.settings import DreamBoothSettings
+from finetune.subjects import Subject, instance_subject
+
+Make = Callable[..., DreamBoothSettings]
+SHAPE = (4, 8, 8)
+
+
+def test_draws_are_a_function_of_seed_and_step(settings: Make) -> None:
+    first = draw(settings(), "instance", 3, SHAPE, 1000)
+    again = draw(settings(), "instance", 3, SHAPE, 1000)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    for other in (
+        draw(settings(), "instance", 4, SHAPE, 1000),
+        draw(settings(), "class", 3, SHAPE, 1000),
+        draw(settings(seed=1), "instance", 3, SHAPE, 1000),
+    ):
+        assert not torch.equal(first.noise, other.noise)
+        assert not torch.equal(first.timesteps, other.timesteps)
+
+
+def test_timesteps_are_uniform_and_stratified(settings: Make) -> None:
+    drawn = torch.stack([draw(settings(), "x", s, SHAPE, 1000).timesteps for s in range(500)])
+    assert ((drawn // 250) == torch.arange(4)).all()  # one in each quarter
+    assert drawn.min() < 10
+    assert drawn.max() > 990
+    assert drawn.float().mean().item() == pytest.approx(499.5, abs=5)
+
+
+def test_noise_offset_and_shares(settings: Make) -> None:
+    own = settings(noise_offset=0.5, flip=True, caption_dropout=0.25, batch=16)
+    drawn = [draw(own, "x", step, (4, 1, 1), 1000) for step in range(200)]
+    noise = torch.cat([d.noise for d in drawn])
+    assert noise.std().item() == pytest.approx(1.25**0.5, rel=0.02)
+    assert torch.cat([d.mirrored for d in drawn]).float().mean().item() == pytest.approx(
+        0.5, abs=0.03
+    )
+    assert torch.cat([d.silent for d in drawn]).float().mean().item() == pytest.approx(
+        0.25, abs=0.03
+    )
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_cached_latents_keep_the_sampling_noise(settings: Make, base: Path, flip: bool) -> None:
+    """Cache or not, a latent is mean + std x noise of the autoencoder's posterior."""
+    vae = open_pipeline(base).vae
+    subject = instance_subject(settings())
+    kept, fresh = (
+        Latents(subject, vae, 32, settings(flip=flip, cache_latents=cached), Accelerator(cpu=True))
+        for cached in (True, False)
+    )
+    mirrored = torch.tensor([False, flip])
+    noise = torch.randn(2, *SHAPE)
+    assert kept.shape == SHAPE
+    one = kept.sample([4, 1], mirrored, noise)
+    torch.testing.assert_close(one, fresh.sample([4, 1], mirrored, noise), atol=1e-5, rtol=1e-5)
+    mean = kept.sample([4, 1], mirrored, torch.zeros_like(noise))
+    assert not torch.equal(one, mean)
+
+    image = torch.from_numpy(kept.pixels[1]).permute(2, 0, 1).float()[None] / 127.5 - 1
+    image = image.flip(3) if flip else image
+    posterior = vae.encode(image).latent_dist
+    by_hand = (posterior.mean + posterior.std * noise[1]) * vae.config.scaling_factor
+    torch.testing.assert_close(one[1:], by_hand, atol=1e-5, rtol=1e-5)
+
+
+def test_words_are_embedded_once_or_left_as_numbers(base: Path) -> None:
+    pipeline = open_pipeline(base)
+    captions = ["one", "two", "one"]
+    frozen = Words(captions, pipeline, trained=False)
+    trained = Words(captions, pipeline, trained=True)
+    assert frozen.table.shape == (3, 77, 32)  # "", one, two
+    assert trained.table.shape == (3, 77)
+    silent = torch.tensor([False, False, True])
+    numbers = trained.of(captions, silent)
+    with torch.no_grad():
+        torch.testing.assert_close(frozen.of(captions, silent), pipeline.text_encoder(numbers)[0])
+    assert torch.equal(
+        numbers[0],
+        pipeline.tokenizer("one", padding="max_length", return_tensors="pt").input_ids[0],
+    )
+    assert torch.equal(numbers[2], trained.table[0])
+    assert Words(["a" * 200, "b"], pipeline, trained=True).cut == 1
+
+
+class Process:
+    """What a source needs to know of an Accelerator."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, index: int, count: int) -> None:
+        self.process_index, self.num_processes = index, count
+
+    def reduce(self, tensor: torch.Tensor, how: str) -> torch.Tensor:
+        return tensor
+
+
+def test_shares_and_pieces_make_up_the_global_batch(settings: Make, base: Path) -> None:
+    """The same images, noise and timesteps, however they are dealt out."""
+    pipeline = open_pipeline(base)
+    subject = instance_subject(settings())
+    subject = Subject(subject.images, [f"image {n}" for n in range(5)])
+    words = Words(subject.captions, pipeline, trained=True)
+
+    def batches(index: int, count: int, accumulate: int) -> list:
+        own = settings(accumulate=accumulate, cache_latents=False)
+        process = Process(index, count)
+        return Source("instance", subject, words, pipeline.vae, 32, own, process).at(7, 1000)
+
+    (whole,) = batches(0, 1, 1)
+    dealt = [piece for index in (0, 1) for piece in batches(index, 2, 2)]
+    assert len(dealt) == 4
+    for name in whole._fields:
+        together = torch.cat([getattr(piece, name) for piece in dealt])
+        torch.testing.assert_close(getattr(whole, name), together, atol=1e-5, rtol=1e-5)
+
+
+def test_every_image_comes_once_an_epoch(settings: Make, base: Path, captioned: Path) -> None:
+    pipeline = open_pipeline(base)
+    images = open_set(captioned)
+    subject = Subject(images, images.captions)
+    words = Words(subject.captions, pipeline, trained=True)
+    source = Source("x", subject, words, pipeline.vae, 32, settings(batch=1), Process(0, 1))
+    seen = {tuple(source.at(step, 1000)[0].words[0].tolist()) for step in range(5)}
+    assert len(seen) == 5

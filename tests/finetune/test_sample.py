@@ -1,0 +1,113 @@
+"""An image is its seed; the sampler draws what plain diffusers draws."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+from core.errors import UserError
+from core.families import load_sampler
+from core.images import to_array
+from core.seeds import image_noise
+from finetune.adapters import save_adapters
+from finetune.models import locate
+from finetune.sample import CARD, SCHEDULERS, StableDiffusionSampler
+from finetune.settings import Lora
+from tests.finetune.tiny import tiny_pipeline
+
+
+@pytest.fixture(scope="module")
+def sampler(base: Path) -> StableDiffusionSampler:
+    return load_sampler(base, "cpu")  # a plain folder is of the family "base"
+
+
+def difference(one: list, other: list) -> int:
+    """Largest, in grey levels."""
+    return int(np.abs(to_array(one).astype(int) - to_array(other).astype(int)).max())
+
+
+def test_images_do_not_depend_on_the_batch(sampler: StableDiffusionSampler) -> None:
+    prompts = ["a", "b", "c"]
+    for scheduler in SCHEDULERS:
+        together = sampler([3, 5, 7], prompts, steps=3, scheduler=scheduler)
+        alone = [
+            sampler([s], [p], steps=3, scheduler=scheduler)[0]
+            for s, p in zip([7, 3], "ca", strict=True)
+        ]
+        assert difference(alone, [together[2], together[0]]) <= 1, scheduler
+    assert difference(sampler([1], ["a"], steps=3), sampler([2], ["a"], steps=3)) > 10
+
+
+def test_plain_diffusers_draws_the_same(sampler: StableDiffusionSampler, base: Path) -> None:
+    plain = StableDiffusionPipeline.from_pretrained(base, safety_checker=None)
+    plain.scheduler = DDIMScheduler.from_config(plain.scheduler.config)
+    wanted = plain(
+        ["a", "b"],
+        negative_prompt=["c", "c"],
+        num_inference_steps=4,
+        guidance_scale=3.0,
+        latents=image_noise([0, 1], (4, 8, 8)),
+    ).images
+    got = sampler([0, 1], ["a", "b"], steps=4, guidance=3.0, negative="c")
+    assert difference(wanted, got) <= 1
+
+
+def test_steps_can_be_watched_and_cancelled(sampler: StableDiffusionSampler) -> None:
+    seen = []
+
+    def watch(step: int, total: int, latents: torch.Tensor) -> None:
+        seen.append((step, total, sampler.decode(latents)[0].size))
+        if step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sampler([0], ["a"], steps=5, on_step=watch)
+    assert seen == [(1, 5, (32, 32)), (2, 5, (32, 32)), (3, 5, (32, 32))]
+
+
+@pytest.mark.parametrize(
+    "options", [{"stepz": 3}, {"steps": "many"}, {"steps": 0}, {"scheduler": "magic"}]
+)
+def test_bad_options_are_named(sampler: StableDiffusionSampler, options: dict) -> None:
+    with pytest.raises(UserError, match=next(iter(options))):
+        sampler([0], ["a"], **options)
+
+
+def test_a_run_with_adapters(base: Path, tmp_path: Path) -> None:
+    """Grey comes back grey; a scale of 0 is the base itself; another base is refused."""
+    from tests.finetune.test_adapters import tuned
+
+    run = tmp_path / "run"
+    pipeline = tuned(base, Lora(rank=2, alpha=4.0), text=True)
+    save_adapters(pipeline.unet, pipeline.text_encoder, run / "weights")
+    place = locate(str(base))
+    card = {"base": str(base), "revision": None, "base_identity": place.identity, "size": 32,
+            "mode": "L", "prompts": ["a chest"]}  # fmt: skip
+    (run / "weights" / CARD).write_text(json.dumps(card))
+    (run / "run.json").write_text('{"family": "dreambooth", "mode": "L"}')
+
+    sampler = load_sampler(run, "cpu")
+    assert sampler.default_prompts == ["a chest"]
+    tuned_image = sampler([4], ["x"], steps=3)[0]
+    bare = load_sampler(base, "cpu")([4], ["x"], steps=3)[0].convert("L")
+    assert tuned_image.mode == "L"
+    assert difference([bare], [tuned_image]) > 2
+    assert difference([bare], sampler([4], ["x"], steps=3, lora_scale=0.0)) <= 1
+    assert difference([tuned_image], sampler([4], ["x"], steps=3)) == 0
+
+    (run / "weights" / CARD).write_text(json.dumps(card | {"base_identity": "other"}))
+    with pytest.raises(UserError, match="another"):
+        load_sampler(run, "cpu")
+
+
+def test_epsilon_and_unfinished_runs(tmp_path: Path) -> None:
+    tiny_pipeline("epsilon").save_pretrained(tmp_path / "epsilon")
+    assert len(load_sampler(tmp_path / "epsilon", "cpu")([0], [""], steps=2)) == 1
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "run.json").write_text('{"family": "dreambooth"}')
+    with pytest.raises(UserError, match="no weights yet"):
+        load_sampler(run, "cpu")

