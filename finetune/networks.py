@@ -1,17 +1,20 @@
 """The embedded base's parts, built from nothing: Stable Diffusion 2's classes at a small size."""
 
 import json
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from pathlib import Path
 
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from finetune.base_settings import Autoencoder, TextEncoder, Unet
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 MAX_TOKENS = 77  # as in CLIP
+WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"  # CLIP's own splitting
 
 
 def build_autoencoder(settings: Autoencoder, size: int) -> AutoencoderKL:
@@ -33,37 +36,62 @@ def build_autoencoder(settings: Autoencoder, size: int) -> AutoencoderKL:
 
 
 def build_tokenizer(captions: Iterable[str], vocabulary: int) -> CLIPTokenizer:
-    """CLIP's byte-pair encoding, learned from captions; any other word falls into its letters."""
-    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+    """CLIP's byte-pair encoding, learned from captions; any other word falls into its letters.
+
+    The same captions give the same tokens, always: a resumed run relies on it (the tokenizers
+    library numbers them differently each time).
+    """
+    split = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(_words(), behavior="removed", invert=True),
+            pre_tokenizers.Split(Regex(WORDS), behavior="removed", invert=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]
     )
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        initial_alphabet=sorted(alphabet),
-        special_tokens=[START, END],
-        end_of_word_suffix="</w>",
-        show_progress=False,
+    counts = Counter(
+        word for caption in captions for word, _ in split.pre_tokenize_str(caption.lower())
     )
-    tokenizer.train_from_iterator(captions, trainer)
-    learned = json.loads(tokenizer.to_str())["model"]
-    vocab = dict(learned["vocab"])
-    for letter in sorted(alphabet):  # a word may end in any letter
-        vocab.setdefault(f"{letter}</w>", len(vocab))
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    letters = [letter + end for end in ("", "</w>") for letter in alphabet]
+    merges = learn_merges(counts, vocabulary - len(letters) - 2)
+    tokens = dict.fromkeys([START, END, *letters, *("".join(pair) for pair in merges)])
     return CLIPTokenizer(
-        vocab=vocab,
-        merges=[tuple(pair) for pair in learned["merges"]],
+        vocab={token: number for number, token in enumerate(tokens)},
+        merges=merges,
         bos_token=START,
         eos_token=END,
         unk_token=END,
         pad_token=END,
         model_max_length=MAX_TOKENS,
     )
+
+
+def learn_merges(counts: Mapping[str, int], limit: int) -> list[tuple[str, str]]:
+    """Byte-pair merges of words with their counts, the commonest pair first, ties by alphabet.
+
+    Ends at `limit` merges, or when no pair comes twice (Sennrich et al. 2016).
+    """
+    words = {(*word[:-1], f"{word[-1]}</w>"): count for word, count in counts.items()}
+    merges: list[tuple[str, str]] = []
+    while len(merges) < limit:
+        pairs: Counter[tuple[str, str]] = Counter()
+        for word, count in words.items():
+            for pair in pairwise(word):
+                pairs[pair] += count
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair), default=None)
+        if best is None or pairs[best] < 2:
+            break
+        merges.append(best)
+        words = {_merged(word, best): count for word, count in words.items()}
+    return merges
+
+
+def _merged(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
+    parts, place = [], 0
+    while place < len(word):
+        size = 2 if word[place : place + 2] == pair else 1
+        parts.append("".join(word[place : place + size]))
+        place += size
+    return tuple(parts)
 
 
 def build_text_encoder(settings: TextEncoder, tokenizer: CLIPTokenizer) -> CLIPTextModel:
@@ -123,10 +151,3 @@ def save_tokenizer_files(tokenizer: CLIPTokenizer, folder: Path) -> None:
     (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False))
     merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in model["merges"]]
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
-
-
-def _words() -> str:
-    """CLIP's own splitting: words, single digits, runs of other signs."""
-    from tokenizers import Regex
-
-    return Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
