@@ -178,11 +178,12 @@ def critic_step(
         # The fakes need no graph through the generator. Its BatchNorm sees this batch alone.
         with torch.no_grad(), accelerator.autocast():
             fake = players.generator(noise).float()
-        with accelerator.autocast():  # both at once: nothing in the critic mixes images
-            scores = players.critic(torch.cat([real, fake])).float()
+        with accelerator.autocast():
+            # Apart, not as one batch: so the last bias's gradients, 1 and -1, cancel exactly. What
+            # rounding leaves of them Adam would blow up to full steps, a drift of all scores.
+            gap = score_gap(players.critic(real).float(), players.critic(fake).float())
         with torch.autocast(accelerator.device.type, enabled=False):  # the penalty stays exact
             penalty = gradient_penalty(players.critic, real, fake, alpha)
-        gap = score_gap(scores[: len(real)], scores[len(real) :])
         accelerator.backward(share * critic_loss(gap, penalty, penalty_weight))
         values = share * torch.stack([gap, penalty]).detach()
     values = sum_gradients(players.critic, values, accelerator)
@@ -217,7 +218,8 @@ def write_preview(
     sampled = settled(generator, ema, settings.batch, settings.seed)
     noise = image_noise(range(settings.preview_count), (settings.z_dim,))
     images = draw(sampled, noise.to(next(sampled.parameters()).device))
-    write_png(grid(images, GRID_COLUMNS), run / f"previews/step-{step:06d}.png", synthetic=True)
+    sheet = grid(images, min(GRID_COLUMNS, len(images)))
+    write_png(sheet, run / f"previews/step-{step:06d}.png", synthetic=True)
 
 
 def write_weights(

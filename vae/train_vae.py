@@ -160,7 +160,7 @@ def backed_off(optimiser: Any, accelerator: Accelerator) -> bool:
 def write_grid(model: Vae, count: int, path: Path) -> None:
     """What `osteon generate` would draw now for the seeds 0, 1, 2, ..., as one picture."""
     latents = image_noise(range(count), (model.latent_dim,)).to(next(model.parameters()).device)
-    write_png(grid(draw(model, latents), GRID_COLUMNS), path, synthetic=True)
+    write_png(grid(draw(model, latents), min(GRID_COLUMNS, count)), path, synthetic=True)
 
 
 def write_outputs(model: Vae, settings: VaeSettings, run: Path, steps: int, count: int) -> None:
