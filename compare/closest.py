@@ -16,8 +16,8 @@ QUERY_BYTES = 2**30  # float32 pixels of queries held at once
 MOST_HELD_OUT = 2000  # unseen real images that make the yardstick
 NOISE_IMAGES = 64
 PAIRS = 6
-RARE = 99.9
-"""Percentile of the yardstick above which a generated image may be a copy."""
+CHANCE = 0.01
+"""Below this probability of as many by chance, images count as possible copies."""
 
 
 def closest(
@@ -34,14 +34,14 @@ def closest(
     yardstick = None
     if len(real.train) > 1 or not real.same:
         yardstick = search(unseen, real.train, path, device, leave_out_self=real.same)
-    bound = float(np.percentile(yardstick["centred"].cosine, RARE)) if yardstick else None
+    bound = yardstick["centred"].cosine[:, 0] if yardstick else None
     return {
         "bank": {"name": real.train.name, "n": len(real.train)},
         "held_out": _summary(yardstick, None) if yardstick else None,
         "held_out_images": len(unseen),
         "leave_one_out": real.same,
         "noise": _summary(noise, None),
-        "bound": bound,
+        "bound": float(bound.max()) if bound is not None else None,
         "sets": {label: _summary(both, bound) for label, both in found.items()},
         "pairs": {
             fake.label: {
@@ -81,7 +81,15 @@ def search(
     }
 
 
-def _summary(both: Mapping[str, Neighbours], bound: float | None) -> dict[str, Any]:
+def chance_of_lead(ahead: int, generated: int, unseen: int) -> float:
+    """Probability that the first `ahead` of all images, by cosine, are generated ones, were they
+    and the unseen real ones alike (drawn from one distribution): exact, by counting orders."""
+    places = np.arange(ahead)
+    return float(np.prod((generated - places) / (generated + unseen - places)))
+
+
+def _summary(both: Mapping[str, Neighbours], unseen: np.ndarray | None) -> dict[str, Any]:
+    """Cosines with the nearest training image; how many are nearer than any of `unseen` is."""
     raw, centred = both["raw"].cosine[:, 0], both["centred"].cosine[:, 0]
     summary: dict[str, Any] = {
         "raw_median": float(np.median(raw)),
@@ -89,8 +97,11 @@ def _summary(both: Mapping[str, Neighbours], bound: float | None) -> dict[str, A
         "centred_median": float(np.median(centred)),
         "centred_highest": float(centred.max()),
     }
-    if bound is not None:
-        summary["share_above"] = float((centred > bound).mean())
+    if unseen is not None:
+        ahead = int((centred > unseen.max()).sum())
+        chance = chance_of_lead(ahead, len(centred), len(unseen))
+        summary |= {"share_above": ahead / len(centred), "chance": chance}
+        summary["possible_copies"] = chance < CHANCE
     return summary
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from compare.encoder import encoder_hash, load_encoder
+from compare.encoder import BEND, encoder_hash, load_encoder
 from core.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -127,7 +127,7 @@ def load_mini(folder: Path, device: str) -> Extractor:
     return Extractor(
         name="encoder-mini",
         sha256=encoder_hash(folder),
-        layer=f"{network.dimension}-d pool",
+        layer=f"{network.dimension}-d pool, bent to ±{BEND:g} deviations",
         dimension=network.dimension,
         resize=f"bicubic with antialiasing to {size} px",
         forward=forward,

@@ -16,7 +16,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from accelerate.utils import gather_object
 from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
@@ -24,6 +23,7 @@ from tqdm import tqdm
 from compare.extractors import Extractor
 from core.files import atomic_path
 from core.images import fit, open_image, to_array
+from core.parallel import process_state
 from core.sets import ImageSet
 
 FORMAT = 1  # of the cache; a change here makes everything anew
@@ -131,7 +131,7 @@ def extract(
     the same. Raises UserError for a file that is not an image.
     """
     file = cache_folder() / f"{_key(images, extractor, path)}.safetensors"
-    state = PartialState()
+    state = process_state()
     if not file.exists():
         state.wait_for_everyone()
         parts = _run(images, extractor, path, device, batch)
@@ -183,7 +183,7 @@ def _run(
     images: ImageSet | Noise, extractor: Extractor, path: PixelPath, device: str, batch: int
 ) -> list[tuple[int, dict[str, np.ndarray]]]:
     """(batch number, arrays) of the batches that are this process's."""
-    state = PartialState()
+    state = process_state()
     mine = range(-(-len(images) // batch))[state.process_index :: state.num_processes]
     found = []
     with tqdm(

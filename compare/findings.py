@@ -5,7 +5,7 @@ Pure functions of results.json; nothing here is chosen by hand.
 
 from typing import Any
 
-from compare.wording import decimals_of, duration, fixed, number, percent, with_interval
+from compare.wording import decimals_of, duration, fixed, number, percent, signed, with_interval
 
 Results = dict[str, Any]
 RAW_COSINE_IS_HIGH = 0.9
@@ -16,10 +16,10 @@ def findings(results: Results) -> list[str]:
     """What came out, most important first."""
     told: list[str] = []
     for table in results["tables"]:
+        told += _similarity(results, table)
         told += _ranking(results, table)
         told += _real_level(table)
         told += _agreement(table)
-        told += _similarity(results, table)
     told += _copies(results)
     told += _raw_cosine(results)
     told += _costs(results)
@@ -52,8 +52,12 @@ def _ranking(results: Results, table: dict[str, Any]) -> list[str]:
     if len(results["tables"]) > 1:
         among = f"Of the sets of {table['contract']['n_fake']:,} images, "
     if len(order) == 1:
-        return [f"{among}{best['label']} scores {said(best)} against {real} ({metric['title']})."]
-    told = [f"{among}{best['label']} is nearest to {real}: {metric['title']} {said(best)}."]
+        return [
+            f"{among}{best['label']} is at {said(best)} from {real} ({_lower(metric['title'])})."
+        ]
+    told = [
+        f"{among}{best['label']} is nearest to {real}: {said(best)} by {_lower(metric['title'])}."
+    ]
     for row in order[1:]:
         gap = _difference(table, key, best["label"], row["label"])
         size = with_interval(gap, scale, places)
@@ -89,54 +93,71 @@ def _agreement(table: dict[str, Any]) -> list[str]:
     )
     if len(first) < 2:
         return []
-    name = table["metrics"]["kid"]["title"].partition(" ×")[0]
-    name = name[0].lower() + name[1:] if name[1].islower() else name
+    name = _lower(table["metrics"]["kid"]["title"].partition(" ×")[0])
     if first == second:
         return [f"The {name} puts them in the same order."]
     return [f"The {name} orders them otherwise: {', '.join(second)}."]
 
 
 def _similarity(results: Results, table: dict[str, Any]) -> list[str]:
-    """For few real images: inside the band that these span, or not; and what tuning changed."""
+    """For few real images: what tuning changed, and where the band of the real images lies."""
     band = results["band"]
     if not results["few"] or "similarity" not in table["metrics"] or band is None:
         return []
     order = fakes_in_order(table, "similarity")
     rows = {row["label"]: row["scores"]["similarity"] for row in order}
-    limits = f"{band['low']:.2f} to {band['high']:.2f}"
     told = []
-    for label, score in rows.items():
-        if score["value"] < band["low"]:
-            place = f"below the band that the real images span among themselves ({limits})"
-        elif score["value"] > band["high"]:
-            place = f"above the band of the real images ({limits}): look for copies"
-        else:
-            place = f"inside the band that the real images span among themselves ({limits})"
-        text = with_interval(score, 1, 2)
-        told.append(f"{label} resembles the real images at {text}, {place}.")
     base = results["base"]
     for label in rows:
         if base in rows and label != base:
-            gap = _difference(table, "similarity", base, label)
-            size = f"{gap['value']:+.2f} [{gap['low']:+.2f}, {gap['high']:+.2f}]"
-            verdict = "clearly" if gap["decided"] else "not clearly"
-            told.append(f"Against {base}, {label} changed it by {size}: {verdict} so.")
+            told.append(_tuning(base, label, rows, _difference(table, "similarity", base, label)))
+    limits = f"{band['low']:.2f} to {band['high']:.2f}"
+    told.append(f"Most real images have a similarity of {limits} with the nearest other real one.")
+    for label, score in rows.items():
+        text = with_interval(score, 1, 2)
+        if score["value"] > band["high"]:
+            told.append(f"{label}, with {text}, is above that: look for copies.")
+        else:
+            place = "within" if score["value"] >= band["low"] else "below"
+            told.append(f"{label}, with {text}, is {place} that.")
     return told
+
+
+def _tuning(base: str, label: str, rows: dict[str, Any], gap: dict[str, Any]) -> str:
+    change = f"{signed(gap['value'])} [{signed(gap['low'])}, {signed(gap['high'])}]"
+    values = f"{rows[label]['value']:.2f} against {rows[base]['value']:.2f}"
+    if not gap["decided"]:
+        return f"{label} is not clearly nearer to the real images than {base}: {values}, {change}."
+    way = "nearer to" if gap["value"] > 0 else "further from"
+    return (
+        f"{label} draws {way} the real images than {base} does: similarity {values}, a "
+        f"difference of {change}."
+    )
 
 
 def _copies(results: Results) -> list[str]:
     near = results["closest"]
     if near["held_out"] is None:
         return []
-    kind = "training images among themselves" if near["leave_one_out"] else "unseen real images"
-    over = {
-        label: row["share_above"] for label, row in near["sets"].items() if row["share_above"] > 0
-    }
-    bound = f"than 99.9 % of {kind} (mean-centred cosine {near['bound']:.3f})"
+    count = near["held_out_images"]
+    count = f"{near['held_out_images']:,}"
+    over = {k: row["share_above"] for k, row in near["sets"].items() if row["possible_copies"]}
     if not over:
-        return [f"No generated image is closer to a training image {bound}."]
+        beside = "themselves" if near["leave_one_out"] else f"{count} unseen real images"
+        return [
+            "No sign of copies: no set is nearer to the training images than chance allows beside "
+            f"{beside}."
+        ]
+    kind = (
+        f"any of the {count} training images is to another"
+        if near["leave_one_out"]
+        else f"any of {count} unseen real images"
+    )
     parts = " and ".join(f"{percent(share)} of {label}" for label, share in over.items())
-    return [f"Possible copies: {parts} are closer to a training image {bound}."]
+    return [
+        f"Possible copies: {parts} are closer to a training image than {kind} (mean-centred "
+        f"cosine {near['bound']:.3f})."
+    ]
 
 
 def _raw_cosine(results: Results) -> list[str]:
@@ -161,6 +182,11 @@ def _costs(results: Results) -> list[str]:
         return []
     parts = [f"{label} {duration(seconds)}" for label, seconds in times.items()]
     return [f"Training took: {', '.join(parts)}."]
+
+
+def _lower(title: str) -> str:
+    """A title inside a sentence: "Kernel distance" -> "kernel distance", but "FID" stays."""
+    return title[0].lower() + title[1:] if title[1].islower() else title
 
 
 def _difference(table: dict[str, Any], key: str, first: str, second: str) -> dict[str, Any]:

@@ -96,10 +96,11 @@ def pick(images: ImageSet, count: int, seed: int, place: str) -> ImageSet:
 def _anchors(real: Real, count: int, setup: Setup) -> list[Row]:
     """Real images against real ones, training images given out as new, and noise; `count` each."""
     rows = []
-    if real.others is not None and len(real.others) >= count:
-        images = pick(real.others, count, setup.seed, "anchor real")
-        rows.append(Row(f"Real images ({real.others.name})", "real", setup.extract(images)))
-    if not real.same and len(real.train) >= count:
+    other = next((images for images in real.others if len(images) >= count), None)
+    if other is not None:
+        images = pick(other, count, setup.seed, "anchor real")
+        rows.append(Row(f"Real images ({other.name})", "real", setup.extract(images)))
+    if not real.same and other is not real.train and len(real.train) >= count:
         images = pick(real.train, count, setup.seed, "anchor copies")
         rows.append(Row("Training images, given out as new", "copies", setup.extract(images)))
     rows.append(Row("Uniform noise", "noise", setup.extract(Noise(count, setup.seed))))

@@ -30,7 +30,7 @@ class Metric:
     resamples: Resamples
     """(real, fake, counts of real R x N, counts of fake R x M) -> R numbers."""
     scale: float = 1.0
-    """What it is multiplied by before it is printed, said in the title."""
+    """What it is multiplied by on Inception before it is printed, said in the title."""
     meaning: str = ""
     """One sentence for the report."""
     for_few: bool = True
@@ -40,15 +40,16 @@ class Metric:
     needs_logits: bool = False
 
     def heading(self, extractor: Extractor) -> str:
-        name = self.title if extractor.official else f"{self.plain} ({extractor.name})"
-        return name if self.scale == 1 else f"{name} × {self.scale:g}"
+        if not extractor.official:
+            return f"{self.plain} ({extractor.name})"
+        return self.title if self.scale == 1 else f"{self.title} × {self.scale:g}"
 
     def facts(self, extractor: Extractor) -> dict[str, Any]:
         """For results.json."""
         return {
             "title": self.heading(extractor),
             "better": self.better,
-            "scale": self.scale,
+            "scale": self.scale if extractor.official else 1.0,
             "meaning": self.meaning,
         }
 

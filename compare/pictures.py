@@ -131,7 +131,7 @@ def _seeded_sections(fakes: Sequence[Fake], album: Album) -> list[dict[str, Any]
 
 def _prompt_at(fakes: Sequence[Fake], seed: int) -> str | None:
     """The prompt that all the models were given at this seed; None if they differ."""
-    said = {fake.prompts[fake.seeds.index(seed)] for fake in fakes}
+    said = {fake.prompts[fake.place[seed]] for fake in fakes}
     return said.pop() if len(said) == 1 else None
 
 
@@ -143,7 +143,7 @@ def _prompt_table(
         {
             "label": f"seed {seed}",
             "caption": prompt,
-            "cells": [_cell(fake, fake.seeds.index(seed), album) for fake in fakes],
+            "cells": [_cell(fake, fake.place[seed], album) for fake in fakes],
         }
         for seed, prompt in zip(seeds, prompts, strict=False)
     ]
@@ -161,7 +161,7 @@ def _section(title: str, caption: str, rows: list[dict[str, Any]]) -> dict[str, 
 
 
 def _strips(fakes: Sequence[Fake], seeds: Sequence[int], album: Album) -> list[dict[str, Any]]:
-    return [_strip(fake, [fake.seeds.index(seed) for seed in seeds], album) for fake in fakes]
+    return [_strip(fake, [fake.place[seed] for seed in seeds], album) for fake in fakes]
 
 
 def _strip(fake: Fake, numbers: Sequence[int], album: Album) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 
 from compare.closest import closest
 from compare.cost import describe
@@ -29,6 +28,7 @@ from compare.sources import Fake, Real, open_fakes, open_real
 from core.errors import UserError, command
 from core.files import atomic_folder, write_json
 from core.images import open_image
+from core.parallel import process_state
 from core.runs import commit, now, versions
 from core.session import pick_device
 from core.sets import ImageSet
@@ -52,7 +52,7 @@ def compare(arguments: argparse.Namespace) -> Path | None:
 
     Raises UserError for sets that are not there, unfinished, or hold what is no image.
     """
-    state = PartialState()
+    state = process_state()
     device = arguments.device or (str(state.device) if state.num_processes > 1 else pick_device())
     _check_out(arguments.out)
     real = open_real(arguments.real, arguments.train)
@@ -189,7 +189,7 @@ def _side(images: ImageSet) -> int:
 
 
 def _say(line: str) -> None:
-    if PartialState().is_main_process:
+    if process_state().is_main_process:
         print(line, file=sys.stderr)
 
 

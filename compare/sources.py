@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +31,20 @@ class Fake:
     set_name: str = ""
     """Name of the folder under samples/."""
 
-    @property
+    @cached_property
     def seeds(self) -> list[int | None]:
         return [row.get("seed") for row in self.images.rows]
 
-    @property
+    @cached_property
     def prompts(self) -> list[str]:
         return self.images.captions
 
-    @property
+    @cached_property
+    def place(self) -> dict[int | None, int]:
+        """Where the image of a seed stands."""
+        return {seed: number for number, seed in enumerate(self.seeds)}
+
+    @cached_property
     def settings(self) -> dict[str, Any]:
         """What `osteon generate` was told; {} for images from outside."""
         file = self.folder / "settings.json"
@@ -71,8 +77,8 @@ class Real:
     held_out: ImageSet
     train: ImageSet
     """Bank of the nearest-image search."""
-    others: ImageSet | None
-    """Images of neither use: what the real-against-real anchor is made of, if there are any."""
+    others: tuple[ImageSet, ...]
+    """What the real-against-real anchor may be made of: another held-out split, training images."""
     choice: str
     """Which images are scored against and why, in words."""
 
@@ -131,13 +137,12 @@ def open_real(text: str, train: str | None = None) -> Real:
     return Real(held_out, bank, _others(folder, split, held_out, bank), choice)
 
 
-def _others(folder: str, split: str, held_out: ImageSet, train: ImageSet) -> ImageSet | None:
-    """Real images that are neither: another held-out split, else the training images."""
-    if folder:
-        for name in ("validation", "test"):
-            if name != split and _count(Path(folder), name):
-                return open_set(folder, name)
-    return None if train.fingerprint == held_out.fingerprint else train
+def _others(folder: str, split: str, held_out: ImageSet, train: ImageSet) -> tuple[ImageSet, ...]:
+    names = [name for name in ("validation", "test") if name != split] if folder else []
+    others = [open_set(folder, name) for name in names if _count(Path(folder), name)]
+    if train.fingerprint != held_out.fingerprint:
+        others.append(train)
+    return tuple(others)
 
 
 def _count(folder: Path, split: str) -> int:
@@ -169,12 +174,13 @@ def open_fakes(texts: list[str], most: int | None = None) -> list[Fake]:
     for fake in fakes:
         if len(fake.images) < 2:
             raise UserError(f"{fake.folder} holds one image; a score needs two at the least.")
-    if most is None:
-        return fakes
     return [
-        replace(fake, images=subset(fake.images, range(min(most, len(fake.images)))))
-        for fake in fakes
+        replace(fake, images=replace(_first(fake.images, most), name=fake.label)) for fake in fakes
     ]
+
+
+def _first(images: ImageSet, most: int | None) -> ImageSet:
+    return subset(images, range(min(most or len(images), len(images))))
 
 
 def _open_fake(text: str) -> Fake:
@@ -189,8 +195,7 @@ def _open_fake(text: str) -> Fake:
         return Fake(given or run.name, open_set(path), path, run, path.name)
     if path.parent.name == "samples":
         run = path.parents[1]
-        label = run.name if path.name == "default" else f"{run.name}/{path.name}"
-        return Fake(given or label, open_set(path), path, run, path.name)
+        return Fake(given or run.name, open_set(path), path, run, path.name)
     if (path / "run.json").exists():
         raise UserError(
             f"{path} holds no samples yet; `osteon generate --run {path} --seeds 0-99` makes some."

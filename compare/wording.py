@@ -48,6 +48,12 @@ def span(score: dict[str, Any], scale: float, places: int) -> str:
     return f"[{fixed(score['low'] * scale, places)}, {fixed(score['high'] * scale, places)}]"
 
 
+def signed(value: float) -> str:
+    """ "+0.23" """
+    text = fixed(value, 2)
+    return text if text.startswith("−") else f"+{text}"
+
+
 def percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share >= 0.1 or share == 0 else f"{100 * share:.1f} %"
 

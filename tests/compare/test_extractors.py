@@ -94,7 +94,7 @@ def test_inception_where_it_is_at_hand_and_else_the_small_encoder(encoder_folder
     extractor = choose_extractor("auto", None, encoder_folder)
     assert extractor.name == "encoder-mini"
     assert METRICS["frechet"].heading(extractor) == "Fréchet distance (encoder-mini)"
-    assert METRICS["kid"].heading(extractor) == "Kernel distance (encoder-mini) × 1000"
+    assert METRICS["kid"].heading(extractor) == "Kernel distance (encoder-mini)"
     with pytest.raises(UserError, match=r"weights-inception-2015.*--extractor encoder-mini"):
         choose_extractor("inception", None, encoder_folder)
 

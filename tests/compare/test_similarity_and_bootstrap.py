@@ -18,6 +18,9 @@ def test_similarity_by_hand() -> None:
 def test_the_band_leaves_each_image_itself_out() -> None:
     mean, low, high = real_band(np.array([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]))
     assert (mean, low, high) == pytest.approx((2**-0.5,) * 3)
+    mean, low, high = real_band(np.array([[1.0, 0.0]] * 10 + [[0.0, 1.0]]))
+    assert (low, high) == pytest.approx((1, 1))  # one odd image does not make the band
+    assert mean == pytest.approx(10 / 11)
 
 
 def test_patients_are_drawn_whole() -> None:

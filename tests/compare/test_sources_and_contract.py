@@ -17,8 +17,7 @@ def test_held_out_images_first(make_set: Callable[..., Path]) -> None:
     real = open_real(str(make_set()))
     assert real.held_out.name == "set:test"
     assert real.train.name == "set:train"
-    assert real.others is not None
-    assert real.others.name == "set:validation"
+    assert [images.name for images in real.others] == ["set:validation", "set:train"]
     assert not real.same
     assert not real.few
     assert real.radiographs  # its captions say so
@@ -28,12 +27,11 @@ def test_without_a_test_split(make_set: Callable[..., Path]) -> None:
     real = open_real(str(make_set("a", test=0)))
     assert real.held_out.name == "a:validation"
     assert "no test images" in real.choice
-    assert real.others is not None
-    assert real.others.name == "a:train"
+    assert [images.name for images in real.others] == ["a:train"]
     few = open_real(str(make_set("b", train=5, validation=0, test=0)))
     assert few.few
     assert few.same
-    assert few.others is None
+    assert few.others == ()
 
 
 def test_a_split_and_a_bank_by_name(make_set: Callable[..., Path], tmp_path: Path) -> None:
@@ -49,7 +47,7 @@ def test_runs_sets_and_plain_folders(make_run: Callable[..., Path], tmp_path: Pa
     plain = write_folder(tmp_path / "dalle", draw(3, 1))
     words = [str(run), str(other / "samples" / "steps50"), str(plain), f"named={plain}"]
     fakes = open_fakes(words)
-    assert [fake.label for fake in fakes] == ["a", "b/steps50", "dalle", "named"]
+    assert [fake.label for fake in fakes] == ["a", "b", "dalle", "named"]
     assert fakes[0].family == "VAE"
     assert fakes[0].seeds[:2] == [0, 1]
     assert fakes[0].prompts[:2] == ["x", "y"]
