@@ -60,9 +60,10 @@ def test_every_preset_parses_and_opens_with_its_launch_line(name: str) -> None:
     files = sorted((ROOT / "configs" / FOLDERS[name]).glob("*.yaml"))
     assert files
     for file in files:
-        script = FAMILIES[name].script
-        launch = f"# accelerate launch {script} --config {file.relative_to(ROOT)}"
-        assert file.read_text().splitlines()[0] == launch
+        launch = f"{FAMILIES[name].script} --config {file.relative_to(ROOT)}"
+        first = file.read_text().splitlines()[0]
+        assert first.startswith("# accelerate launch ")
+        assert first.endswith(launch)
         words = ["--config", str(file), "--data", "x", "--run_dir", "y"]
         parse(resolve(FAMILIES[name].settings), words, "")
 
