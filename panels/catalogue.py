@@ -1,0 +1,123 @@
+"""Which models and reports there are, from small text files: no model is loaded to list it."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.config import read_yaml
+from core.errors import UserError
+from core.families import FAMILIES, Family, family_of
+from core.files import read_json
+from core.prompts import read_prompts
+from core.sets import SPLITS
+
+RADIOGRAPH = re.compile(r"x-?ray|radiograph", re.IGNORECASE)
+CARD = "osteon.json"
+"""Beside the weights of a diffusion model: what they were trained with."""
+MAX_PROMPTS = 6
+HEAD_BYTES = 20_000  # of a text file, read to learn what a model was trained on
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained run, or a model folder in diffusers' format."""
+
+    name: str
+    """Relative to the project's root: "runs/demo-chest-gan", "models/sd2-mini"."""
+    folder: Path
+    family_name: str
+    """Key of `core.families.FAMILIES`."""
+    status: str
+    """Of the run: "finished", "running", "stopped", "failed"; "finished" for a model folder."""
+    lora: bool
+    """Whether it is LoRA adapters on a base, so that a scale of 0 is the base itself."""
+    prompts: tuple[str, ...]
+    """Some that it was trained or previewed with, or those of prompts/<its folder's name>.txt."""
+    radiographs: bool
+    """Whether it draws X-rays (perhaps among other things)."""
+
+    @property
+    def family(self) -> Family:
+        return FAMILIES[self.family_name]
+
+    @property
+    def label(self) -> str:
+        """Its folder's name, and how far its training came where it was not finished."""
+        return (
+            self.folder.name if self.status == "finished" else f"{self.folder.name} ({self.status})"
+        )
+
+
+def find_models(root: Path) -> list[Model]:
+    """All models that have weights: families in the table's order, the newest of each first."""
+    folders = [p.parent for p in root.glob("models/*/model_index.json")]
+    folders += [p.parent for p in root.glob("runs/*/run.json") if (p.parent / "weights").is_dir()]
+    folders.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
+    models = [model for folder in folders if (model := _read(folder, root)) is not None]
+    order = list(FAMILIES)
+    return sorted(models, key=lambda model: order.index(model.family_name))
+
+
+def pick(models: list[Model], name: str | None) -> Model:
+    """The model called `name`. Raises UserError if it is none of `models`."""
+    for model in models:
+        if model.name == name:
+            return model
+    if not models:
+        raise UserError("There is no model yet; run `make demo`, then reload this page.")
+    if not name:
+        raise UserError("Choose a model first.")
+    raise UserError(f"There is no model '{name}' here; choose one from the list.")
+
+
+def find_reports(root: Path) -> list[Path]:
+    """reports/<name>/report.html, the newest first."""
+    found = (root / "reports").glob("*/report.html")
+    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def _read(folder: Path, root: Path) -> Model | None:
+    """A model, or None for a folder that is damaged or of a family unknown to this version."""
+    try:
+        family = family_of(folder)
+        facts = read_json(folder / "run.json") if (folder / "run.json").exists() else {}
+        settings = read_yaml(folder / "config.yaml") if (folder / "config.yaml").exists() else {}
+        prompts = _prompts(folder, root, settings)
+    except UserError:
+        return None
+    return Model(
+        name=folder.relative_to(root).as_posix(),
+        folder=folder,
+        family_name=family,
+        status=str(facts.get("status", "finished")),
+        lora=settings.get("lora") is not None,
+        prompts=prompts,
+        radiographs=any(RADIOGRAPH.search(text) for text in _known(folder, root, settings)),
+    )
+
+
+def _prompts(folder: Path, root: Path, settings: dict[str, Any]) -> tuple[str, ...]:
+    cards = [folder / "weights" / CARD, folder / CARD]
+    found = [read_json(card).get("prompts") for card in cards if card.exists()]
+    found += [settings.get("preview_prompts"), [settings.get("prompt")]]
+    file = root / "prompts" / f"{folder.name}.txt"
+    found += [read_prompts(file)] if file.exists() else []
+    prompts = next((some for some in found if some and all(some)), [])
+    return tuple(str(prompt) for prompt in prompts[:MAX_PROMPTS])
+
+
+def _known(folder: Path, root: Path, settings: dict[str, Any]) -> Iterator[str]:
+    """Texts that tell what a model draws: card, prompts, source and captions of its images."""
+    data, _, split = str(settings.get("data", "")).rpartition(":")
+    if split not in SPLITS:
+        data = str(settings.get("data", ""))
+    files = [folder / "README.md", folder / CARD, folder / "weights" / CARD]
+    files.append(folder / "config.yaml")
+    if data:
+        files += [root / data / "set.json", *(root / data / s / "metadata.jsonl" for s in SPLITS)]
+    for file in files:
+        if file.is_file():
+            with file.open("rb") as content:
+                yield content.read(HEAD_BYTES).decode("utf-8", errors="replace")

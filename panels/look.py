@@ -1,0 +1,191 @@
+"""How the app looks: its theme, and the small pieces of HTML that the tabs share.
+
+Every text that comes from outside (prompts, names, captions, errors) goes through `html.escape`.
+"""
+
+import shlex
+from collections.abc import Iterable, Mapping
+from html import escape
+from typing import Any
+
+from gradio.themes import Base, Color, sizes
+
+from core.families import FAMILIES
+from panels.catalogue import RADIOGRAPH, Model
+from panels.drawing import Picture
+
+BLUE = Color(
+    c50="#eaf3fb", c100="#d3e6f7", c200="#a9cdee", c300="#79b4ea", c400="#4a93d4", c500="#2c75b5",
+    c600="#1f5f99", c700="#1a4e7e", c800="#163f66", c900="#12324f", c950="#0c2135",
+)  # fmt: skip
+SLATE = Color(
+    c50="#f6f7f9", c100="#edeff2", c200="#dfe3e8", c300="#c5ccd4", c400="#98a4af", c500="#6f7b86",
+    c600="#55606a", c700="#39434d", c800="#232b33", c900="#1a2027", c950="#12161b",
+)  # fmt: skip
+FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
+MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "DejaVu Sans Mono", "monospace")
+
+CSS = """
+.gradio-container { width: 100% !important; max-width: 1180px !important;
+  margin: 0 auto !important; }
+.osteon-head h1 { font: 600 2rem/1.2 "Iowan Old Style", "Palatino Linotype", Palatino, Charter,
+  Georgia, serif; margin: .6rem 0 .2rem; }
+.osteon-head p { margin: 0 0 .4rem; color: var(--body-text-color-subdued); max-width: 46rem; }
+.osteon-status { min-height: 2.6rem; }
+.osteon-status p { margin: 0 0 .35rem; }
+.osteon-status progress { appearance: none; width: 100%; height: .45rem; border: 0;
+  border-radius: 1rem; overflow: hidden; background: var(--background-fill-secondary); }
+.osteon-status progress::-webkit-progress-bar { background: var(--border-color-primary); }
+.osteon-status progress::-webkit-progress-value { background: var(--color-accent); }
+.osteon-status progress::-moz-progress-bar { background: var(--color-accent); }
+.osteon-error { border-left: 3px solid #c0392b; padding: .1rem 0 .1rem .7rem; }
+.osteon-warn:not(:has(p)) { display: none; }
+.osteon-note { color: var(--body-text-color-subdued); font-size: .92rem; margin: .2rem 0; }
+.osteon-warning { border: 1px solid #f0cfa5; background: #fdf1e3; color: #7a3b00;
+  border-radius: 6px; padding: .45rem .8rem; margin: 0; }
+.dark .osteon-warning { border-color: #5d4524; background: #2d2317; color: #f2c48d; }
+.osteon-empty { border: 1px solid var(--border-color-primary); border-radius: 8px;
+  padding: 1rem 1.2rem; }
+.osteon-empty h2 { margin: 0 0 .4rem; font-size: 1.15rem; }
+.osteon-empty pre, .osteon-facts pre { background: var(--background-fill-secondary);
+  border: 1px solid var(--border-color-primary); border-radius: 6px; padding: .5rem .7rem;
+  margin: .3rem 0 .7rem; white-space: pre-wrap; overflow-wrap: anywhere;
+  font: .85rem/1.5 var(--font-mono); }
+.osteon-facts table { border-collapse: collapse; margin: .2rem 0 .8rem; }
+.osteon-facts :is(table, tr, th, td) { border: 0 !important; background: none !important; }
+.osteon-facts th { text-align: left; font-weight: 500; color: var(--body-text-color-subdued);
+  padding: .12rem 1.2rem .12rem 0; vertical-align: top; white-space: nowrap; }
+.osteon-facts td { padding: .12rem 0; overflow-wrap: anywhere; }
+.osteon-gallery .grid-wrap { max-height: none !important; }
+.osteon-gallery .thumbnail-lg { aspect-ratio: auto !important; height: auto !important; }
+.osteon-gallery .thumbnail-lg > img { aspect-ratio: 1; height: auto !important; }
+.osteon-gallery .caption-label { position: static !important; max-width: 100% !important;
+  border: 0 !important; background: none !important; }
+.osteon-cell img { width: 100% !important; height: 100% !important; object-fit: contain; }
+.osteon-report iframe { width: 100%; height: 80vh; border: 1px solid var(--border-color-primary);
+  border-radius: 8px; }
+.dark { --color-accent: #4a93d4; }
+footer .divider { display: none; }
+"""
+
+HEADER = """<header class="osteon-head"><h1>Osteon</h1>
+<p>Draw pictures with the models you trained, set them side by side, and read how they compare.
+Everything runs on this computer; nothing is sent anywhere.</p></header>"""
+
+NOT_FOR_DIAGNOSIS = (
+    '<p class="osteon-warning" role="note"><strong>Not for diagnosis.</strong> '
+    "A model made these pictures up; an X-ray among them shows no patient.</p>"
+)
+
+ROWS = {
+    "run": "Model",
+    "family": "Family",
+    "trained_steps": "Trained for",
+    "prompt": "Prompt",
+    "negative": "Negative prompt",
+    "seed": "Seed",
+    "steps": "Steps",
+    "guidance": "Guidance",
+    "lora_scale": "LoRA scale",
+    "scheduler": "Scheduler",
+    "dtype": "Arithmetic",
+}
+OF_CALL = ("steps", "guidance", "negative", "lora_scale", "scheduler")
+
+
+def theme() -> Base:
+    """Calm blue on grey, the system's own fonts: nothing is fetched."""
+    return Base(
+        primary_hue=BLUE,
+        secondary_hue=BLUE,
+        neutral_hue=SLATE,
+        radius_size=sizes.radius_md,
+        font=FONTS,
+        font_mono=MONO,
+    ).set(
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_400",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_400",
+        block_label_text_color="*neutral_600",
+        block_title_text_color="*neutral_700",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover_dark="*primary_500",
+        button_primary_text_color="white",
+        button_primary_text_color_dark="white",
+    )
+
+
+def status(words: str, share: float | None = None) -> str:
+    """A line that screen readers speak, with a bar while there is something to wait for."""
+    bar = "" if share is None else f'<progress max="1" value="{share:.3f}"></progress>'
+    return f'<div class="osteon-status" role="status"><p>{escape(words)}</p>{bar}</div>'
+
+
+def problem(sentence: str) -> str:
+    """What went wrong, in words."""
+    return (
+        '<div class="osteon-status" role="alert">'
+        f'<p class="osteon-error">{escape(sentence)}</p></div>'
+    )
+
+
+def note(words: str) -> str:
+    return f'<p class="osteon-note">{escape(words)}</p>'
+
+
+def empty(title: str, words: str, commands: Mapping[str, str]) -> str:
+    """What to do where there is nothing to show: commands and what each one does."""
+    steps = "".join(
+        f"<p>{escape(what)}</p><pre><code>{escape(line)}</code></pre>"
+        for line, what in commands.items()
+    )
+    title, words = escape(title), escape(words)
+    return f'<section class="osteon-empty"><h2>{title}</h2><p>{words}</p>{steps}</section>'
+
+
+def caption(picture: Picture) -> str:
+    """Under a picture, and its text for those who cannot see it. Plain text."""
+    values = picture.facts
+    return f"Seed {values['seed']}{': ' if values['prompt'] else ''}{values['prompt']}"
+
+
+def facts(picture: Picture) -> str:
+    """How a picture was made: a table, and the command that makes it again."""
+    rows = "".join(
+        f'<tr><th scope="row">{title}</th><td>{escape(_shown(name, picture.facts[name]))}</td></tr>'
+        for name, title in ROWS.items()
+        if picture.facts.get(name) not in (None, "")
+    )
+    return (
+        f'<div class="osteon-facts"><table>{rows}</table><p>The same picture from a terminal:</p>'
+        f"<pre><code>{escape(command(picture))}</code></pre></div>"
+    )
+
+
+def command(picture: Picture) -> str:
+    """The `osteon generate` line that makes a picture again."""
+    values = picture.facts
+    words = ["osteon", "generate", "--run", picture.model.name, "--seeds", str(values["seed"])]
+    if values["prompt"]:
+        words += ["--prompt", values["prompt"]]
+    for name in OF_CALL:
+        if values.get(name) not in (None, ""):
+            words += [f"--{name}", str(values[name])]
+    return shlex.join([*words, "--set", picture.path.stem])
+
+
+def warning(models: Iterable[Model], prompt: str) -> str:
+    """What stands beside pictures that may be X-rays; "" beside others."""
+    radiographs = RADIOGRAPH.search(prompt) or any(model.radiographs for model in models)
+    return NOT_FOR_DIAGNOSIS if radiographs else ""
+
+
+def _shown(name: str, value: Any) -> str:
+    if name == "family":
+        return FAMILIES[value].title
+    if name == "trained_steps":
+        return f"{value} steps"
+    return f"{value:g}" if isinstance(value, float) else str(value)

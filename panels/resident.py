@@ -1,0 +1,55 @@
+"""The one model in memory: loaded when asked for, kept while it is used, freed for the next."""
+
+import gc
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from core.families import Sampler, load_sampler
+
+
+class Resident:
+    """At most one loaded sampler, lent to one thread at a time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._sampler: Sampler | None = None
+        self._key: tuple[Path, float] | None = None
+
+    def holds(self, folder: Path) -> bool:
+        """Whether `folder`'s newest weights are in memory."""
+        return self._key == (folder, _written(folder))
+
+    @contextmanager
+    def use(self, folder: Path) -> Iterator[Sampler]:
+        """Lend the sampler of `folder`; weights written since it was loaded are loaded anew.
+
+        Raises UserError for a run without weights.
+        """
+        with self._lock:
+            if self._sampler is None or not self.holds(folder):
+                self.free()
+                from core.session import (
+                    pick_device,  # torch: on the first picture, not at the start
+                )
+
+                self._sampler = load_sampler(folder, pick_device())
+                self._key = (folder, _written(folder))
+            yield self._sampler
+
+    def free(self) -> None:
+        """Give the memory back."""
+        self._sampler = None
+        self._key = None
+        gc.collect()  # pipelines hold themselves in cycles
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _written(folder: Path) -> float:
+    """When the newest file of the weights was written."""
+    weights = folder / "weights" if (folder / "weights").is_dir() else folder
+    return max((f.stat().st_mtime for f in weights.rglob("*.safetensors")), default=0.0)

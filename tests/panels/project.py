@@ -1,0 +1,49 @@
+"""A small project for the app: a base model, a LoRA run, a WGAN-GP, a broken run, a report."""
+
+from pathlib import Path
+
+from core.files import write_json
+from finetune.settings import DreamBoothSettings, Lora, Optim
+from finetune.train_dreambooth import train
+from gan.networks import Generator
+from gan.weights import save_generator
+from tests.finetune.tiny import tiny_pipeline, write_images
+
+REPORT = """<!doctype html><html lang="en"><head><title>A report</title></head>
+<body><h1>Real against &quot;fake&quot;</h1><a href="#end">end</a>
+<p id="end">The end.</p></body></html>
+"""
+
+
+def make_project(root: Path) -> Path:
+    """models/tiny, runs/{tuned,chest-gan,broken}, reports/first: each by the real code."""
+    tiny_pipeline().save_pretrained(root / "models/tiny")
+    write_images(root / "data/ramps")
+    train(
+        DreamBoothSettings(
+            data=str(root / "data/ramps"),
+            run_dir=str(root / "runs/tuned"),
+            base=str(root / "models/tiny"),
+            prompt="a ramp",
+            steps=2,
+            lora=Lora(rank=4),
+            optim=Optim(lr=0.05),
+        )
+    )
+    write_json(root / "runs/broken/run.json", {"family": "wgan-gp", "status": "finished"})
+    (root / "runs/broken/weights").mkdir()
+    (root / "runs/broken/weights/generator.safetensors").write_bytes(b"not tensors")
+    write_json(root / "runs/broken/weights/config.json", {"size": 32})
+    make_gan(root / "runs/chest-gan")
+    report = root / "reports/first/report.html"
+    report.parent.mkdir(parents=True)
+    report.write_text(REPORT, encoding="utf-8")
+    return root
+
+
+def make_gan(run: Path) -> None:
+    """A run of the WGAN-GP with random weights; by its settings it was trained on X-rays."""
+    shape = {"z_dim": 8, "size": 32, "channels": 1, "width": 2}
+    save_generator(Generator(**shape), shape, run / "weights")
+    write_json(run / "run.json", {"family": "wgan-gp", "status": "finished", "steps": 7})
+    (run / "config.yaml").write_text("data: data/chest-x-rays\n")

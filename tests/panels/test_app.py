@@ -1,0 +1,263 @@
+"""The app as its visitors meet it: a real server, its named endpoints, what it serves."""
+
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import httpx
+import pytest
+from gradio_client import Client
+from PIL import Image, ImageChops
+
+from app import build, launch, main
+from core.errors import UserError
+from core.families import load_sampler
+from core.generate import SETTINGS_KEY
+from core.images import png_text
+
+ROOT = Path(__file__).resolve().parents[2]
+FEW = {"steps": 3, "guidance": 4.0, "lora_scale": 1.0}
+
+
+def ask(client: Client, **changes: Any) -> list[Any]:
+    """All answers of /playground, the last one last."""
+    asked = {"model": "runs/tuned", "prompt": "a ramp", "negative": "", "seed": 5, "count": 1}
+    job = client.submit(**asked | FEW | changes, api_name="/playground")
+    job.result(timeout=300)
+    return job.outputs()
+
+
+def pictures(answers: list[Any]) -> list[Path]:
+    """Files of the last answer that holds a gallery."""
+    galleries = [answer[0] for answer in answers if isinstance(answer[0], list)]
+    return [Path(item["image"]) for item in galleries[-1]]
+
+
+def test_the_page_needs_no_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; import app; app.build(Path(sys.argv[1]));"
+        "print(sorted({'torch', 'diffusers', 'transformers', 'accelerate'} & sys.modules.keys()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_with_nothing_trained_the_page_names_the_command(tmp_path: Path) -> None:
+    page = build(tmp_path)
+    shown = [b for b in page.blocks.values() if isinstance(b, gr.HTML) and b.visible and b.value]
+    notices = [b.value for b in shown if "make demo" in b.value]
+    assert len(notices) == 3  # one a tab
+    assert any("osteon train dreambooth --config" in notice for notice in notices)
+    assert any("osteon compare --real" in notice for notice in notices)
+
+
+def test_pictures_arrive_one_by_one_and_are_what_generate_draws(
+    client: Client, project: Path
+) -> None:
+    answers = ask(client, count=2, negative="noise")
+    counts = [len(answer[0]) for answer in answers if isinstance(answer[0], list)]
+    assert counts == [0, 1, 2]
+    assert "2 pictures in" in answers[-1][1]
+    sampler = load_sampler(project / "runs/tuned", "cpu")
+    drawn = sampler([5, 6], ["a ramp"] * 2, steps=3, guidance=4.0, negative="noise")
+    for seed, path, wanted in zip((5, 6), pictures(answers), drawn, strict=True):
+        with Image.open(path) as image:
+            assert image.format == "PNG"
+            difference = ImageChops.difference(image, wanted).getextrema()
+        assert max(high for _, high in difference) <= 1
+        text = png_text(path)
+        assert text["synthetic"].startswith("true")
+        assert f'"seed": {seed}, "prompt": "a ramp", "run": "tuned"' in text[SETTINGS_KEY]
+    facts = next(answer[3] for answer in answers if "osteon generate" in str(answer[3]))
+    assert "--run runs/tuned --seeds 5 --prompt &#x27;a ramp&#x27; --steps 3" in facts
+    assert list((project / "reports/playground/tuned").glob("000005-*.png"))
+
+
+def test_an_empty_prompt_takes_the_models_own(client: Client) -> None:
+    (path,) = pictures(ask(client, prompt="  "))
+    assert '"prompt": "a ramp"' in png_text(path)[SETTINGS_KEY]
+    assert "has no prompts of its own" in ask(client, model="models/tiny", prompt="")[-1][1]
+
+
+def test_lora_scale_0_is_the_base_model(client: Client) -> None:
+    (off,) = pictures(ask(client, lora_scale=0.0))
+    (on,) = pictures(ask(client))
+    (base,) = pictures(ask(client, model="models/tiny"))
+    with Image.open(off) as a, Image.open(base) as b, Image.open(on) as c:
+        assert ImageChops.difference(a, b).getbbox() is None
+        assert ImageChops.difference(a, c).getbbox() is not None
+    assert "lora_scale" not in png_text(base)[SETTINGS_KEY]
+
+
+def test_side_by_side_fills_a_row(client: Client) -> None:
+    models = ["models/tiny", "runs/tuned", "runs/chest-gan", ""]
+    job = client.submit("", "", 5, *FEW.values(), *models, api_name="/side_by_side")
+    job.result(timeout=300)
+    _, warning, *cells = next(a for a in reversed(job.outputs()) if isinstance(a[6], str))
+    assert "Not for diagnosis" in warning  # the GAN's images are X-rays
+    images, captions = cells[::2], cells[1::2]
+    assert [Path(path).suffix if path else None for path in images] == [".png"] * 3 + [None]
+    assert "“a ramp”" in captions[0]  # no prompt given: the tuned model's, for all
+    assert "seed 5" in captions[1]
+    assert "Reads no prompt" in captions[2]
+    assert captions[3] == ""
+    assert "3 of 3 drawn" in job.outputs()[-1][0]
+
+
+def test_what_is_broken_gives_a_sentence(client: Client) -> None:
+    status = ask(client, model="runs/broken")[-1][1]
+    assert "runs/broken drew nothing (" in status
+    assert "Traceback" not in status
+    job = client.submit(
+        "", "", 5, *FEW.values(), "", "", "runs/broken", "", api_name="/side_by_side"
+    )
+    assert "0 of 1 drawn" in job.result(timeout=300)[0]
+    assert any("runs/broken drew nothing" in str(answer[7]) for answer in job.outputs())
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"model": "../../etc"}, "There is no model &#x27;../../etc&#x27; here"),
+        ({"model": "<script>"}, "&lt;script&gt;"),
+        ({"model": None}, "Choose a model first."),
+        ({"seed": -1}, "The seed must be a whole number"),
+        ({"seed": None}, "The seed must be a whole number"),
+        ({"count": 17}, "from 1 to 16"),
+        ({"prompt": "x" * 1001}, "longer than 1000 characters"),
+    ],
+)
+def test_a_bad_wish_gives_a_sentence(
+    client: Client, changes: dict[str, Any], sentence: str
+) -> None:
+    if "count" in changes:  # the slider itself refuses
+        with pytest.raises(Exception, match="17"):
+            ask(client, **changes)
+        return
+    (answer,) = ask(client, **changes)
+    assert sentence in answer[1]
+
+
+def test_prompts_are_shown_as_text(client: Client) -> None:
+    answers = ask(client, prompt="<img src=x onerror=alert(1)>")
+    facts = next(answer[3] for answer in answers if "osteon generate" in str(answer[3]))
+    assert "<img" not in facts
+    assert "&lt;img src=x" in facts
+
+
+def test_stopping_keeps_what_is_done_and_frees_the_device(client: Client) -> None:
+    job = client.submit("runs/tuned", "a ramp", "", 0, 16, 150, 4.0, 1.0, api_name="/playground")
+    while not any(isinstance(a[0], list) and a[0] for a in job.outputs()):
+        assert not job.done()
+        time.sleep(0.05)
+    job.cancel()
+    done = len(pictures(job.outputs()))
+    assert 1 <= done < 16
+    began = time.monotonic()
+    while any(thread.name == "osteon-drawing" for thread in threading.enumerate()):
+        assert time.monotonic() - began < 20, "the model goes on drawing"
+        time.sleep(0.05)
+    assert len(pictures(ask(client))) == 1
+
+
+def test_visitors_take_turns_and_get_their_own(address: str) -> None:
+    clients = [Client(address, verbose=False) for _ in range(4)]
+    jobs = [
+        client.submit("runs/tuned", f"number {k}", "", k, 1, 2, 4.0, 1.0, api_name="/playground")
+        for client in clients
+        for k in (clients.index(client), clients.index(client) + 10)
+    ]
+    for job, seed in zip(jobs, [0, 10, 1, 11, 2, 12, 3, 13], strict=True):
+        job.result(timeout=300)
+        (path,) = pictures(job.outputs())
+        assert (
+            f'"seed": {seed}, "prompt": "number {seed % 10 if seed < 10 else seed}"'
+            in (png_text(path)[SETTINGS_KEY])
+        )
+
+
+def test_a_report_opens_in_a_frame_that_cannot_touch_the_page(client: Client) -> None:
+    assert client.predict(api_name="/reports") == ["first"]
+    html = client.predict("first", api_name="/report")
+    assert 'sandbox="allow-scripts allow-popups"' in html  # not allow-same-origin
+    assert "Real against &amp;quot;fake&amp;quot;" in html
+    assert "<h1>" not in html
+    assert "There is no report" in client.predict("../../etc", api_name="/report")
+
+
+def test_only_pictures_made_here_are_served(
+    client: Client, address: str, project: Path, tmp_path: Path
+) -> None:
+    ask(client)
+    made = project / "reports/playground"
+    (picture, *_) = made.rglob("*.png")
+    secret = tmp_path / "secret.txt"
+    secret.write_text("secret")
+    link = made / "link.png"
+    link.symlink_to(secret)
+    hidden = project / ".env"
+    hidden.write_text("secret")
+
+    def status(path: object) -> int:
+        return httpx.get(f"{address}gradio_api/file={path}").status_code
+
+    assert status(picture) == 200
+    refused = [
+        "/etc/passwd",
+        hidden,
+        link,
+        f"{made}/../first/report.html",
+        f"{made}/%2e%2e/%2e%2e/.env",
+        project / "runs/tuned/weights/pytorch_lora_weights.safetensors",
+        project / "data/ramps/00.png",
+        ROOT / "pyproject.toml",
+    ]
+    assert [status(path) for path in refused] == [403] * len(refused)
+    link.unlink()
+
+
+def test_nothing_is_watched_or_remembered(address: str) -> None:
+    config = httpx.get(f"{address}config").json()
+    assert config["run_history"] is False
+    assert config["analytics_enabled"] is False
+    assert httpx.get(f"{address}monitoring").status_code in (403, 404)
+    page = httpx.get(address).text
+    assert "fonts.googleapis.com" not in page
+
+
+def test_others_reach_it_only_with_a_password(project: Path) -> None:
+    for given in ({"share": True}, {"host": "0.0.0.0"}):
+        with pytest.raises(UserError, match="--user"):
+            launch(project, port=None, **given)
+    page, address = launch(project, port=None, auth=("ada", "lovelace"))
+    try:
+        (picture, *_) = [*(project / "reports/playground").rglob("*.png"), project]
+        assert httpx.get(f"{address}config").status_code == 401
+        assert httpx.get(f"{address}gradio_api/file={picture}").status_code == 401
+        client = Client(address, auth=("ada", "lovelace"), verbose=False)
+        assert "runs/tuned" in client.predict(api_name="/models")
+    finally:
+        page.close()
+
+
+def test_the_command_says_what_is_wrong(
+    address: str, project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(project)
+    port = address.rstrip("/").rpartition(":")[2]
+    for words, sentence in (
+        (["--port", port], f"Port {port} is taken"),
+        (["--root", "nowhere"], "is not a folder"),
+        (["--user", "ada"], "go together"),
+        (["--share"], "--user NAME"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(words)
+        assert stop.value.code == 2
+        assert sentence in capsys.readouterr().err
