@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
 
 from compare.findings import fakes_in_order, headline
@@ -14,6 +15,8 @@ COLOURS = ("#3d7ebf", "#d6762b", "#3f9b6b", "#8f66c4", "#cc5161", "#2f9aa0")
 """Readable on white and on near-black."""
 PANELS = 4
 """Curves shown of one run, at most."""
+SMOOTH = 15
+"""A running mean covers this part of a curve."""
 STYLE = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -81,7 +84,11 @@ def curve_chart(label: str, curves: dict[str, dict[str, list[float]]]) -> str:
             panel.set_axis_off()
         for panel, name in zip(panels, names, strict=False):
             curve = curves[name]
-            panel.plot(curve["step"], curve["value"], color=COLOURS[0], lw=1.4)
+            value = np.array(curve["value"])
+            width = max(1, len(value) // SMOOTH)
+            mean = np.convolve(value, np.ones(width) / width, mode="valid")
+            panel.plot(curve["step"], value, color=COLOURS[0], lw=0.8, alpha=0.4)
+            panel.plot(curve["step"][width - 1 :], mean, color=COLOURS[0], lw=1.6)
             panel.set_title(name.replace("_", " "), fontsize=9)
             panel.set_xlabel("step")
             panel.grid()

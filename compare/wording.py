@@ -72,8 +72,8 @@ def duration(seconds: float) -> str:
 
 
 def count(value: float) -> str:
-    """ "512", "11.7 k", "12.2 M" """
+    """ "512", "700 k", "12.2 M" """
     for step, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= step:
-            return f"{value / step:.1f} {letter}"
+            return f"{value / step:.3g} {letter}"
     return f"{value:.0f}"
