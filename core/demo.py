@@ -37,8 +37,8 @@ class Stage:
 STAGES = (
     Stage(
         f"Draw five pictures of {GENUS}, and twenty to compare with",
-        "prepare phantoms --kind bestiary --animal {genus} --count 5 --validation 0 --test 20 "
-        "--seed 7 --out data/demo-sinomacrops",
+        "prepare phantoms --kind bestiary --animal {genus} --style photo --count 5 "
+        "--validation 0 --test 20 --seed 7 --out data/demo-sinomacrops",
     ),
     Stage(
         "Draw chest X-ray phantoms",

@@ -61,7 +61,7 @@ def phantom_items(settings: PhantomSettings) -> list[Any]:
                 subject = _chest(seed)
                 row = chest_row(subject)
             else:
-                subject = _scene(seed, settings.animal, settings.habitat)
+                subject = _scene(seed, settings)
                 row = scene_row(subject)
             if settings.kind == "both":
                 row = {"text": row["text"], "domain": row["domain"], **empty, **row}
@@ -81,15 +81,15 @@ def _chest(seed: int) -> Any:
     return sample_chest(seed)
 
 
-def _scene(seed: int, animal: str | None, habitat: str | None) -> Any:
+def _scene(seed: int, settings: PhantomSettings) -> Any:
     from dataclasses import replace
 
     from prepare.bestiary import check_scene, sample_scene
 
     try:
-        scene = sample_scene(seed, animal)
-        if habitat is not None:
-            scene = replace(scene, habitat=habitat)
+        scene = sample_scene(seed, settings.animal)
+        asked = {"habitat": settings.habitat, "style": settings.style}
+        scene = replace(scene, **{name: value for name, value in asked.items() if value})
         check_scene(scene)
     except ValueError as error:
         raise UserError(str(error)) from None

@@ -28,6 +28,8 @@ class PhantomSettings:
     """This animal only; the genera kept out of the bestiary can be had in this way alone."""
     habitat: str | None = None
     """This habitat only."""
+    style: Literal["photo", "pencil drawing"] | None = None
+    """This style only: shaded and in colour, or pencil."""
     workers: int | None = None
     """Processes; as many as cores if not given."""
 
@@ -38,8 +40,8 @@ class PhantomSettings:
             raise UserError(f"--size must be at least 64, not {self.size}.")
         if self.seed < 0:
             raise UserError(f"--seed must not be negative, not {self.seed}.")
-        if self.kind == "chest" and (self.animal or self.habitat):
-            raise UserError("--animal and --habitat need --kind bestiary or both.")
+        if self.kind == "chest" and (self.animal or self.habitat or self.style):
+            raise UserError("--animal, --habitat and --style need --kind bestiary or both.")
         _check_workers(self.workers)
 
     @property
