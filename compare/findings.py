@@ -139,7 +139,6 @@ def _copies(results: Results) -> list[str]:
     near = results["closest"]
     if near["held_out"] is None:
         return []
-    count = near["held_out_images"]
     count = f"{near['held_out_images']:,}"
     over = {k: row["share_above"] for k, row in near["sets"].items() if row["possible_copies"]}
     if not over:

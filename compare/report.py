@@ -120,20 +120,21 @@ def _view(results: dict[str, Any], clean: Any) -> dict[str, Any]:
 
 def _cards(results: dict[str, Any]) -> list[dict[str, Any]]:
     """For the top of the page: four pictures and the headline score, real images first."""
-    scores = {}
+    scores: dict[str | None, tuple[str, str]] = {}
     for table in results["tables"]:
         key = headline(table)
         metric, places = table["metrics"][key], wording.decimals_of(table, key)
         for row in table["rows"]:
-            label = row["label"] if row["kind"] == "fake" else row["kind"]
-            text = wording.with_interval(row["scores"][key], metric["scale"], places)
-            scores.setdefault(label, (metric["title"], text))
+            if row["kind"] in ("fake", "real"):
+                text = wording.with_interval(row["scores"][key], metric["scale"], places)
+                label = row["label"] if row["kind"] == "fake" else None
+                scores.setdefault(label, (metric["title"], text))
     cards = []
-    for label in ["real", *(fake["label"] for fake in results["fakes"])]:
-        cells = _first_cells(results["sections"], None if label == "real" else label)
+    for label in [None, *(fake["label"] for fake in results["fakes"])]:
         title, score = scores.get(label, ("", ""))
-        name = "Real images" if label == "real" else label
-        cards.append({"label": name, "cells": cells[:4], "title": title, "score": score})
+        cells = _first_cells(results["sections"], label)[:4]
+        name = label or "Real images"
+        cards.append({"label": name, "cells": cells, "title": title, "score": score})
     return cards
 
 

@@ -1,5 +1,6 @@
 """What is compared: real images, training images, and generated ones from runs or plain folders."""
 
+import re
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,6 +15,7 @@ from core.images import list_images
 from core.sets import SPLITS, ImageSet, is_set, open_set
 
 ROOT = Path(__file__).resolve().parents[1]
+RADIOGRAPH = re.compile(r"x-?ray|radiograph|chest|cxr", re.IGNORECASE)
 FEW = 20
 """Up to so many real images no Fréchet distance is given."""
 
@@ -97,11 +99,10 @@ class Real:
 
     @property
     def radiographs(self) -> bool:
-        """Whether they are X-rays, or drawings of X-rays."""
-        if "x-ray" in str(self.held_out.info.get("source", "")).lower():
-            return True
-        named = [c for c in self.held_out.captions if "x-ray" in c.lower() or "radiograph" in c]
-        return 2 * len(named) > len(self.held_out)
+        """Whether they are X-rays, or drawings of X-rays: by the set's name, source or captions."""
+        facts = [self.name, *(str(self.held_out.info.get(k, "")) for k in ("source", "domain"))]
+        captions = [caption for caption in self.held_out.captions if RADIOGRAPH.search(caption)]
+        return any(map(RADIOGRAPH.search, facts)) or 2 * len(captions) > len(self.held_out)
 
 
 def open_real(text: str, train: str | None = None) -> Real:
@@ -190,13 +191,14 @@ def _open_fake(text: str) -> Fake:
     path = Path(place)
     if not path.is_dir():
         raise UserError(f"{path} is not there; give a run, a samples folder or a folder of images.")
-    if (path / "samples").is_dir() and not list_images(path):
+    is_run = (path / "run.json").exists()  # which may hold pictures of its curves
+    if (path / "samples").is_dir() and (is_run or not list_images(path)):
         run, path = path, _only_set(path)
         return Fake(given or run.name, open_set(path), path, run, path.name)
     if path.parent.name == "samples":
         run = path.parents[1]
         return Fake(given or run.name, open_set(path), path, run, path.name)
-    if (path / "run.json").exists():
+    if is_run:
         raise UserError(
             f"{path} holds no samples yet; `osteon generate --run {path} --seeds 0-99` makes some."
         )
