@@ -43,6 +43,7 @@ def test_a_split_and_a_bank_by_name(make_set: Callable[..., Path], tmp_path: Pat
 
 def test_runs_sets_and_plain_folders(make_run: Callable[..., Path], tmp_path: Path) -> None:
     run = make_run("a", prompts=["x", "y"])
+    draw(1, 0)[0].save(run / "curves.png")  # is no sample
     other = make_run("b", set_name="steps50")
     plain = write_folder(tmp_path / "dalle", draw(3, 1))
     words = [str(run), str(other / "samples" / "steps50"), str(plain), f"named={plain}"]
