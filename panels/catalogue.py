@@ -16,7 +16,7 @@ from core.sets import SPLITS
 RADIOGRAPH = re.compile(r"x-?ray|radiograph", re.IGNORECASE)
 CARD = "osteon.json"
 """Beside the weights of a diffusion model: what they were trained with."""
-MAX_PROMPTS = 6
+MAX_PROMPTS = 4  # shown under the prompt
 HEAD_BYTES = 20_000  # of a text file, read to learn what a model was trained on
 
 

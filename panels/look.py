@@ -65,6 +65,7 @@ CSS = """
 .osteon-report iframe { width: 100%; height: 80vh; border: 1px solid var(--border-color-primary);
   border-radius: 8px; }
 .dark { --color-accent: #4a93d4; }
+.dark input[type="range"] { --neutral-200: var(--neutral-600); }
 footer .divider { display: none; }
 """
 

@@ -75,6 +75,7 @@ def _shown() -> Shown:
         label="Pictures",
         elem_classes="osteon-gallery",
         columns=2,
+        fit_columns=False,
         height="auto",
         object_fit="contain",
         format="png",

@@ -50,6 +50,16 @@ def test_a_visit_to_every_tab_on_a_narrow_screen(page: Any) -> None:
     page.get_by_alt_text("Seed 0: a ramp <b>").first.click()
     page.get_by_text("osteon generate --run runs/tuned --seeds 0").wait_for()
 
+    # Stopping keeps what is there
+    page.get_by_label("number input for Number of pictures").fill("16")
+    page.get_by_label("number input for Steps").first.fill("100")
+    page.get_by_role("button", name="Generate").click()
+    page.get_by_text("Picture 2 of 16: step").wait_for()
+    page.get_by_role("button", name="Stop").first.click()
+    page.get_by_text("Stopped. Pictures already made are kept.").wait_for()
+    page.get_by_alt_text("Seed 0: a ramp <b>").first.wait_for()
+    page.get_by_label("number input for Number of pictures").fill("1")
+
     # Another model: a GAN reads no prompt and knows no steps
     page.get_by_label("Model").first.click()
     page.get_by_role("option", name="chest-gan").first.click()
