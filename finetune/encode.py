@@ -101,6 +101,7 @@ class Latents:
         self.cache: torch.Tensor | None = None  # N x sides x 2 x 4 x h x w
         if settings.cache_latents:
             self.cache = self._encode_all(2 if settings.flip else 1, accelerator)
+            self.pixels = np.empty(0)  # their memory is not needed any more
 
     def sample(self, items: list[int], mirrored: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """B x 4 x h x w scaled latents on the device: mean + std x `noise` of the posterior."""

@@ -94,6 +94,21 @@ def locate(base: str, revision: str | None = None, weights: bool = True) -> Plac
     return Place(base, _checked(folder, weights), folder.name)
 
 
+def locate_pinned(base: str, revision: str | None, run: Path, weights: bool = True) -> Place:
+    """`locate`; for a run that goes on, the very base that it was started from.
+
+    Raises UserError if that one has changed.
+    """
+    old = read_json(run / "run.json") if (run / "run.json").exists() else {}
+    place = locate(base, revision or old.get("base_revision"), weights)
+    if old.get("base_identity", place.identity) != place.identity:
+        raise UserError(
+            f"{base} has changed since {run} was started from it; "
+            "restore it or give another --run_dir."
+        )
+    return place
+
+
 def open_pipeline(folder: Path) -> StableDiffusionPipeline:
     """Every part in float32 on the CPU, in eval mode, without progress bars or a safety checker.
 

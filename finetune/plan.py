@@ -5,16 +5,27 @@ from pathlib import Path
 
 from accelerate import PartialState
 
+from core.errors import UserError
 from core.plan import STATE_COPIES, activation_bytes, count_parameters
 from core.runs import check_same_settings
 from core.session import check_disk
 from finetune.adapters import attach
-from finetune.models import Denoiser, Place, locate, open_empty
+from finetune.models import Denoiser, Place, locate_pinned, open_empty
 from finetune.settings import DreamBoothSettings
 from finetune.subjects import Subject, class_folder, contract_of
 from finetune.weights import Trained
 
 FLOAT = 4  # bytes
+
+
+def check_share(settings: DreamBoothSettings, processes: int) -> None:
+    """Raise UserError unless the batch can be shared out evenly."""
+    if settings.batch % (processes * settings.accumulate):
+        raise UserError(
+            f"batch {settings.batch} cannot be shared by {processes} processes in "
+            f"{settings.accumulate} pieces each; make it a multiple of "
+            f"{processes * settings.accumulate}."
+        )
 
 
 def freeze(denoiser: Denoiser, settings: DreamBoothSettings) -> Trained:
@@ -43,14 +54,16 @@ def print_plan(settings: DreamBoothSettings, subject: Subject) -> None:
     Raises UserError for whatever would stop the run: another run's folder, no base, a full disk.
     """
     check_same_settings(Path(settings.run_dir), "dreambooth", settings)
-    place = locate(settings.base, settings.revision, weights=False)
+    check_share(settings, PartialState().num_processes)
+    run = Path(settings.run_dir)
+    place = locate_pinned(settings.base, settings.revision, run, weights=False)
     size = settings.size or place.size
     parts = open_empty(place)
     unet, text_encoder, _ = parts
     total = sum(count_parameters(part) for part in parts)
     trained = len(freeze(Denoiser(unet, text_encoder), settings))
     needed = disk_needed(settings, trained, total)
-    check_disk(Path(settings.run_dir), needed)
+    check_disk(run, needed)
     if not PartialState().is_main_process:
         return
     images, distinct = subject.images, len(set(subject.captions))

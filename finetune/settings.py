@@ -49,14 +49,20 @@ class Lora:
 class Prior:
     """Prior preservation (Ruiz et al. 2023): beside each image one of its class, by the base."""
 
-    prompt: str
-    """What the class is called, such as "a photo of an animal"."""
+    prompt: str | tuple[str, ...]
+    """What the class is called, such as "a photo of an animal"; several prompts take turns."""
     count: int = 100
     """Class images."""
     weight: float = 1.0
     """Of the class images' loss beside the images' own."""
     folder: str | None = None
     """Where class images lie; one of your own is used as it is. null: data/class/<fingerprint>."""
+
+    @property
+    def prompts(self) -> list[str]:
+        """At least one; "" where one is empty."""
+        given = [self.prompt] if isinstance(self.prompt, str) else list(self.prompt)
+        return [text.strip() for text in given] or [""]
 
 
 @dataclass(frozen=True)
@@ -140,7 +146,7 @@ class DreamBoothSettings:
             and not {"attention", "feedforward"} & {*self.lora.targets}
         ):
             raise ValueError("text_encoder needs attention or feedforward in lora.targets")
-        if self.prior is not None and (self.prior.count < 1 or not self.prior.prompt.strip()):
+        if self.prior is not None and (self.prior.count < 1 or not all(self.prior.prompts)):
             raise ValueError("prior.count must be at least 1 and prior.prompt must not be empty")
         if self.preview_every and not self.preview_seeds:
             raise ValueError("preview_every needs preview_seeds")

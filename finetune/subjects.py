@@ -64,7 +64,7 @@ def contract_of(prior: Prior, place: Place, size: int) -> dict[str, object]:
     """All that class images depend on, besides their number."""
     return {
         "model": place.identity,
-        "prompt": prior.prompt,
+        "prompt": " | ".join(prior.prompts),
         "size": size,
         "scheduler": CLASS_SCHEDULER,
         "steps": CLASS_STEPS,
@@ -78,7 +78,7 @@ def class_folder(prior: Prior, contract: dict[str, object]) -> Path:
     if prior.folder is not None:
         return Path(prior.folder)
     digest = hashlib.sha256(json.dumps(contract, sort_keys=True).encode()).hexdigest()[:12]
-    slug = re.sub(r"\W+", "-", prior.prompt.lower()).strip("-")[:40]
+    slug = re.sub(r"\W+", "-", prior.prompts[0].lower()).strip("-")[:40]
     return Path("data/class") / f"{slug}-{digest}"
 
 
@@ -91,7 +91,8 @@ def class_subject(
 ) -> Subject:
     """Class images: found, or topped up to `prior.count` by the base itself (`sampler`).
 
-    A folder of your own images (without class.json) is used as it is.
+    Image s has the prompt s modulo their number. A folder of your own images (without class.json)
+    is used as it is.
 
     Raises UserError where a folder holds class images of another model, prompt, size or scheduler.
     """
@@ -99,12 +100,13 @@ def class_subject(
     folder = class_folder(prior, contract)
     if folder.is_dir() and list_images(folder) and not (folder / CONTRACT).exists():
         images = open_set(folder)
-        return Subject(images, [prior.prompt] * len(images))
+        return Subject(images, _in_turn(prior, len(images)))
     _check_contract(folder, contract)
     if accelerator.is_main_process:
         write_json(folder / CONTRACT, contract | {"name": place.name})
     files = [folder / f"{seed:06d}.png" for seed in range(prior.count)]
     missing = [seed for seed, file in enumerate(files) if not file.exists()]
+    captions = _in_turn(prior, prior.count)
     mine = missing[accelerator.process_index :: accelerator.num_processes]
     for first in tqdm(
         range(0, len(mine), CLASS_BATCH),
@@ -115,16 +117,21 @@ def class_subject(
         with accelerator.autocast():
             drawn = sampler(
                 seeds,
-                [prior.prompt] * len(seeds),
+                [captions[seed] for seed in seeds],
                 steps=CLASS_STEPS,
                 guidance=CLASS_GUIDANCE,
                 scheduler=CLASS_SCHEDULER,
             )
         for seed, image in zip(seeds, drawn, strict=True):
-            write_png(image, files[seed], {"prompt": prior.prompt}, synthetic=True)
+            write_png(image, files[seed], {"prompt": captions[seed]}, synthetic=True)
     accelerator.wait_for_everyone()
-    rows = [{"file_name": file.name, "text": prior.prompt} for file in files]
-    return Subject(ImageSet(folder.name, files, rows, {"mode": "RGB"}), [prior.prompt] * len(files))
+    rows = [{"file_name": f.name, "text": text} for f, text in zip(files, captions, strict=True)]
+    return Subject(ImageSet(folder.name, files, rows, {"mode": "RGB"}), captions)
+
+
+def _in_turn(prior: Prior, count: int) -> list[str]:
+    """`count` prompts."""
+    return [prior.prompts[number % len(prior.prompts)] for number in range(count)]
 
 
 def _check_contract(folder: Path, contract: dict[str, object]) -> None:

@@ -10,7 +10,6 @@ diffusers: `load_lora_weights`, or `from_pretrained` where `lora` is null.
 import importlib.util
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionPipeline, get_scheduler
@@ -18,13 +17,18 @@ from diffusers import StableDiffusionPipeline, get_scheduler
 from core.config import parse
 from core.ema import Ema
 from core.errors import UserError, command
-from core.files import read_json
 from core.images import grid, write_png
 from core.session import Session, check_disk
 from finetune.encode import Source, Words, join
 from finetune.losses import denoising_loss, min_snr_weight, preserve_prior, target
-from finetune.models import NETWORKS, Denoiser, Place, locate, open_pipeline, training_scheduler
-from finetune.plan import disk_needed, freeze, print_plan
+from finetune.models import (
+    NETWORKS,
+    Denoiser,
+    locate_pinned,
+    open_pipeline,
+    training_scheduler,
+)
+from finetune.plan import check_share, disk_needed, freeze, print_plan
 from finetune.sample import StableDiffusionSampler
 from finetune.settings import DreamBoothSettings, Optim
 from finetune.subjects import Subject, class_subject, default_prompts, instance_subject
@@ -45,7 +49,7 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
 
     # The base, and what is drawn from while it is still untouched
     with accelerator.main_process_first():  # one process downloads, the others find the files
-        place = locate_pinned(settings)
+        place = locate_pinned(settings.base, settings.revision, session.run.path)
     size = settings.size or place.size
     pipeline = open_pipeline(place.folder).to(device)
     subjects = {"instance": instances}
@@ -132,32 +136,6 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
         write_weights(session.run, pipeline, place, settings, size, sampler.mode, prompts)
     accelerator.wait_for_everyone()
     session.finish()
-
-
-def check_share(settings: DreamBoothSettings, processes: int) -> None:
-    """Raise UserError unless the batch can be shared out evenly."""
-    if settings.batch % (processes * settings.accumulate):
-        raise UserError(
-            f"batch {settings.batch} cannot be shared by {processes} processes in "
-            f"{settings.accumulate} pieces each; make it a multiple of "
-            f"{processes * settings.accumulate}."
-        )
-
-
-def locate_pinned(settings: DreamBoothSettings) -> Place:
-    """The base; for a run that goes on, the very one that it was started from.
-
-    Raises UserError if that one has changed.
-    """
-    file = Path(settings.run_dir) / "run.json"
-    old = read_json(file) if file.exists() else {}
-    place = locate(settings.base, settings.revision or old.get("base_revision"))
-    if old.get("base_identity", place.identity) != place.identity:
-        raise UserError(
-            f"{settings.base} has changed since {settings.run_dir} was started from it; "
-            "restore it or give another --run_dir."
-        )
-    return place
 
 
 def build_optimiser(

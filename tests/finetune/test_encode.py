@@ -68,7 +68,7 @@ def test_cached_latents_keep_the_sampling_noise(settings: Make, base: Path, flip
     mean = kept.sample([4, 1], mirrored, torch.zeros_like(noise))
     assert not torch.equal(one, mean)
 
-    image = torch.from_numpy(kept.pixels[1]).permute(2, 0, 1).float()[None] / 127.5 - 1
+    image = torch.from_numpy(fresh.pixels[1]).permute(2, 0, 1).float()[None] / 127.5 - 1
     image = image.flip(3) if flip else image
     posterior = vae.encode(image).latent_dist
     by_hand = (posterior.mean + posterior.std * noise[1]) * vae.config.scaling_factor

@@ -64,6 +64,14 @@ def test_class_images_are_topped_up_and_never_reused_in_silence(base: Path, tmp_
         )
 
 
+def test_several_class_prompts_take_turns(base: Path, tmp_path: Path) -> None:
+    prior = Prior(prompt=("one", "two"), count=3, folder=str(tmp_path / "class"))
+    sampler = StableDiffusionSampler(open_pipeline(base), 32)
+    subject = class_subject(prior, locate(str(base)), 32, Accelerator(cpu=True), sampler)
+    assert subject.captions == ["one", "two", "one"]
+    assert [png_text(path)["prompt"] for path in subject.images.paths] == subject.captions
+
+
 def test_own_class_images_are_used_as_they_are(base: Path, plain: Path) -> None:
     prior = Prior(prompt="a ramp", count=2, folder=str(plain))
     sampler = StableDiffusionSampler(open_pipeline(base), 32)

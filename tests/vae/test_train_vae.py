@@ -116,9 +116,10 @@ def test_bfloat16_trains(tiny: VaeSettings) -> None:
 
 
 def test_it_learns(make_folder: Callable[..., Path], tiny: VaeSettings) -> None:
-    train(replace(tiny, num_epochs=40, beta=0.01, gamma=0.1, lr=5e-3, checkpoint_every=80))
-    rows = read_metrics(Path(tiny.run_dir))
-    assert rows[-1]["reconstruction"] < 0.7 * rows[0]["reconstruction"]
+    """Five pictures of noise by heart."""
+    train(replace(tiny, num_epochs=60, beta=0.01, gamma=0.1, lr=5e-3, checkpoint_every=120))
+    errors = [row["reconstruction"] for row in read_metrics(Path(tiny.run_dir))]
+    assert sum(errors[-10:]) < 0.7 * sum(errors[:10])
 
 
 def test_an_image_is_its_seed_whatever_the_batch(tiny: VaeSettings) -> None:
