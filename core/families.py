@@ -68,7 +68,11 @@ class Sampler(Protocol):
     """Prompts to use where none is given; [""] for a family without prompts."""
 
     def __call__(self, seeds: Sequence[int], prompts: Sequence[str], **options: Any) -> list[Any]:
-        """One Pillow image ("L" or "RGB") per seed; `prompts` is as long as `seeds`."""
+        """One Pillow image ("L" or "RGB") per seed; `prompts` is as long as `seeds`.
+
+        A family that lists "steps" in `options` also takes `on_step(step, total, latents)`, called
+        after each denoising step; an exception raised in it leaves the call.
+        """
         ...
 
 

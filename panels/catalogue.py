@@ -44,10 +44,8 @@ class Model:
 
     @property
     def label(self) -> str:
-        """Its folder's name, and how far its training came where it was not finished."""
-        return (
-            self.folder.name if self.status == "finished" else f"{self.folder.name} ({self.status})"
-        )
+        """Its name, and how far its training came where it was not finished."""
+        return self.name if self.status == "finished" else f"{self.name} ({self.status})"
 
 
 def find_models(root: Path) -> list[Model]:
@@ -79,9 +77,12 @@ def find_reports(root: Path) -> list[Path]:
 
 
 def _read(folder: Path, root: Path) -> Model | None:
-    """A model, or None for a folder that is damaged or of a family unknown to this version."""
+    """A model, or None for a folder that is damaged, of an unknown family, or part of a model."""
     try:
         family = family_of(folder)
+        weights = folder / "weights" if (folder / "run.json").exists() else folder
+        if family == "base" and not (weights / "model_index.json").exists():
+            return None  # an autoencoder on the way to a base
         facts = read_json(folder / "run.json") if (folder / "run.json").exists() else {}
         settings = read_yaml(folder / "config.yaml") if (folder / "config.yaml").exists() else {}
         prompts = _prompts(folder, root, settings)

@@ -24,7 +24,7 @@ def test_models_are_found_by_family(project: Path) -> None:
     assert not models["models/tiny"].lora
     assert not models["runs/tuned"].radiographs
     assert models["runs/chest-gan"].radiographs
-    assert models["runs/tuned"].label == "tuned"
+    assert models["runs/tuned"].label == "runs/tuned"
     assert models["runs/tuned"].prompts == ("a ramp",)
     assert find_models(project)[0].name == "runs/tuned"
 
@@ -32,12 +32,13 @@ def test_models_are_found_by_family(project: Path) -> None:
 def test_only_what_can_draw_is_listed(tmp_path: Path) -> None:
     make_run(tmp_path, "fine", "vae")
     make_run(tmp_path, "foreign", "from-the-future")
+    make_run(tmp_path, "an-autoencoder", "base")
     unborn = make_run(tmp_path, "unborn", "vae")
     (unborn / "weights").rmdir()
     damaged = make_run(tmp_path, "damaged", "vae")
     (damaged / "run.json").write_text('{"family": ')
     (found,) = find_models(tmp_path)
-    assert found.label == "fine (running)"
+    assert found.label == "runs/fine (running)"
     assert find_reports(tmp_path) == []
     with pytest.raises(UserError, match="no model 'runs/unborn'"):
         pick([found], "runs/unborn")
@@ -57,7 +58,7 @@ def test_radiographs_are_known_by_their_captions(
 
 
 def test_prompts_come_from_a_file_of_the_models_name(tmp_path: Path) -> None:
-    make_run(tmp_path, "birds", "base")
+    make_run(tmp_path, "birds", "dreambooth")
     (tmp_path / "prompts").mkdir()
     (tmp_path / "prompts/birds.txt").write_text("# birds\na heron\n\na crow\n")
     (model,) = find_models(tmp_path)
