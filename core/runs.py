@@ -129,7 +129,8 @@ def step_of(checkpoint: Path) -> int:
 def check_same_settings(path: Path, family: str, settings: Any) -> None:
     """Raise UserError if `path` holds a run that these settings cannot continue."""
     if not (path / "run.json").exists() or not (path / "config.yaml").exists():
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        # samples/ alone is no run: a model folder of the same name was asked for images
+        if path.exists() and (not path.is_dir() or {p.name for p in path.iterdir()} - {"samples"}):
             raise UserError(f"{path} exists and is not a run; give another --run_dir.")
         return
     saved_family = read_json(path / "run.json").get("family")

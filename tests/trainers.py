@@ -20,7 +20,7 @@ from core.runs import checkpoints, step_of
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
 ACCELERATE = ["accelerate.commands.launch", "--cpu"]
-TWO = ["torch.distributed.run", "--nproc_per_node", "2"]
+TWO = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 FOREVER = 1_000_000  # steps
 
 

@@ -80,8 +80,8 @@ def test_two_processes_share_the_seeds(run: Path, tmp_path: Path) -> None:
     (tmp_path / "share.py").write_text(script)
     root = Path(__file__).resolve().parents[2]
     subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2",
-         "--master_port", "29541", str(tmp_path / "share.py"), str(run)],
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+         str(tmp_path / "share.py"), str(run)],
         env=os.environ | {"PYTHONPATH": str(root), "ACCELERATE_USE_CPU": "true"},
         check=True,
     )  # fmt: skip

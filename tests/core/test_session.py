@@ -98,6 +98,13 @@ def test_a_folder_that_is_no_run_is_left_alone(unbroken: ToySettings, tmp_path: 
     assert (tmp_path / "mine/thesis.txt").read_text() == "precious"
 
 
+def test_samples_alone_do_not_stand_in_a_runs_way(unbroken: ToySettings, tmp_path: Path) -> None:
+    run = tmp_path / "asked-for-images-before"
+    (run / "samples").mkdir(parents=True)
+    train(replace(unbroken, run_dir=str(run)))
+    assert info(run)["status"] == "finished"
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_good(
     unbroken: ToySettings, tmp_path: Path
 ) -> None:
