@@ -7,6 +7,7 @@ command of its own, printed before it runs; a stopped demo goes on.
 
 import argparse
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -112,7 +113,7 @@ def run_stage(stage: Stage, number: int) -> None:
     if stage.run and is_finished(Path(stage.run)):
         print(f"      done already: {stage.run}")
         return
-    print(f"      osteon {' '.join(words)}", flush=True)
+    print(f"      osteon {shlex.join(words)}", flush=True)
     began = time.monotonic()
     process = subprocess.Popen([sys.executable, "-m", "core.cli", *words])
     try:
