@@ -1,6 +1,7 @@
 """First stage of the base model: the image autoencoder. Its own run, so that it resumes by itself.
 
-Loss: L1, L1 of the differences between neighbouring pixels (edges), and a light KL divergence.
+Loss: L1 of pixels, of differences between neighbouring pixels (edges) and of colour, and a light KL
+divergence.
 """
 
 import torch
@@ -19,10 +20,20 @@ from finetune.networks import build_autoencoder
 
 
 def reconstruction_loss(output: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Mean absolute error of B x C x H x W images in [-1, 1], plus that of their edges."""
+    """Mean absolute error of B x 3 x H x W images in [-1, 1], plus that of edges and of colour.
+
+    Colour is each channel less the mean of the three. Without a term of its own it is learned
+    last: few pixels have much of it, and X-rays have none.
+    """
     across = F.l1_loss(output.diff(dim=3), wanted.diff(dim=3))
     down = F.l1_loss(output.diff(dim=2), wanted.diff(dim=2))
-    return F.l1_loss(output, wanted) + across + down
+    colour = F.l1_loss(colours(output), colours(wanted))
+    return F.l1_loss(output, wanted) + across + down + 2 * colour
+
+
+def colours(images: torch.Tensor) -> torch.Tensor:
+    """B x 3 x H x W -> like it: what is left of each channel without the grey."""
+    return images - images.mean(dim=1, keepdim=True)
 
 
 def to_tensor(pixels: torch.Tensor) -> torch.Tensor:

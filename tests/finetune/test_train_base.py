@@ -106,6 +106,9 @@ def test_reconstruction_loss_by_hand() -> None:
     assert reconstruction_loss(torch.full_like(wanted, 0.5), wanted).item() == 0.5  # no edges
     edge = torch.tensor([[0.0, 1.0], [0.0, 1.0]]).expand(1, 3, 2, 2)
     assert reconstruction_loss(edge, wanted).item() == 1.5  # half the pixels, every edge across
+    red = torch.tensor([0.3, 0.0, 0.0]).view(1, 3, 1, 1).expand(1, 3, 2, 2)
+    colour = (0.2 + 0.1 + 0.1) / 3  # red less grey 0.1; it counts twice
+    assert reconstruction_loss(red, wanted).item() == pytest.approx(0.1 + 2 * colour)
 
 
 def test_pixels_go_there_and_back() -> None:
