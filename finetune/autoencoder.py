@@ -59,7 +59,7 @@ class Reconstructor(torch.nn.Module):
     def forward(
         self, images: torch.Tensor, noise: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """B x 3 x H x W in [-1, 1], B x 4 x h x w noise -> like `images`; KL per latent element."""
+        """B x 3 x H x W in [-1, 1], B x C x h x w noise -> like `images`; KL per latent element."""
         posterior = self.vae.encode(images).latent_dist
         output = self.vae.decode(posterior.mean + posterior.std * noise).sample
         return output, posterior.kl().mean() / noise[0].numel()

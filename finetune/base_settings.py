@@ -6,10 +6,12 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Autoencoder:
-    """The image autoencoder, trained first: size/4 latents of 4 channels."""
+    """The image autoencoder, trained first: latents of a quarter of the images' sides."""
 
     channels: tuple[int, ...] = (32, 64, 64)
     """Width at full, half and quarter resolution."""
+    latent_channels: int = 4
+    """Numbers for each 4x4 pixels; Stable Diffusion has 4, for 8x8."""
     steps: int = 1800
     """Optimiser steps."""
     batch: int = 24

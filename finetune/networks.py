@@ -18,7 +18,7 @@ WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"  # CLIP's o
 
 
 def build_autoencoder(settings: Autoencoder, size: int) -> AutoencoderKL:
-    """size x size RGB in [-1, 1] <-> 4 x size/4 x size/4 latents."""
+    """size x size RGB in [-1, 1] <-> latent_channels x size/4 x size/4 latents."""
     depth = len(settings.channels)
     return AutoencoderKL(
         in_channels=3,
@@ -27,7 +27,7 @@ def build_autoencoder(settings: Autoencoder, size: int) -> AutoencoderKL:
         down_block_types=("DownEncoderBlock2D",) * depth,
         up_block_types=("UpDecoderBlock2D",) * depth,
         layers_per_block=1,
-        latent_channels=4,
+        latent_channels=settings.latent_channels,
         norm_num_groups=8,
         sample_size=size,
         mid_block_add_attention=False,
@@ -113,13 +113,15 @@ def build_text_encoder(settings: TextEncoder, tokenizer: CLIPTokenizer) -> CLIPT
     )
 
 
-def build_unet(settings: Unet, text: TextEncoder, size: int) -> UNet2DConditionModel:
-    """Denoiser of 4 x size/4 x size/4 latents; plain blocks first, cross-attention below."""
+def build_unet(
+    settings: Unet, text: TextEncoder, latent_channels: int, size: int
+) -> UNet2DConditionModel:
+    """Denoiser of C x size/4 x size/4 latents; plain blocks first, cross-attention below."""
     lower = len(settings.channels) - 1
     return UNet2DConditionModel(
         sample_size=size // 4,
-        in_channels=4,
-        out_channels=4,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
         block_out_channels=settings.channels,
         down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * lower,
         up_block_types=("CrossAttnUpBlock2D",) * lower + ("UpBlock2D",),

@@ -68,7 +68,9 @@ def train_denoiser(settings: BaseSettings, image_set: ImageSet, autoencoder: Pat
     torch.manual_seed(settings.seed)
     tokenizer = build_tokenizer(image_set.captions, settings.text.vocabulary)
     model = Denoiser(
-        build_unet(settings.unet, settings.text, settings.size),
+        build_unet(
+            settings.unet, settings.text, settings.autoencoder.latent_channels, settings.size
+        ),
         build_text_encoder(settings.text, tokenizer),
     ).to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=0.01)
@@ -82,7 +84,7 @@ def train_denoiser(settings: BaseSettings, image_set: ImageSet, autoencoder: Pat
         parameters=count_parameters(model),
     )
     vae = AutoencoderKL.from_pretrained(autoencoder).to(device).eval()
-    means, stds = encode_all(vae, image_set, settings.size)  # N x 4 x h x w each, on the CPU
+    means, stds = encode_all(vae, image_set, settings.size)  # N x C x h x w each, on the CPU
     tokens = tokenize(tokenizer, image_set.captions)  # N x 77
     empty = tokenize(tokenizer, [""])
     scheduler = build_scheduler()
@@ -128,7 +130,7 @@ def train_denoiser(settings: BaseSettings, image_set: ImageSet, autoencoder: Pat
 def encode_all(
     vae: AutoencoderKL, image_set: ImageSet, size: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Posterior mean and standard deviation of every image, N x 4 x size/4 x size/4 on the CPU."""
+    """Posterior mean and standard deviation of every image, N x C x size/4 x size/4 on the CPU."""
     images = torch.from_numpy(image_set.pixels(size, "RGB"))
     means, stds = [], []
     for part in images.split(64):
@@ -176,7 +178,7 @@ def preview(
     """A sheet of two seeds (rows) by eight prompts (columns)."""
     spread = max(1, len(image_set) // 8)
     prompts = list(settings.preview_prompts) or image_set.captions[::spread][:8]
-    shape = (4, settings.size // 4, settings.size // 4)
+    shape = (pipeline.unet.config.in_channels, settings.size // 4, settings.size // 4)
     seeds = [seed for seed in range(2) for _ in prompts]
     pipeline.set_progress_bar_config(disable=True)
     output = pipeline(
