@@ -1,7 +1,7 @@
-"""Loss curves of a run: metrics.jsonl as a CSV table and as a picture."""
+"""Plots: loss curves of a run, as a CSV table and as a picture; points of a plane."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,5 +39,30 @@ def plot(
         panel.set_title(name.replace("_", " "), fontsize=10)
         panel.set_xlabel(axis)
         panel.grid(alpha=0.3)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+
+
+def scatter(
+    panels: Mapping[str, np.ndarray], groups: Sequence[str], path: Path, most: int = 8
+) -> None:
+    """One panel per title of N x 2 points, coloured by the `most` largest groups. Writes a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.6 * len(panels), 4.2), layout="constrained")
+    names = sorted(set(groups), key=lambda name: (-groups.count(name), name))
+    places = np.array([names.index(group) if group in names[:most] else most for group in groups])
+    shown = [*names[:most], *(["others"] if len(names) > most else [])]
+    for axes, (title, points) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
+        for place, name in enumerate(shown):
+            colour = "#b0b0b0" if place == most else f"C{place}"
+            chosen = points[places == place]
+            axes.scatter(*chosen.T, s=9, alpha=0.7, color=colour, label=name, linewidths=0)
+        axes.set_title(title, fontsize=10)
+        axes.grid(alpha=0.3)
+    if len(shown) > 1:
+        axes.legend(fontsize=7, markerscale=2, framealpha=0.6)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
