@@ -73,7 +73,7 @@ def generate(
     settings = settings_of(run, dtype, sampler.options | given)
     prompts = list(prompts) if prompts else sampler.default_prompts
     folder = samples_folder(run, name)
-    _check_same(folder, settings)
+    _check_same(folder, settings, sampler.options)
     wanted = {seed: prompts[seed % len(prompts)] for seed in seeds}
     missing = [seed for seed in seeds if not _is_done(folder, seed, wanted[seed])]
     mine = missing[state.process_index :: state.num_processes]
@@ -126,11 +126,12 @@ def write_sample(
     write_png(image, path, {SETTINGS_KEY: facts}, synthetic=True)
 
 
-def _check_same(folder: Path, settings: dict[str, Any]) -> None:
+def _check_same(folder: Path, settings: dict[str, Any], defaults: dict[str, Any]) -> None:
+    """`defaults` stand for options that the folder's older version did not know."""
     file = folder / "settings.json"
     if not file.exists():
         return
-    old = json.loads(file.read_text())
+    old = defaults | json.loads(file.read_text())
     changes = [f"{k}: {old.get(k)} -> {v}" for k, v in settings.items() if old.get(k) != v]
     if changes:
         raise UserError(

@@ -56,6 +56,8 @@ class Run:
                 "restore them or give another --run_dir."
             )
         self.path.mkdir(parents=True, exist_ok=True)
+        for torn in (self.path / "checkpoints").glob(".step-*.tmp"):  # killed while writing it
+            shutil.rmtree(torn)
         write_text(self.path / "config.yaml", to_yaml(settings))
         self.info = old | {
             "schema": SCHEMA,

@@ -65,8 +65,14 @@ class Session:
     LOG_EVERY = 10  # steps between reads of the losses from the device
 
     def __init__(
-        self, family: str, settings: TrainerSettings, image_set: ImageSet, accumulate: int = 1
+        self,
+        family: str,
+        settings: TrainerSettings,
+        image_set: ImageSet,
+        accumulate: int = 1,
+        advice: str = "try a lower learning rate or fp32",
     ) -> None:
+        """`advice`: what to do about losses that are not finite."""
         check_same_settings(Path(settings.run_dir), family, settings)
         _check_tracker(settings.tracker)
         tracker = None if settings.tracker == "none" else settings.tracker
@@ -78,6 +84,7 @@ class Session:
         )
         self.family = family
         self.settings = settings
+        self.advice = advice
         self.image_set = image_set
         self.main = self.accelerator.is_main_process
         self.device = self.accelerator.device
@@ -143,6 +150,13 @@ class Session:
             tqdm.write(line, file=sys.stderr)
             if self.run.path.exists():
                 self.run.write_log(line)
+
+    def warn(self, lines: list[str]) -> None:
+        """What a person should know of the run's health: kept in run.json, said when it is new."""
+        if lines != self.run.info.get("warnings", []):
+            for line in lines:
+                self.say(line)
+            self.run.update(warnings=lines)
 
     # -- the loop
 
@@ -217,7 +231,7 @@ class Session:
                 self._leave("failed")
                 raise UserError(
                     f"{bad[0]} is not finite at step {step}. The last good checkpoint is kept in "
-                    f"{self.run.path}; try a lower learning rate or fp32."
+                    f"{self.run.path}; {self.advice}."
                 )
         self._waiting.clear()
 

@@ -1,6 +1,7 @@
 """Prepared sets (DESIGN section 4) and plain image folders, read the same way."""
 
 import hashlib
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,8 @@ from core.files import read_json, read_jsonl
 from core.images import fingerprint, fit, list_images, open_image, to_array
 
 SPLITS = ("train", "validation", "test")
+EDITS = "edits.jsonl"
+"""In a prepared set's folder: captions changed and images left out, after it was made."""
 MEMORY_LIMIT = 512 * 2**20  # bytes of decoded pixels kept in memory; above it a memory map is used
 
 
@@ -94,13 +97,47 @@ def open_set(path: str | Path, split: str | None = None) -> ImageSet:
         split = split or "train"
         if not (folder / split / "metadata.jsonl").exists():
             raise UserError(f"{folder} has no {split} split; choose one of {', '.join(SPLITS)}.")
-        rows = read_jsonl(folder / split / "metadata.jsonl")
+        rows = _edited(read_jsonl(folder / split / "metadata.jsonl"), folder, split)
         paths = [folder / split / row["file_name"] for row in rows]
         info = read_json(folder / "set.json")
     if not paths:
         raise UserError(f"{folder} holds no image{f' in {split}' if split else ''}.")
     name = f"{folder.name}:{split}" if prepared else folder.name
     return ImageSet(name, paths, rows, info)
+
+
+def held_out_of(path: str) -> ImageSet:
+    """The images to score against where none are named: a prepared set's test split, or, where it
+    has none, `path` itself, as `open_set` reads it."""
+    folder = Path(path.rpartition(":")[0] if path.rpartition(":")[2] in SPLITS else path)
+    has_test = is_set(folder) and (folder / "test" / "metadata.jsonl").exists()
+    return open_set(folder, "test") if has_test else open_set(path)
+
+
+def record_edit(folder: Path, split: str, name: str, **changes: Any) -> None:
+    """Note a new caption (`text`) or `exclude` for one image; the set's own files stay as they are.
+
+    The notes are the lines of edits.jsonl; `open_set` heeds them, the newest of an image first.
+    """
+    with (folder / EDITS).open("a", encoding="utf-8") as lines:
+        row = {"split": split, "file_name": name, **changes}
+        lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def read_edits(folder: Path, split: str) -> dict[str, dict[str, Any]]:
+    """Noted changes by file name: `text`, `exclude`."""
+    edits: dict[str, dict[str, Any]] = {}
+    for row in read_jsonl(folder / EDITS) if (folder / EDITS).exists() else []:
+        if row.pop("split") == split:
+            name = row.pop("file_name")
+            edits[name] = edits.get(name, {}) | row
+    return edits
+
+
+def _edited(rows: list[dict[str, Any]], folder: Path, split: str) -> list[dict[str, Any]]:
+    edits = read_edits(folder, split)
+    changed = [row | edits.get(row["file_name"], {}) for row in rows]
+    return [row for row in changed if not row.pop("exclude", False)]
 
 
 def is_set(path: Path) -> bool:

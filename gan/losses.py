@@ -1,8 +1,10 @@
-"""The losses of WGAN-GP (Gulrajani et al. 2017, arXiv 1704.00028). Tensors in, numbers out."""
+"""The losses of WGAN-GP (Gulrajani et al. 2017, arXiv 1704.00028) and of the course's GANs
+(Goodfellow et al. 2014, arXiv 1406.2661). Tensors in, numbers out."""
 
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 
 
 def score_gap(real_scores: torch.Tensor, fake_scores: torch.Tensor) -> torch.Tensor:
@@ -41,3 +43,29 @@ def critic_loss(gap: torch.Tensor, penalty: torch.Tensor, weight: float) -> torc
 
 def generator_loss(fake_scores: torch.Tensor) -> torch.Tensor:
     return -fake_scores.mean()
+
+
+def discriminator_entropy(real_scores: torch.Tensor, fake_scores: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of "real" and "generated", scores being logits, mean of both halves."""
+    return (F.softplus(-real_scores).mean() + F.softplus(fake_scores).mean()) / 2
+
+
+def non_saturating_loss(fake_scores: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of calling the generated images real."""
+    return F.softplus(-fake_scores).mean()
+
+
+def score_drift(real_scores: torch.Tensor) -> torch.Tensor:
+    """Mean square of the real scores, which the gap alone leaves free to wander (Karras et al.
+    2017, arXiv 1710.10196, with weight 0.001)."""
+    return real_scores.square().mean()
+
+
+def realism(real_scores: torch.Tensor, fake_scores: torch.Tensor) -> torch.Tensor:
+    """How far the critic tells its training images from generated ones: from 0, not at all, to 1.
+
+    The mean sign of the real scores, the overfitting signal r_t of Karras et al. (2020, arXiv
+    2006.06676). A WGAN's scores have no zero of their own: the middle of both means serves.
+    """
+    middle = (real_scores.mean() + fake_scores.mean()) / 2
+    return (real_scores - middle).sign().mean()

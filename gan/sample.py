@@ -1,4 +1,4 @@
-"""Images of a trained WGAN-GP: `load_sampler(run, device)(seeds, prompts)`."""
+"""Images of a trained GAN: `load_sampler(run, device)(seeds, prompts)`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,30 +7,83 @@ from typing import Any
 import torch
 from PIL import Image
 
+from core.errors import UserError
 from core.images import from_array
 from core.seeds import image_noise
-from gan.networks import Generator
 from gan.weights import load_generator
 
 
 class Sampler:
-    """A loaded generator. Seed s is the latent vector drawn from s; there are no prompts."""
+    """A loaded generator. Seed s is the latent vector drawn from s; there are no prompts.
 
-    def __init__(self, generator: Generator, device: str) -> None:
-        self.options: dict[str, Any] = {}
-        self.default_prompts = [""]
-        self.generator = generator
+    `truncation` shrinks latent vectors towards 0, their mean: below 1, images are more typical and
+    less varied. `label`, of a conditional run: a class; "": seed s takes class s modulo their
+    number. `weights`, where scores were taken: "newest" or "best".
+    """
+
+    def __init__(self, run: Path, device: str) -> None:
+        self.run = run
         self.device = device
+        self.generator, self.classes = load_generator(run / "weights", device)
+        self.latent_dim: int = self.generator.z_dim
+        self.default_prompts = [""]
+        self.options: dict[str, Any] = {"truncation": 1.0}
+        if self.classes:
+            self.options["label"] = ""
+        if (run / "best").exists():
+            self.options["weights"] = "newest"
+        self._best: Any = None
 
-    def __call__(self, seeds: Sequence[int], prompts: Sequence[str]) -> list[Image.Image]:
-        """One image per seed, "L" or "RGB"; `prompts` change nothing."""
-        return draw(self.generator, image_noise(seeds, (self.generator.z_dim,)).to(self.device))
+    def __call__(
+        self,
+        seeds: Sequence[int],
+        prompts: Sequence[str],
+        truncation: float = 1.0,
+        label: str = "",
+        weights: str = "newest",
+    ) -> list[Image.Image]:
+        """One image per seed, "L" or "RGB"; `prompts` change nothing.
+
+        Raises UserError for a label or weights that are not there.
+        """
+        noise = truncation * image_noise(seeds, (self.latent_dim,)).to(self.device)
+        labels = self._labels(seeds, label) if self.classes else None
+        return draw(self._pick(weights), noise, labels)
+
+    def from_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        """N x latent_dim -> N x C x H x W in [0, 1], with a graph; of class 0, where there are."""
+        labels = None
+        if self.classes:
+            labels = torch.zeros(len(latents), dtype=torch.long, device=latents.device)
+        return to_unit(self.generator(latents, labels), self.generator.low)
+
+    def _labels(self, seeds: Sequence[int], label: str) -> torch.Tensor:
+        if label and label not in self.classes:
+            raise UserError(f"--label '{label}' should be one of: {', '.join(self.classes)}.")
+        chosen = [self.classes.index(label) if label else s % len(self.classes) for s in seeds]
+        return torch.tensor(chosen, device=self.device)
+
+    def _pick(self, weights: str) -> Any:
+        if weights == "newest":
+            return self.generator
+        if weights != "best" or not (self.run / "best").exists():
+            raise UserError(f"--weights '{weights}' should be newest, or best where scores were.")
+        if self._best is None:
+            self._best, _ = load_generator(self.run / "best", self.device)
+        return self._best
+
+
+def to_unit(images: torch.Tensor, low: float) -> torch.Tensor:
+    """[low, 1] -> [0, 1], float32."""
+    return (images.float() - low) / (1 - low) if low else images.float()
 
 
 @torch.no_grad()
-def draw(generator: Generator, noise: torch.Tensor) -> list[Image.Image]:
+def draw(
+    generator: Any, noise: torch.Tensor, labels: torch.Tensor | None = None
+) -> list[Image.Image]:
     """Latent vectors, N x z_dim -> N Pillow images."""
-    images = generator(noise).float()  # N x C x H x W in [0, 1]
+    images = to_unit(generator(noise, labels), generator.low)  # N x C x H x W in [0, 1]
     pixels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
     return from_array(pixels.cpu().numpy())
 
@@ -40,4 +93,4 @@ def load_sampler(run: Path, device: str) -> Sampler:
 
     Raises UserError if there are none yet.
     """
-    return Sampler(load_generator(run / "weights", device), device)
+    return Sampler(run, device)

@@ -1,13 +1,22 @@
-"""Settings of the WGAN-GP trainer. The defaults are the thesis's. Imports without torch."""
+"""Settings of the GAN trainer. The defaults are the thesis's; whatever departs from it is off.
+
+Imports without torch.
+"""
 
 from dataclasses import dataclass
+from typing import Literal
 
 SIZES = (32, 64, 128, 256, 512)
+AT_LEAST_1 = (
+    *("width", "z_dim", "batch", "critic_steps", "penalty_every", "checkpoint_every"),
+    *("checkpoints_kept", "preview_count"),
+)
+NOT_NEGATIVE = ("steps", "epochs", "preview_every", "score_every", "penalty", "drift")
 
 
 @dataclass(frozen=True)
 class WganGpSettings:
-    """One training run of a WGAN-GP."""
+    """One training run of a WGAN-GP, or of one of the course's GANs."""
 
     data: str
     """Prepared set (data/x, or data/x:test for another split) or plain folder of images."""
@@ -23,6 +32,8 @@ class WganGpSettings:
     """Of the first weights, the order of the images and all noise."""
 
     # Networks
+    networks: Literal["thesis", "dcgan", "dense"] = "thesis"
+    """thesis: its generator and critic; dcgan, dense: the course's, with tanh."""
     size: int = 256
     """Side of the images in pixels: 32, 64, 128, 256 or 512."""
     channels: int = 1
@@ -31,20 +42,42 @@ class WganGpSettings:
     """Channels next to the image, the thesis's d; all others are multiples of it."""
     z_dim: int = 64
     """Numbers in a latent vector."""
+    condition: str | None = None
+    """Metadata column whose values become classes (projection critic); null: none."""
+    grow: int | None = None
+    """Steps at each side from 8 px up, progressive growing; null: the full size from the start."""
 
     # Objective and optimiser
+    loss: Literal["wgan-gp", "non-saturating"] = "wgan-gp"
+    """wgan-gp: the critic's distance; non-saturating: the course's cross-entropy."""
     batch: int = 128
     """Images of one step, over all processes; an epoch's last batch is what is left."""
     lr: float = 1e-4
     """Adam's learning rate, of both players."""
+    critic_lr: float | None = None
+    """The critic's own learning rate (two time-scales); null: lr."""
     betas: tuple[float, float] = (0.5, 0.9)
     """Adam's decay rates, of both players."""
     critic_steps: int = 5
     """Critic updates per generator update, on the same real batch."""
+    skip_below: float | None = None
+    """Leave the critic's update out while its loss is below this (balance); null: never."""
     penalty: float = 10.0
-    """Weight of the gradient penalty."""
+    """Weight of the gradient penalty; 0: none."""
+    penalty_every: int = 1
+    """Critic updates from one penalty to the next, its weight so many times as large (lazy)."""
+    drift: float = 0.0
+    """Weight of the mean square of the real scores, which keeps them near 0 (0.001)."""
     ema_decay: float | None = None
     """Sample from an average of the generator's weights with this decay (0.999); null: do not."""
+
+    # Few images
+    flip: bool = False
+    """Show every other image mirrored. Not for X-rays: anatomy has sides."""
+    augment: float | None = None
+    """Probability of differentiable augmentation of all the critic sees; null: none."""
+    augment_target: float | None = None
+    """Adapt that probability until real scores beat the middle by this much (0.6); null: keep."""
 
     # Keeping and showing
     checkpoint_every: int = 1000
@@ -55,6 +88,12 @@ class WganGpSettings:
     """Steps between grids of samples in run_dir/previews; 0: none."""
     preview_count: int = 64
     """Images of such a grid, always of the seeds 0, 1, 2, ..."""
+    score_every: int = 0
+    """Steps between scores; the weights of the best one are kept in run_dir/best; 0: none."""
+    score_data: str | None = None
+    """Set to score against; null: the test split of data, or data itself where it has none."""
+    score_images: int = 1000
+    """Generated images of a score."""
     tracker: str = "none"
     """none, tensorboard, wandb or trackio."""
 
@@ -65,18 +104,36 @@ class WganGpSettings:
             raise ValueError(f"size {self.size} should be one of {', '.join(map(str, SIZES))}")
         if self.channels not in (1, 3):
             raise ValueError(f"channels {self.channels} should be 1 (grey) or 3 (colour)")
-        for name in ("width", "z_dim", "batch", "critic_steps", "checkpoint_every"):
+        for name in AT_LEAST_1:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} should be at least 1")
-        for name in ("checkpoints_kept", "preview_count"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)} should be at least 1")
-        for name in ("steps", "epochs", "preview_every", "penalty"):
+        for name in NOT_NEGATIVE:
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} {getattr(self, name)} should not be negative")
-        if not self.lr > 0:
-            raise ValueError(f"lr {self.lr} should be above 0")
+        for name in ("lr", "critic_lr", "grow"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise ValueError(f"{name} {getattr(self, name)} should be above 0")
+        for name in ("augment", "augment_target"):
+            if not 0 <= (getattr(self, name) or 0) <= 1:
+                raise ValueError(f"{name} {getattr(self, name)} should lie between 0 and 1")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas {self.betas} should be at least 0 and below 1")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay {self.ema_decay} should lie between 0 and 1")
+        if self.score_every and self.score_images < 2:
+            raise ValueError(f"score_images {self.score_images} should be at least 2")
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """Refuse settings that contradict each other."""
+        if self.networks == "dcgan" and self.penalty:
+            raise ValueError(
+                "networks dcgan has BatchNorm in its critic, which mixes the images of a batch, "
+                "and penalty needs them apart; set --penalty 0 or --networks thesis"
+            )
+        if self.networks != "thesis" and (self.condition or self.grow):
+            raise ValueError(f"networks {self.networks} knows no condition and no grow; use thesis")
+        if self.condition and self.grow:
+            raise ValueError("condition and grow do not go together yet; set one to null")
+        if self.augment_target is not None and self.augment is None:
+            raise ValueError("augment_target needs augment, the probability to begin with (0)")

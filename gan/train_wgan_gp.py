@@ -1,4 +1,4 @@
-"""Train a WGAN-GP on a prepared set or a folder of images.
+"""Train a WGAN-GP, or one of the course's GANs, on a prepared set or a folder of images.
 
     accelerate launch gan/train_wgan_gp.py --config configs/gan/thesis_z64.yaml
 
@@ -11,41 +11,32 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from accelerate import Accelerator
-from torch.optim import Adam
 
 from core.config import parse
 from core.curves import plot, write_csv
 from core.ema import Ema
 from core.errors import command
 from core.images import grid, write_png
-from core.parallel import part_of, sum_gradients
+from core.measures import measure
 from core.plan import activation_bytes, checkpoint_bytes, count_parameters
 from core.runs import read_metrics
-from core.seeds import batches_per_epoch, epoch_batch_at, image_noise, step_limit, stream
+from core.seeds import batches_per_epoch, image_noise, step_limit
 from core.session import Session, check_disk
-from core.sets import ImageSet, open_set
-from gan.losses import critic_loss, generator_loss, gradient_penalty, score_gap
-from gan.networks import Critic, Generator
+from core.sets import ImageSet, held_out_of, open_set
+from gan import health
+from gan.batches import Batches, read_classes
+from gan.growing import level_at, shrink
 from gan.sample import draw
 from gan.settings import WganGpSettings
-from gan.weights import save_generator, settled
+from gan.steps import Players, critic_step, generator_step, make_players
+from gan.weights import keep_if_best, make_networks, network_config, save_generator, settled
 
 FAMILY = "wgan-gp"
-CURVES = ("distance", "penalty", "generator_loss")
+CURVES = ("distance", "penalty", "generator_loss", "diversity")
 GRID_COLUMNS = 8
-
-
-@dataclasses.dataclass
-class Players:
-    """Both networks and their optimisers, on the device."""
-
-    generator: Generator
-    critic: Critic
-    generator_optimiser: Any
-    critic_optimiser: Any
+SCORE_BATCH = 100
+MOST_SEARCHED = 2000  # training images among which copies are sought while training
 
 
 def train(settings: WganGpSettings, dry_run: bool = False) -> None:
@@ -57,184 +48,148 @@ def train(settings: WganGpSettings, dry_run: bool = False) -> None:
     image_set = open_set(settings.data)
     limit = step_limit(settings.steps, settings.epochs, len(image_set), settings.batch)
     settings = dataclasses.replace(settings, steps=limit)
-    session = Session(FAMILY, settings, image_set)
-    players = make_players(settings, session.accelerator)
+    names, labels = read_classes(image_set, settings.condition)
+    scored = scored_set(settings)
+    session = Session(FAMILY, settings, image_set, advice=health.ADVICE)
+    players = make_players(settings, session.accelerator, len(names))
     check_disk(session.run.path, disk_bytes(settings, players))
     if dry_run:
         session.say(plan(settings, image_set, players))
         return
 
     # Images in memory; what a checkpoint holds; on from there
-    pixels = image_set.pixels(settings.size, "L" if settings.channels == 1 else "RGB")
+    batches = Batches(settings, image_set, labels, players.generator.low, session.accelerator)
     decay = settings.ema_decay
     ema = Ema(players.generator.parameters(), decay) if decay is not None else None
     session.start(
-        vars(players) | ({"ema": ema} if ema else {}),
+        players.state() | ({"ema": ema} if ema else {}),
+        objective=f"{settings.loss}, networks {network_config(settings)['networks']}",
         generator_parameters=count_parameters(players.generator),
         critic_parameters=count_parameters(players.critic),
     )
 
     for step in session.steps(settings.batch):
-        # This process's part of the batch, and of the noise drawn for all of it
-        items = epoch_batch_at(step, len(image_set), settings.batch, settings.seed)
-        mine = part_of(items, session.accelerator)
-        share = len(mine) / len(items)
-        real = read_images(pixels, mine).to(session.device)  # N x C x H x W in [0, 1]
-        noise, alpha = draw_noise(settings, step, len(items))
-        noise = part_of(noise, session.accelerator).to(session.device)  # N x (K + 1) x z_dim
-        alpha = part_of(alpha, session.accelerator).to(session.device)  # N x K
+        batch = batches(step)
+        if settings.grow:
+            level = level_at(step, settings.grow, settings.size)
+            players.generator.level = players.critic.level = level
+            batch = dataclasses.replace(batch, real=shrink(batch.real, level))
 
         # K critic updates on the same images, then the generator's one
-        updates = [
-            critic_step(
-                players,
-                real,
-                noise[:, k],
-                alpha[:, k],
-                settings.penalty,
-                share,
-                session.accelerator,
-            )
-            for k in range(settings.critic_steps)
-        ]
-        loss = generator_step(players, noise[:, -1], share, session.accelerator)
+        updates = []
+        for k in range(settings.critic_steps):
+            number = step * settings.critic_steps + k
+            penalised = settings.penalty > 0 and number % settings.penalty_every == 0
+            updates.append(critic_step(players, batch, k, settings, session.accelerator, penalised))
+        made = generator_step(players, batch, settings, session.accelerator)
         if ema:
             ema.update(players.generator.parameters(), step)
 
-        # Losses, grids of samples, weights for the sampler
-        gap, penalty = torch.stack(updates).mean(0)
-        session.log(
-            distance=-gap,
-            penalty=penalty,
-            critic_loss=critic_loss(gap, penalty, settings.penalty),
-            generator_loss=loss,
-        )
+        # Losses and health; all stays on the device until the next flush
+        session.log(**means(updates), **made, **chances(players))
+
+        # Grids of samples, scores, weights for the sampler
+        last = Snapshot(players, ema, settings, session.run.path, names, labels)
         if session.due_after(settings.preview_every) and session.main:
-            write_preview(players.generator, ema, settings, session.run.path, step + 1)
+            last.write_preview(step + 1)
         if session.due_after(settings.checkpoint_every):
-            session.flush()
+            session.flush()  # refuses what is not finite: the older weights stay
             if session.main:
-                write_weights(players.generator, ema, settings, session.run.weights)
+                last.write_weights(session.run.weights)
                 write_curves(session.run.path)
+                session.warn(health.warnings_of(read_metrics(session.run.path)))
+        if scored and session.due_after(settings.score_every):
+            session.flush()
+            score = take_score(last, scored, image_set, session)
+            session.log(**{f"score_{name}": value for name, value in score.items()})
+            if session.main:
+                last.write_weights(session.run.weights)
+                keep_if_best(session.run.weights, score, step + 1, last.run / "best")
 
     session.finish()
 
 
-def make_players(settings: WganGpSettings, accelerator: Accelerator) -> Players:
-    """Fresh networks, the same in every process, and their optimisers."""
-    generator, critic = make_networks(settings)
-    generator.to(accelerator.device)
-    critic.to(accelerator.device)
-    optimisers = [
-        accelerator.prepare(Adam(network.parameters(), lr=settings.lr, betas=settings.betas))
-        for network in (generator, critic)
-    ]
-    return Players(generator, critic, *optimisers)
+@dataclasses.dataclass
+class Snapshot:
+    """The generator as a sampler would have it now."""
+
+    players: Players
+    ema: Ema | None
+    settings: WganGpSettings
+    run: Path
+    names: list[str]
+    labels: list[int] | None
+
+    def settle(self) -> Any:
+        labels = None if self.labels is None else torch.tensor(self.labels)
+        settings = self.settings
+        return settled(self.players.generator, self.ema, settings.batch, settings.seed, labels)
+
+    def draw(self, count: int) -> list[Any]:
+        """What `osteon generate` would draw now for the seeds 0, 1, 2, ..."""
+        sampled, images = self.settle(), []
+        device = next(sampled.parameters()).device
+        for first in range(0, count, SCORE_BATCH):
+            seeds = range(first, min(first + SCORE_BATCH, count))
+            noise = image_noise(seeds, (self.settings.z_dim,)).to(device)
+            classes = torch.tensor(seeds, device=device) % len(self.names) if self.names else None
+            images += draw(sampled, noise, classes)
+        return images
+
+    def write_preview(self, step: int) -> None:
+        """previews/step-000400.png"""
+        images = self.draw(self.settings.preview_count)
+        sheet = grid(images, min(GRID_COLUMNS, len(images)))
+        write_png(sheet, self.run / f"previews/step-{step:06d}.png", synthetic=True)
+
+    def write_weights(self, folder: Path) -> None:
+        config = network_config(self.settings) | {"ema": self.ema is not None}
+        config |= {"classes": self.names} if self.names else {}
+        save_generator(self.settle(), config, folder)
 
 
-def make_networks(settings: WganGpSettings) -> tuple[Generator, Critic]:
-    size, channels, width = settings.size, settings.channels, settings.width
-    return Generator(settings.z_dim, size, channels, width), Critic(size, channels, width)
+def scored_set(settings: WganGpSettings) -> ImageSet | None:
+    """What generated images are scored against; None where they are not."""
+    if not settings.score_every:
+        return None
+    return open_set(settings.score_data) if settings.score_data else held_out_of(settings.data)
 
 
-def read_images(pixels: np.ndarray, items: list[int]) -> torch.Tensor:
-    """uint8 M x H x W (x 3) -> float32 N x C x H x W in [0, 1]."""
-    images = torch.from_numpy(pixels[np.array(items, dtype=int)]).float() / 255
-    return images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
+def take_score(
+    last: Snapshot, real: ImageSet, image_set: ImageSet, session: Session
+) -> dict[str, float]:
+    """Scores of fresh images, which are left in run_dir/scored; all processes work together."""
+    folder = last.run / "scored"
+    if session.main:
+        for number, image in enumerate(last.draw(last.settings.score_images)):
+            write_png(image, folder / f"{number:06d}.png", synthetic=True)
+    session.accelerator.wait_for_everyone()
+    searched = dataclasses.replace(
+        image_set, paths=image_set.paths[:MOST_SEARCHED], rows=image_set.rows[:MOST_SEARCHED]
+    )
+    return measure(open_set(folder), real, searched, last.settings.size, str(session.device))
 
 
-def draw_noise(
-    settings: WganGpSettings, step: int, count: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """All random numbers of a step for `count` images, K critic updates and the generator's.
-
-    Returns latent vectors, count x (K + 1) x z_dim, from N(0, 1); alphas, count x K, from U(0, 1).
-    """
-    updates = settings.critic_steps
-    source = stream(settings.seed, "noise", step)
-    noise = torch.randn(count, updates + 1, settings.z_dim, generator=source)
-    return noise, torch.rand(count, updates, generator=source)
+def means(updates: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Of the critic's updates, each value over those that have it; the gap as a distance."""
+    found = {}
+    for name in dict.fromkeys(name for update in updates for name in update):
+        values = [update[name] for update in updates if name in update]
+        found[name] = torch.stack(values).mean()
+    return {"distance": -found.pop("gap")} | found
 
 
-def critic_step(
-    players: Players,
-    real: torch.Tensor,
-    noise: torch.Tensor,
-    alpha: torch.Tensor,
-    penalty_weight: float,
-    share: float,
-    accelerator: Accelerator,
-) -> torch.Tensor:
-    """One update of the critic.
-
-    Args:
-        real, noise, alpha: this process's N images, latent vectors, mixing numbers; N may be 0.
-        share: N over the images of all processes.
-
-    Returns score gap and penalty over all processes, 2.
-    """
-    values = torch.zeros(2, device=accelerator.device)
-    if len(real):
-        # The fakes need no graph through the generator. Its BatchNorm sees this batch alone.
-        with torch.no_grad(), accelerator.autocast():
-            fake = players.generator(noise).float()
-        with accelerator.autocast():
-            # Apart, not as one batch: so the last bias's gradients, 1 and -1, cancel exactly. What
-            # rounding leaves of them Adam would blow up to full steps, a drift of all scores.
-            gap = score_gap(players.critic(real).float(), players.critic(fake).float())
-        with torch.autocast(accelerator.device.type, enabled=False):  # the penalty stays exact
-            penalty = gradient_penalty(players.critic, real, fake, alpha)
-        accelerator.backward(share * critic_loss(gap, penalty, penalty_weight))
-        values = share * torch.stack([gap, penalty]).detach()
-    values = sum_gradients(players.critic, values, accelerator)
-    players.critic_optimiser.step()
-    players.critic_optimiser.zero_grad()
-    return values
-
-
-def generator_step(
-    players: Players, noise: torch.Tensor, share: float, accelerator: Accelerator
-) -> torch.Tensor:
-    """One update of the generator. Arguments as in `critic_step`. Returns its loss."""
-    value = torch.zeros(1, device=accelerator.device)
-    if len(noise):
-        players.critic.requires_grad_(False)
-        with accelerator.autocast():
-            scores = players.critic(players.generator(noise)).float()
-        loss = generator_loss(scores)
-        accelerator.backward(share * loss)
-        players.critic.requires_grad_(True)
-        value = share * loss.detach()[None]
-    value = sum_gradients(players.generator, value, accelerator)
-    players.generator_optimiser.step()
-    players.generator_optimiser.zero_grad()
-    return value[0]
-
-
-def write_preview(
-    generator: Generator, ema: Ema | None, settings: WganGpSettings, run: Path, step: int
-) -> None:
-    """previews/step-000400.png: what `osteon generate` would draw now for the seeds 0, 1, 2, ..."""
-    sampled = settled(generator, ema, settings.batch, settings.seed)
-    noise = image_noise(range(settings.preview_count), (settings.z_dim,))
-    images = draw(sampled, noise.to(next(sampled.parameters()).device))
-    sheet = grid(images, min(GRID_COLUMNS, len(images)))
-    write_png(sheet, run / f"previews/step-{step:06d}.png", synthetic=True)
-
-
-def write_weights(
-    generator: Generator, ema: Ema | None, settings: WganGpSettings, folder: Path
-) -> None:
-    config = {name: getattr(settings, name) for name in ("z_dim", "size", "channels", "width")}
-    sampled = settled(generator, ema, settings.batch, settings.seed)
-    save_generator(sampled, config | {"ema": ema is not None}, folder)
+def chances(players: Players) -> dict[str, torch.Tensor]:
+    if players.augmentation is None:
+        return {}
+    return {"augment_probability": players.augmentation.probability}
 
 
 def write_curves(run: Path) -> None:
     """losses.csv and curves.png from metrics.jsonl."""
-    rows = read_metrics(run)
+    rows = [row for row in read_metrics(run) if "generator_loss" in row]  # not those of scores
     write_csv(rows, run / "losses.csv")
-    plot(rows, CURVES, run / "curves.png")
+    plot(rows, [name for name in CURVES if name in rows[0]], run / "curves.png")
 
 
 def disk_bytes(settings: WganGpSettings, players: Players) -> int:
@@ -246,7 +201,7 @@ def disk_bytes(settings: WganGpSettings, players: Players) -> int:
 def memory_bytes(settings: WganGpSettings) -> int:
     """Rough need of the device at the peak of a step."""
     with torch.device("meta"):
-        generator, critic = make_networks(settings)
+        generator, critic = make_networks(dataclasses.replace(settings, grow=None))
     image = (settings.batch, settings.channels, settings.size, settings.size)
     judged = activation_bytes(critic, image)
     made = activation_bytes(generator, (settings.batch, settings.z_dim))

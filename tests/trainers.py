@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from safetensors.torch import load_file
 
@@ -78,14 +80,86 @@ def check_broken_equals_unbroken(
     train(replace(settings, run_dir=str(run / "unbroken"), steps=steps))
     for file in ("state.safetensors", "state.json"):
         assert (checkpoints(run / "broken")[-1] / file).exists()
-    one, other = (
-        tensors_of(checkpoints(run / name)[-1]) | tensors_of(run / name / "weights")
-        for name in ("broken", "unbroken")
+    check_same(run / "broken", run / "unbroken")
+
+
+def check_same(one: Path, other: Path) -> None:
+    """Newest checkpoints and weights of two runs agree bit for bit."""
+    left, right = (
+        tensors_of(checkpoints(run)[-1]) | tensors_of(run / "weights") for run in (one, other)
     )
-    assert one.keys() == other.keys()
-    assert len(one) > 10
-    for name, tensor in one.items():
-        assert torch.equal(tensor, other[name]), name
+    assert left.keys() == right.keys()
+    assert len(left) > 10
+    for name, tensor in left.items():
+        assert torch.equal(tensor, right[name]), name
+
+
+def check_killed_equals_unbroken(
+    script: str, settings: Any, run: Path, processes: int, moment: str
+) -> None:
+    """kill -9 of every process at a moment, then the same command: the run that was never killed.
+
+    `moment`: "step", or "checkpoint" while one is being written. Settings checkpoint every step.
+    """
+    launcher = ["-m", *TWO] if processes == 2 else []
+    broken = replace(settings, run_dir=str(run / "broken"), steps=FOREVER)
+    kill(launcher, script, broken, moment)
+    steps = step_of(checkpoints(run / "broken")[-1]) + 3
+    for name in ("broken", "unbroken"):
+        whole = replace(settings, run_dir=str(run / name), steps=steps)
+        done = subprocess.run(
+            [sys.executable, *launcher, *command(script, whole)],
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert ("Going on from step" in done.stderr) == (name == "broken")
+    assert run_facts(run / "broken")["processes"] == processes
+    assert not unfinished(run / "broken")
+    check_same(run / "broken", run / "unbroken")
+
+
+def kill(launcher: list[str], script: str, settings: Any, moment: str) -> None:
+    """Start a script, send SIGKILL to its processes at `moment`, some checkpoints on."""
+    run = Path(settings.run_dir)
+    process = subprocess.Popen(
+        [sys.executable, *launcher, *command(script, settings)],
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 600
+    while len(checkpoints(run)) < 2 or bool(unfinished(run)) != (moment == "checkpoint"):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+    for child in children(process.pid):  # torchrun starts its workers in sessions of their own
+        os.kill(child, signal.SIGKILL)
+    process.kill()
+    process.communicate()
+    if moment == "checkpoint":
+        assert unfinished(run)
+
+
+def children(parent: int) -> list[int]:
+    """Processes that `parent` started."""
+    return [child.pid for child in psutil.Process(parent).children(recursive=True)]
+
+
+def unfinished(run: Path) -> list[Path]:
+    """Checkpoints whose writing was begun."""
+    return list((run / "checkpoints").glob(".step-*.tmp"))
+
+
+def preset_words(file: Path, script: str) -> list[str]:
+    """The trainer's arguments in a preset's launch line, its first, which starts that script."""
+    line = file.read_text().splitlines()[0]
+    words = shlex.split(line.removeprefix("# "))
+    assert words[:3] == ["accelerate", "launch", script], line
+    assert words[3:] == ["--config", str(file.relative_to(ROOT))], line
+    return ["--config", str(file)]
 
 
 def tensors_of(folder: Path) -> dict[str, torch.Tensor]:

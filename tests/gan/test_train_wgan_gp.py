@@ -18,12 +18,15 @@ from gan.networks import Generator
 from gan.settings import WganGpSettings
 from gan.train_wgan_gp import main, train
 from gan.weights import settled
+from tests.gan.test_options import prepared
 from tests.trainers import (
     ACCELERATE,
     ROOT,
     TWO,
     check_broken_equals_unbroken,
+    check_killed_equals_unbroken,
     launch,
+    preset_words,
     run_facts,
     tensors_of,
 )
@@ -65,8 +68,18 @@ def test_the_launched_script_leaves_a_whole_run(tiny: WganGpSettings) -> None:
 
 
 def test_a_broken_run_equals_an_unbroken_one(tiny: WganGpSettings, tmp_path: Path) -> None:
-    settings = replace(tiny, ema_decay=0.9)
+    settings = replace(tiny, ema_decay=0.9, augment=0.5, augment_target=0.6, flip=True)
     check_broken_equals_unbroken(SCRIPT, train, settings, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("moment", ["step", "checkpoint"])
+def test_killed_at_any_moment_it_ends_the_same(
+    tiny: WganGpSettings, tmp_path: Path, processes: int, moment: str
+) -> None:
+    settings = replace(tiny, size=64, width=8, ema_decay=0.9, checkpoint_every=1, preview_every=0)
+    check_killed_equals_unbroken(SCRIPT, settings, tmp_path, processes, moment)
 
 
 def test_two_processes_train_one_run(tiny: WganGpSettings) -> None:
@@ -159,12 +172,22 @@ def test_a_run_without_weights_is_named(tmp_path: Path) -> None:
         load_sampler(tmp_path, "cpu")
 
 
-def test_every_preset_parses_and_opens_with_its_launch_line() -> None:
-    assert len(CONFIGS) >= 4
-    for file in CONFIGS:
-        assert isinstance(from_dict(WganGpSettings, read_yaml(file)), WganGpSettings)
-        name = file.relative_to(ROOT)
-        assert file.read_text().startswith(f"# accelerate launch {SCRIPT} --config {name}\n")
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_every_preset_starts_from_its_launch_line(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With all its settings but for the sizes that take time."""
+    monkeypatch.setenv("OSTEON_CACHE", str(tmp_path / "cache"))
+    data, run = prepared(tmp_path / "set", ["PA", "AP", "PA", "AP", "PA"]), tmp_path / "run"
+    small = f"--data {data} --run_dir {run} --steps 1 --size 32 --width 2 --batch 4"
+    main([*preset_words(file, SCRIPT), *small.split(), "--score_images", "4"])
+    assert run_facts(run)["status"] == "finished"
+    assert len(load_sampler(run, "cpu")([0], [""])) == 1
+
+
+def test_all_presets_are_found() -> None:
+    named = {"thesis_z32", "thesis_z64", "thesis_z128", "small_64", "species_64", "dcgan", "dense"}
+    assert named <= {file.stem for file in CONFIGS}
 
 
 @pytest.mark.parametrize("z_dim", [32, 64, 128])
@@ -185,5 +208,6 @@ def test_the_thesis_presets_are_the_thesis(z_dim: int) -> None:
         critic_steps=5,
         penalty=10.0,
         ema_decay=None,
+        score_every=4300,
     )
     assert thesis == expected

@@ -10,11 +10,12 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 
 from core.parallel import part_of
+from gan.batches import Batch, draw_numbers
 from gan.settings import WganGpSettings
-from gan.train_wgan_gp import Players, critic_step, draw_noise, generator_step, make_players
+from gan.steps import Players, critic_step, generator_step, make_players
 
 SETTINGS = WganGpSettings(data="", run_dir="", size=32, width=4, z_dim=6, critic_steps=2)
-BATCHES = (4, 5, 1)  # even, uneven, and one process without images
+BATCHES = (5, 2, 1)  # the last leaves a process without images
 
 
 def few_steps(accelerator: Accelerator) -> Players:
@@ -24,12 +25,13 @@ def few_steps(accelerator: Accelerator) -> Players:
     players.generator.eval()
     for step, count in enumerate(BATCHES):
         real = torch.rand(count, 1, 32, 32, generator=torch.Generator().manual_seed(step))
-        noise, alpha = draw_noise(SETTINGS, step, count)
-        real, noise, alpha = (part_of(t, accelerator) for t in (real, noise, alpha))
-        share = len(real) / count
+        numbers = draw_numbers(SETTINGS, step, count) | {"real": real}
+        parts = {name: part_of(tensor, accelerator) for name, tensor in numbers.items()}
+        share = len(parts["real"]) / count
+        batch = Batch(labels=None, changes=None, share=share, **parts)
         for k in range(SETTINGS.critic_steps):
-            critic_step(players, real, noise[:, k], alpha[:, k], 10.0, share, accelerator)
-        generator_step(players, noise[:, -1], share, accelerator)
+            critic_step(players, batch, k, SETTINGS, accelerator)
+        generator_step(players, batch, SETTINGS, accelerator)
     return players
 
 
