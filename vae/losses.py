@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 LAPLACIAN = ((0.0, 1.0, 0.0), (1.0, -4.0, 1.0), (0.0, 1.0, 0.0))
+ACTIVE = 0.01  # variance of a latent element's mean, that of the prior being 1
 FLAT = 1e-4  # variance of the Laplacian, on [-1, 1], under which an image counts as flat
 
 
@@ -17,9 +18,33 @@ def reconstruction_loss(reconstruction: torch.Tensor, images: torch.Tensor) -> t
     return F.mse_loss(reconstruction, images)
 
 
-def kl_divergence(mu: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
-    """KL(N(mu, exp(logvar)) || N(0, 1)) in nats, mean over images and latent elements."""
-    return 0.5 * (mu.square() + logvar.exp() - 1 - logvar).mean()
+def kl_divergence(mu: torch.Tensor, logvar: torch.Tensor, free_bits: float = 0.0) -> torch.Tensor:
+    """KL(N(mu, exp(logvar)) || N(0, 1)) in nats, mean over images and latent elements.
+
+    Args:
+        free_bits: an element whose mean over the images is below this counts as this, and so is
+            pressed no further (Kingma et al. 2016, arXiv 1606.04934).
+    """
+    elements = 0.5 * (mu.square() + logvar.exp() - 1 - logvar)  # N x latent_dim
+    if free_bits:
+        return elements.mean(0).clamp(min=free_bits).mean()
+    return elements.mean()
+
+
+def active_share(mu: torch.Tensor) -> torch.Tensor:
+    """Part of the latent elements whose mean varies over the images by a variance above 0.01
+    (Burda et al. 2015, arXiv 1509.00519): near 0 once the posterior has collapsed."""
+    return (mu.detach().var(0, unbiased=False) > ACTIVE).float().mean()
+
+
+def deceit(logits: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of the encoder's vectors being called draws of N(0, I)."""
+    return F.softplus(-logits).mean()
+
+
+def detection(prior_logits: torch.Tensor, encoded_logits: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of telling draws of N(0, I) from encoded vectors, mean of both halves."""
+    return (F.softplus(-prior_logits).mean() + F.softplus(encoded_logits).mean()) / 2
 
 
 def sharpness(images: torch.Tensor) -> torch.Tensor:

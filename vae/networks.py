@@ -58,3 +58,22 @@ class Vae(nn.Module):
         """Reconstruction, mu and logvar. `noise`: standard normal, N x latent_dim."""
         mu, logvar = self.encode(images)
         return self.decode(mu + (logvar / 2).exp() * noise), mu, logvar
+
+
+class Adversary(nn.Module):
+    """Tells draws of N(0, I) from encoded vectors (Makhzani et al. 2015, arXiv 1511.05644)."""
+
+    def __init__(self, latent_dim: int, width: int = 256) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(latent_dim, width),
+            nn.LeakyReLU(0.2),
+            nn.Linear(width, width),
+            nn.LeakyReLU(0.2),
+            nn.Linear(width, 1),
+        )
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        """N x latent_dim -> N logits, high for draws of N(0, I)."""
+        logits: torch.Tensor = self.layers(latents).flatten()
+        return logits

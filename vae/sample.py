@@ -21,10 +21,19 @@ class Sampler:
         self.default_prompts = [""]
         self.model = model
         self.device = device
+        self.latent_dim = model.latent_dim
 
     def __call__(self, seeds: Sequence[int], prompts: Sequence[str]) -> list[Image.Image]:
         """One image per seed, "L" or "RGB"; `prompts` change nothing."""
         return draw(self.model, image_noise(seeds, (self.model.latent_dim,)).to(self.device))
+
+    def from_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        """N x latent_dim -> N x C x H x W in [0, 1], with a graph."""
+        return (self.model.decode(latents).float() + 1) / 2
+
+    def to_latents(self, images: torch.Tensor) -> torch.Tensor:
+        """N x C x H x W in [0, 1] -> the means of their latent vectors, N x latent_dim."""
+        return self.model.encode(images * 2 - 1)[0]
 
 
 @torch.no_grad()

@@ -4,11 +4,17 @@ The guide's `file_path` is `data` here. Its output folders lie in the run folder
 """
 
 from dataclasses import dataclass
+from typing import Literal
+
+NOT_NEGATIVE = (
+    *("steps", "num_epochs", "alpha", "beta", "gamma", "preview_every"),
+    *("noise", "adversary", "beta_warmup", "free_bits"),
+)
 
 
 @dataclass(frozen=True)
 class VaeSettings:
-    """One training run of a variational autoencoder."""
+    """One training run of a variational autoencoder, or of one of the lesson's autoencoders."""
 
     data: str
     """Prepared set (data/x, or data/x:test for another split) or plain folder of images."""
@@ -22,6 +28,16 @@ class VaeSettings:
     """Passes over the images; null: as steps says."""
     seed: int = 0
     """Of the first weights, the order of the images and all noise."""
+
+    # What is learnt
+    mode: Literal["vae", "autoencoder", "denoising", "super-resolution", "adversarial"] = "vae"
+    """vae: the guide's; the others have no KL and no noise; adversarial: a critic of codes."""
+    noise: float = 0.3
+    """Deviation of the noise on the images, which lie in [-1, 1]; denoising."""
+    factor: int = 4
+    """How much smaller the images are that go in; super-resolution."""
+    adversary: float = 0.1
+    """Weight of deceiving the critic of latent vectors; adversarial."""
 
     # Network
     img_size: int = 128
@@ -39,7 +55,11 @@ class VaeSettings:
     alpha: float = 5.0
     """Weight of the reconstruction loss."""
     beta: float = 1.0
-    """Weight of the KL divergence."""
+    """Weight of the KL divergence; vae."""
+    beta_warmup: int = 0
+    """Steps over which beta rises from 0; 0: it is there from the start."""
+    free_bits: float = 0.0
+    """Nats that each latent number may hold for nothing, which keeps it in use; vae."""
     gamma: float = 10.0
     """Weight of the blur loss."""
     lr: float = 1e-4
@@ -79,7 +99,9 @@ class VaeSettings:
             raise ValueError(
                 f"img_size {self.img_size} should be divisible by 2^depth, {2**self.depth}"
             )
-        for name in ("steps", "num_epochs", "alpha", "beta", "gamma", "preview_every"):
+        if self.mode == "super-resolution" and (self.factor < 2 or self.img_size % self.factor):
+            raise ValueError(f"factor {self.factor} should be 2 or more and divide img_size")
+        for name in NOT_NEGATIVE:
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} {getattr(self, name)} should not be negative")
         if not self.lr > 0:

@@ -13,27 +13,35 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch.optim import Adam
 
 from core.config import parse
 from core.curves import plot, write_csv
 from core.errors import command
-from core.images import grid, write_png
-from core.parallel import part_of, sum_gradients
+from core.images import from_array, grid, write_png
+from core.parallel import part_of
 from core.plan import activation_bytes, checkpoint_bytes, count_parameters
 from core.runs import read_metrics
-from core.seeds import batches_per_epoch, epoch_batch_at, image_noise, step_limit, stream
+from core.seeds import batches_per_epoch, epoch_batch_at, image_noise, step_limit
 from core.session import Session, check_disk
 from core.sets import ImageSet, open_set
-from vae.losses import blur_loss, kl_divergence, reconstruction_loss, vae_loss
+from vae import health
 from vae.networks import Vae
 from vae.sample import draw
 from vae.settings import VaeSettings
+from vae.steps import (
+    LOSSES,
+    beta_at,
+    corrupted,
+    make_batch,
+    make_players,
+    network_config,
+    update,
+)
 from vae.weights import save_model, save_weights
 
 FAMILY = "vae"
-LOSSES = ("loss", "reconstruction", "kl", "blur")
 GRID_IMAGES, GRID_COLUMNS = 64, 8
+PAIRS = 8
 
 
 def train(settings: VaeSettings, dry_run: bool = False) -> None:
@@ -44,9 +52,9 @@ def train(settings: VaeSettings, dry_run: bool = False) -> None:
     """
     image_set = open_set(settings.data)
     settings = resolved(settings, len(image_set))
-    session = Session(FAMILY, settings, image_set)
-    model = make_model(settings).to(session.device)
-    optimiser = session.accelerator.prepare(Adam(model.parameters(), lr=settings.lr))
+    session = Session(FAMILY, settings, image_set, advice=health.ADVICE)
+    players = make_players(settings, session.accelerator)
+    model, optimiser = players.model, players.optimiser
     check_disk(session.run.path, disk_bytes(settings, model))
     if dry_run:
         session.say(plan(settings, image_set, model))
@@ -54,24 +62,21 @@ def train(settings: VaeSettings, dry_run: bool = False) -> None:
 
     # Images in memory; what a checkpoint holds; on from there
     pixels = image_set.pixels(settings.img_size, "L" if settings.in_channels == 1 else "RGB")
-    session.start({"model": model, "optimiser": optimiser}, parameters=count_parameters(model))
+    session.start(players.state(), parameters=count_parameters(model))
 
     for step in session.steps(settings.batch_size):
-        # This process's part of the batch, and of the noise drawn for all of it
+        # This process's part of the batch, and of the numbers drawn for all of it
         items = epoch_batch_at(step, len(image_set), settings.batch_size, settings.seed)
         mine = part_of(items, session.accelerator)
         images = read_images(pixels, mine).to(session.device)  # N x C x H x W in [-1, 1]
-        source = stream(settings.seed, "noise", step)
-        noise = torch.randn(len(items), settings.latent_dim, generator=source)
-        noise = part_of(noise, session.accelerator).to(session.device)
+        batch = make_batch(images, step, len(items), settings, session.accelerator)
 
         # One update
-        share = len(mine) / len(items)
-        losses = update(model, optimiser, images, noise, settings, share, session.accelerator)
+        values = update(players, batch, beta_at(step, settings), settings, session.accelerator)
         if backed_off(optimiser, session.accelerator):
             session.log(gradient_scale=session.accelerator.scaler.get_scale())
         else:
-            session.log(**dict(zip(LOSSES, losses, strict=True)))
+            session.log(**values)
 
         # Grids of samples, table of losses, weights for the sampler
         if session.due_after(settings.preview_every) and session.main:
@@ -80,7 +85,9 @@ def train(settings: VaeSettings, dry_run: bool = False) -> None:
         if session.due_after(settings.checkpoint_every):
             session.flush()
             if session.main:
-                write_outputs(model, settings, session.run.path, step + 1, len(image_set))
+                write_outputs(model, settings, session.run.path, step + 1, pixels)
+                rows = read_metrics(session.run.path)
+                session.warn(health.warnings_of(rows) if settings.mode == "vae" else [])
 
     session.finish()
 
@@ -95,57 +102,10 @@ def resolved(settings: VaeSettings, count: int) -> VaeSettings:
     )
 
 
-def network_config(settings: VaeSettings) -> dict[str, int]:
-    """Keywords of `Vae`."""
-    names = ("img_size", "latent_dim", "in_channels", "depth", "width")
-    return {name: getattr(settings, name) for name in names}
-
-
-def make_model(settings: VaeSettings) -> Vae:
-    return Vae(**network_config(settings))
-
-
 def read_images(pixels: np.ndarray, items: list[int]) -> torch.Tensor:
     """uint8 M x H x W (x 3) -> float32 N x C x H x W in [-1, 1] (mean 0.5, std 0.5)."""
     images = torch.from_numpy(pixels[np.array(items, dtype=int)]).float() / 127.5 - 1
     return images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
-
-
-def update(
-    model: Vae,
-    optimiser: Any,
-    images: torch.Tensor,
-    noise: torch.Tensor,
-    settings: VaeSettings,
-    share: float,
-    accelerator: Accelerator,
-) -> torch.Tensor:
-    """One step of the optimiser.
-
-    Args:
-        images, noise: this process's N images and standard normal vectors; N may be 0.
-        share: N over the images of all processes.
-
-    Returns the loss and its three terms over all processes, 4.
-    """
-    values = torch.zeros(len(LOSSES), device=accelerator.device)
-    if len(images):
-        with accelerator.autocast():
-            reconstruction, mu, logvar = model(images, noise)
-        with torch.autocast(accelerator.device.type, enabled=False):
-            reconstruction = reconstruction.float()
-            terms = (
-                reconstruction_loss(reconstruction, images),
-                kl_divergence(mu, logvar),
-                blur_loss(reconstruction, images),
-            )
-        loss = vae_loss(terms, (settings.alpha, settings.beta, settings.gamma))
-        accelerator.backward(share * loss)
-        values = share * torch.stack([loss, *terms]).detach()
-    values = sum_gradients(model, values, accelerator)
-    optimiser.step()
-    optimiser.zero_grad()
-    return values
 
 
 def backed_off(optimiser: Any, accelerator: Accelerator) -> bool:
@@ -163,9 +123,25 @@ def write_grid(model: Vae, count: int, path: Path) -> None:
     write_png(grid(draw(model, latents), min(GRID_COLUMNS, count)), path, synthetic=True)
 
 
-def write_outputs(model: Vae, settings: VaeSettings, run: Path, steps: int, count: int) -> None:
-    """Weights for the sampler, and the guide's outputs: CSV, plot, 8x8 grid, weights by epoch."""
-    per_epoch = batches_per_epoch(count, settings.batch_size)
+@torch.no_grad()
+def write_pairs(model: Vae, settings: VaeSettings, pixels: np.ndarray, path: Path) -> None:
+    """The first images and, below, their reconstructions; above, what went in where it differs."""
+    device = next(model.parameters()).device
+    images = read_images(pixels, list(range(min(PAIRS, len(pixels))))).to(device)
+    inputs = corrupted(images, 0, len(images), settings)
+    mu, _ = model.encode(inputs)
+    rows = [*([] if inputs is images else [inputs]), images, model.decode(mu)]
+    values = (torch.cat(rows).float().clamp(-1, 1) + 1) * 127.5  # rows x N, C x H x W
+    pictures = from_array(values.round().byte().permute(0, 2, 3, 1).cpu().numpy())
+    write_png(grid(pictures, len(images)), path)
+
+
+def write_outputs(
+    model: Vae, settings: VaeSettings, run: Path, steps: int, pixels: np.ndarray
+) -> None:
+    """Weights for the sampler, and the guide's outputs: CSV, plot, 8x8 grid, weights by epoch;
+    beside them, pairs of images and reconstructions."""
+    per_epoch = batches_per_epoch(len(pixels), settings.batch_size)
     save_model(model, network_config(settings), run / "weights")
     rows = epoch_rows(read_metrics(run), per_epoch)
     write_csv(rows, run / settings.log_file)
@@ -173,6 +149,7 @@ def write_outputs(model: Vae, settings: VaeSettings, run: Path, steps: int, coun
     pictures = run / settings.output_dir
     plot(rows, LOSSES, pictures / "losses.png", axis="epoch")
     write_grid(model, GRID_IMAGES, pictures / f"epoch-{epoch:04d}.png")
+    write_pairs(model, settings, pixels, pictures / f"pairs-{epoch:04d}.png")
     saved = run / settings.model_save_dir
     save_weights(model, saved / f"epoch-{epoch:04d}.safetensors")
     for old in sorted(saved.glob("epoch-*.safetensors"))[: -settings.checkpoints_kept]:
@@ -201,7 +178,7 @@ def disk_bytes(settings: VaeSettings, model: Vae) -> int:
 def memory_bytes(settings: VaeSettings) -> int:
     """Rough need of the device at the peak of a step."""
     with torch.device("meta"):
-        model = make_model(settings)
+        model = Vae(**network_config(settings))
     image = (settings.batch_size, settings.in_channels, settings.img_size, settings.img_size)
     activations = activation_bytes(model, image, (settings.batch_size, settings.latent_dim))
     return 2 * activations + 2 * checkpoint_bytes([model])  # values and gradients

@@ -20,7 +20,9 @@ from tests.trainers import (
     ROOT,
     TWO,
     check_broken_equals_unbroken,
+    check_killed_equals_unbroken,
     launch,
+    preset_words,
     run_facts,
     tensors_of,
 )
@@ -90,6 +92,16 @@ def test_the_launched_script_leaves_the_guides_outputs(tiny: VaeSettings) -> Non
 def test_a_broken_run_equals_an_unbroken_one(tiny: VaeSettings, tmp_path: Path) -> None:
     settings = replace(tiny, checkpoint_every=3, num_epochs=None, steps=1)
     check_broken_equals_unbroken(SCRIPT, train, settings, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("moment", ["step", "checkpoint"])
+def test_killed_at_any_moment_it_ends_the_same(
+    tiny: VaeSettings, tmp_path: Path, processes: int, moment: str
+) -> None:
+    settings = replace(tiny, num_epochs=None, latent_dim=600, checkpoint_every=1, preview_every=0)
+    check_killed_equals_unbroken(SCRIPT, settings, tmp_path, processes, moment)
 
 
 def test_two_processes_equal_one(tiny: VaeSettings, tmp_path: Path) -> None:
@@ -182,12 +194,21 @@ def test_a_run_without_weights_is_named(tmp_path: Path) -> None:
         load_sampler(tmp_path, "cpu")
 
 
-def test_every_preset_parses_and_opens_with_its_launch_line() -> None:
-    assert len(CONFIGS) >= 2
-    for file in CONFIGS:
-        assert isinstance(from_dict(VaeSettings, read_yaml(file)), VaeSettings)
-        name = file.relative_to(ROOT)
-        assert file.read_text().startswith(f"# accelerate launch {SCRIPT} --config {name}\n")
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_every_preset_starts_from_its_launch_line(
+    file: Path, make_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    """With all its settings but for the sizes that take time."""
+    data, run = make_folder(count=5, size=32), tmp_path / "run"
+    small = f"--data {data} --run_dir {run} --steps 1 --img_size 32 --width 2 --batch_size 4"
+    main([*preset_words(file, SCRIPT), *small.split()])
+    assert run_facts(run)["status"] == "finished"
+    assert len(load_sampler(run, "cpu")([0], [""])) == 1
+
+
+def test_all_presets_are_found() -> None:
+    modes = {"autoencoder", "denoising", "super_resolution", "adversarial"}
+    assert {"guide", "small_64"} | modes <= {file.stem for file in CONFIGS}
 
 
 def test_the_guide_preset_and_the_defaults_are_the_guide() -> None:
