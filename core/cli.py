@@ -16,16 +16,22 @@ HELP = f"""osteon: fine-tune diffusion models on small image sets, and say what 
   osteon prepare SOURCE ...                   raw images -> data/<set>/
   osteon train FAMILY --config F              a prepared set -> runs/<name>/
   osteon generate --run R --seeds 0-99        a run -> runs/<name>/samples/<set>/
+  osteon latent VERB --run R ...              between, through and among a GAN's or VAE's images
+  osteon style --config F --content A ...     one picture in the style of another
   osteon compare --real D --fake R ... --out  samples -> reports/<name>/report.html
+  osteon export --run R                       a run -> LoRA for webui, merged pipeline, model card
   osteon app                                  the playground, on 127.0.0.1
   osteon demo                                 all of it, small, in ten minutes on two cores
-  osteon doctor                               what is installed, and what to do
+  osteon doctor [DATA]                        what is installed, or wrong with a set; what to do
 
 SOURCE is {", ".join(SOURCES)}; FAMILY is {", ".join(FAMILIES)}.
 Each has --help: osteon train vae --help"""
 MODULES = {
     "generate": "core.generate",
+    "latent": "core.explore",
+    "style": "style.transfer",
     "compare": "compare.score",
+    "export": "finetune.export",
     "app": "app",
     "demo": "core.demo",
     "doctor": "core.doctor",

@@ -1,0 +1,54 @@
+"""Settings of neural style transfer. Imports without torch."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class StyleSettings:
+    """One picture in the style of another."""
+
+    content: str
+    """Picture that says what is shown."""
+    style: str
+    """Picture that says how."""
+    run_dir: str
+    """Folder for result.png, previews/, losses.csv and curves.png."""
+
+    steps: int = 200
+    """Updates of the picture."""
+    side: int = 256
+    """Pixels of the result's longer side."""
+    start: Literal["content", "noise"] = "content"
+    """What the picture is before the first update."""
+    seed: int = 0
+    """Of the noise."""
+
+    features: Literal["auto", "vgg19", "encoder-mini"] = "auto"
+    """Network whose features are compared; auto: vgg19 where its weights are at hand."""
+    content_weight: float = 1.0
+    """Weight of the difference in content features, as a part of those features."""
+    style_weight: float = 100.0
+    """Weight of the difference in Gram matrices, as a part of those matrices."""
+    variation_weight: float = 1.0
+    """Weight of the total variation, which keeps neighbouring pixels alike."""
+    optimiser: Literal["lbfgs", "adam"] = "lbfgs"
+    """lbfgs: fewer steps, each dearer; adam: plain gradient descent with momentum."""
+    lr: float | None = None
+    """Step width; null: 1 for lbfgs, 0.02 for adam."""
+
+    preview_every: int = 25
+    """Steps between pictures in run_dir/previews; 0: none."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps {self.steps} should be at least 1")
+        if self.side < 32:
+            raise ValueError(f"side {self.side} should be at least 32")
+        for name in ("content_weight", "style_weight", "variation_weight", "preview_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} {getattr(self, name)} should not be negative")
+        if not self.content_weight + self.style_weight > 0:
+            raise ValueError("content_weight and style_weight are both 0; there is nothing to do")
+        if self.lr is not None and not self.lr > 0:
+            raise ValueError(f"lr {self.lr} should be above 0")
