@@ -25,6 +25,8 @@ class Family:
     """`load_sampler(run, device) -> Sampler`."""
     prompts: bool
     """Whether a prompt changes the image."""
+    switch: str | None = None
+    """`switch_sampler(sampler, run) -> Sampler | None`, of families that share a base in memory."""
 
 
 FAMILIES: dict[str, Family] = {
@@ -34,6 +36,7 @@ FAMILIES: dict[str, Family] = {
         "finetune.settings:DreamBoothSettings",
         "finetune.sample:load_sampler",
         prompts=True,
+        switch="finetune.sample:switch_sampler",
     ),
     "base": Family(
         "Diffusion, base model",
@@ -41,6 +44,7 @@ FAMILIES: dict[str, Family] = {
         "finetune.base_settings:BaseSettings",
         "finetune.sample:load_sampler",
         prompts=True,
+        switch="finetune.sample:switch_sampler",
     ),
     "wgan-gp": Family(
         "WGAN-GP",
@@ -71,7 +75,10 @@ class Sampler(Protocol):
         """One Pillow image ("L" or "RGB") per seed; `prompts` is as long as `seeds`.
 
         A family that lists "steps" in `options` also takes `on_step(step, total, latents)`, called
-        after each denoising step; an exception raised in it leaves the call.
+        after each denoising step; an exception raised in it leaves the call. Its `decode(latents)`
+        gives the unfinished images. For what lies between seeds a family offers
+        `mix(seeds, prompts, **options)`, both with weights, or its `latent_dim` numbers by
+        `from_latents` (N x latent_dim to N x C x H x W in [0, 1]).
         """
         ...
 
@@ -100,6 +107,26 @@ def family_of(run: Path) -> str:
 
 
 def load_sampler(run: Path, device: str) -> Sampler:
-    """Load whatever made `run` onto `device`. Raises UserError for a missing or unfinished run."""
-    sampler: Sampler = resolve(FAMILIES[family_of(run)].sampler)(run, device)
+    """Load whatever made `run` onto `device`.
+
+    Raises UserError for a run that is missing, unfinished or damaged.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        sampler: Sampler = resolve(FAMILIES[family_of(run)].sampler)(run, device)
+    except SafetensorError as error:
+        raise UserError(
+            f"The weights of {run} cannot be read ({error}); copy them again or train it anew."
+        ) from None
     return sampler
+
+
+def switch_sampler(sampler: Sampler, run: Path) -> Sampler | None:
+    """The sampler of `run` made of what `sampler` holds in memory; None where it must be loaded.
+
+    `sampler` itself is of no use afterwards. Raises UserError as `load_sampler` does.
+    """
+    switch = FAMILIES[family_of(run)].switch
+    switched: Sampler | None = resolve(switch)(sampler, run) if switch else None
+    return switched

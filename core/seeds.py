@@ -6,7 +6,7 @@ batch size does not change an image. Nothing about random numbers needs to be sa
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -27,6 +27,17 @@ def image_noise(seeds: Sequence[int], shape: tuple[int, ...]) -> torch.Tensor:
     return torch.stack(
         [torch.randn(shape, generator=torch.Generator().manual_seed(int(s))) for s in seeds]
     )
+
+
+def mixed_noise(seeds: Mapping[int, float], shape: tuple[int, ...]) -> torch.Tensor:
+    """The weighted sum of the seeds' noises, float32 of `shape`, brought back to unit variance.
+
+    Independent normal noises stay normal noise; between two seeds that is nearly the arc of
+    spherical interpolation.
+    """
+    weights = torch.tensor(list(seeds.values()))
+    summed = torch.einsum("n,n...->...", weights, image_noise(list(seeds), shape))
+    return summed / weights.norm()
 
 
 def batch_at(step: int, count: int, batch: int, seed: int) -> list[int]:

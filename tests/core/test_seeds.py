@@ -4,7 +4,14 @@ from itertools import chain
 
 import torch
 
-from core.seeds import batch_at, epoch_batch_at, image_noise, seed_everything, stream
+from core.seeds import (
+    batch_at,
+    epoch_batch_at,
+    image_noise,
+    mixed_noise,
+    seed_everything,
+    stream,
+)
 
 
 def test_a_stream_is_its_seed_and_place() -> None:
@@ -45,3 +52,11 @@ def test_seeding_a_place_fixes_dropout() -> None:
     layer(torch.ones(9))
     seed_everything(0, "step", 4)
     assert torch.equal(first, layer(torch.ones(32)))
+
+
+def test_mixed_noise_is_normal_and_ends_at_its_seeds() -> None:
+    first, second = image_noise([1, 2], (4, 50, 50))
+    assert torch.allclose(mixed_noise({1: 1.0}, (4, 50, 50)), first)
+    assert torch.allclose(mixed_noise({1: 0.0, 2: 3.0}, (4, 50, 50)), second)
+    for weights in ({1: 0.5, 2: 0.5}, {1: 1.0, 2: -1.0, 3: 1.0}):
+        assert abs(mixed_noise(weights, (4, 50, 50)).std() - 1) < 0.03

@@ -9,8 +9,9 @@ import pytest
 
 import core.sets
 from core.errors import UserError
+from core.files import write_json, write_jsonl
 from core.prompts import read_prompts
-from core.sets import open_set
+from core.sets import open_set, record_edit
 
 
 @pytest.fixture
@@ -57,3 +58,18 @@ def test_a_memory_map_holds_the_same_pixels(
     assert isinstance(mapped, np.memmap)
     assert np.array_equal(plain, mapped)
     assert image_set.pixels(8, "RGB").shape == (4, 8, 8, 3)
+
+
+def test_noted_edits_are_heeded_and_the_source_stays(tmp_path: Path) -> None:
+    rows = [{"file_name": f"{n}.png", "text": f"old {n}"} for n in range(3)]
+    write_jsonl(tmp_path / "train/metadata.jsonl", rows)
+    write_json(tmp_path / "set.json", {"mode": "L"})
+    before = (tmp_path / "train/metadata.jsonl").read_bytes()
+    record_edit(tmp_path, "train", "0.png", text="new")
+    record_edit(tmp_path, "train", "1.png", exclude=True)
+    record_edit(tmp_path, "train", "0.png", exclude=False)
+    record_edit(tmp_path, "test", "2.png", exclude=True)
+    found = open_set(tmp_path)
+    assert found.captions == ["new", "old 2"]
+    assert [path.name for path in found.paths] == ["0.png", "2.png"]
+    assert (tmp_path / "train/metadata.jsonl").read_bytes() == before

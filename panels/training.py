@@ -1,0 +1,114 @@
+"""Trainers as processes of their own: they outlive the browser and the app.
+
+runs/.training/<name>.json    process id, when it began, command
+runs/.training/<name>.txt     what it printed
+"""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from core.config import parse
+from core.errors import UserError
+from core.families import FAMILIES, resolve
+from core.files import read_json, write_json
+from core.runs import check_same_settings
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,60}")
+TAIL = 2000  # bytes of what a trainer printed
+
+
+@dataclass(frozen=True)
+class Training:
+    """The trainers that the app started in one project."""
+
+    root: Path
+
+    def start(self, family: str, name: str, words: list[str]) -> str:
+        """Start, or take up, runs/<name> with the settings in `words`; returns the command.
+
+        Raises UserError for settings that the trainer would refuse, and if the run is under way.
+        """
+        if family not in FAMILIES:
+            raise UserError(f"There is no trainer '{family}'; there are {', '.join(FAMILIES)}.")
+        if not NAME.fullmatch(name or ""):
+            raise UserError("Name the run: letters, digits, dots, dashes, underscores.")
+        if self.is_running(name):
+            raise UserError(f"runs/{name} is being trained; stop it first.")
+        words = [*words, "--run_dir", f"runs/{name}"]
+        settings = parse(resolve(FAMILIES[family].settings), words, "").settings
+        check_same_settings(self.root / "runs" / name, family, settings)
+        command = ["train", family, *words]
+        with self._printed(name, "wb") as printed:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "core.cli", *command],
+                cwd=self.root,
+                stdin=subprocess.DEVNULL,
+                stdout=printed,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # signals to the app are not for it
+            )
+        threading.Thread(target=process.wait, daemon=True).start()  # leaves no zombie
+        began = psutil.Process(process.pid).create_time()
+        write_json(self._file(name), {"pid": process.pid, "began": began, "command": command})
+        return " ".join(["osteon", *command])
+
+    def stop(self, name: str) -> None:
+        """As Ctrl-C does: the trainer ends its step, saves and leaves. Raises UserError."""
+        process = self._process(name)
+        if process is None:
+            raise UserError(f"runs/{name} is not being trained by this app.")
+        os.killpg(process.pid, signal.SIGINT)
+
+    def is_running(self, name: str) -> bool:
+        return self._process(name) is not None
+
+    def printed(self, name: str) -> str:
+        """The last lines that a trainer printed; of a progress bar the newest state."""
+        try:
+            with self._printed(name, "rb") as file:
+                file.seek(0, os.SEEK_END)
+                file.seek(max(0, file.tell() - TAIL))
+                text = file.read().decode("utf-8", errors="replace")
+        except FileNotFoundError:
+            return ""
+        lines = [line.rpartition("\r")[2] for line in text.replace("\r\n", "\n").split("\n")]
+        return "\n".join(line.rstrip() for line in lines if line.strip())
+
+    def _process(self, name: str) -> psutil.Process | None:
+        """The trainer of a run, if it lives; another process of its number is none."""
+        with contextlib.suppress(UserError, psutil.Error):
+            note = read_json(self._file(name))
+            process = psutil.Process(note["pid"])
+            ended = process.status() == psutil.STATUS_ZOMBIE
+            if not ended and abs(process.create_time() - note["began"]) < 1:
+                return process
+        return None
+
+    def _file(self, name: str, suffix: str = ".json") -> Path:
+        return self.root / "runs" / ".training" / f"{name}{suffix}"
+
+    def _printed(self, name: str, mode: str) -> Any:
+        path = self._file(name, ".txt")
+        if "w" in mode:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open(mode)
+
+
+def flags(changes: Mapping[str, Any]) -> list[str]:
+    """{"optim.lr": "5e-5"} -> ["--optim.lr=5e-5"]"""
+    words = {True: "true", False: "false"}
+    return [
+        f"--{name}={words[value] if isinstance(value, bool) else value}"
+        for name, value in changes.items()
+    ]
