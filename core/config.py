@@ -77,15 +77,39 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def to_dict(settings: Any) -> dict[str, Any]:
     """A settings dataclass as plain nested values, ready for YAML or JSON."""
+    return _plain(dataclasses.asdict(settings))
 
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [plain(item) for item in value]
-        return str(value) if isinstance(value, Path) else value
 
-    return plain(dataclasses.asdict(settings))
+def filled(saved: dict[str, Any], settings_class: type) -> dict[str, Any]:
+    """Saved settings with the defaults of those that came with a later version."""
+    defaults: dict[str, Any] = {}
+    for field in dataclasses.fields(settings_class):
+        value = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            value = field.default_factory()
+        if value is not dataclasses.MISSING:
+            defaults[field.name] = to_dict(value) if _is_group(value) else _plain(value)
+    return _merged(defaults, saved)
+
+
+def _is_group(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def _merged(defaults: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
+    found = defaults | saved
+    for key, value in saved.items():
+        if isinstance(value, dict) and isinstance(defaults.get(key), dict):
+            found[key] = _merged(defaults[key], value)
+    return found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def to_yaml(settings: Any) -> str:

@@ -8,7 +8,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,13 @@ DIFFERENCE_GAIN = 3  # times as bright as it is
 class Space:
     """A run's latent space: its points by what people call them, and images of them."""
 
-    def __init__(self, run: Path, device: str, steps: int, truncation: float = 1.0) -> None:
-        """`steps`: of projecting a picture. Raises UserError for a family without latents."""
+    def __init__(
+        self, run: Path, device: str, steps: int, truncation: float = 1.0, label: str = ""
+    ) -> None:
+        """`steps`: of projecting a picture; `label`: class that a conditional run is to draw.
+
+        Raises UserError for a family without latents.
+        """
         self.run = run
         self.sampler: Any = load_sampler(run, device)
         if not hasattr(self.sampler, "from_latents"):
@@ -47,6 +52,10 @@ class Space:
                 f"{run} is of the family '{family_of(run)}', which has no latent vectors to walk "
                 "among; give a run of wgan-gp or vae."
             )
+        if label and not getattr(self.sampler, "classes", None):
+            raise UserError(f"{run} has no classes, so no --label.")
+        asked = {"label": label} if label else {}
+        self.images_of = partial(self.sampler.from_latents, **asked)
         self.device, self.steps, self.truncation = device, steps, truncation
         self.d: int = self.sampler.latent_dim
 
@@ -54,7 +63,7 @@ class Space:
     @torch.no_grad()
     def shape(self) -> torch.Size:
         """Of one image: C, H, W."""
-        images: torch.Tensor = self.sampler.from_latents(self._device(torch.zeros(1, self.d)))
+        images: torch.Tensor = self.images_of(self._device(torch.zeros(1, self.d)))
         return images.shape[1:]
 
     def point(self, text: str) -> torch.Tensor:
@@ -93,7 +102,7 @@ class Space:
         if hasattr(self.sampler, "to_latents"):
             with torch.no_grad():
                 starts = self.sampler.to_latents(target[None])
-        vector, residual = project(self.sampler.from_latents, target, starts, self.steps)
+        vector, residual = project(self.images_of, target, starts, self.steps)
         return vector.cpu(), residual
 
     @torch.no_grad()
@@ -101,7 +110,7 @@ class Space:
         """... x d -> Pillow images, in that order."""
         images = []
         for part in latents.reshape(-1, self.d).split(BATCH):
-            pixels = self.sampler.from_latents(self._device(part)).clamp(0, 1)
+            pixels = self.images_of(self._device(part)).clamp(0, 1)
             grey = (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
             images += from_array(grey.cpu().numpy())
         return images
@@ -158,7 +167,7 @@ def find(space: Space, arguments: argparse.Namespace) -> list[Path]:
     target = space.pixels(arguments.image)
     vector, residual = space.project(arguments.image)
     with torch.no_grad():
-        nearest = space.sampler.from_latents(vector[None].to(target.device))[0]
+        nearest = space.images_of(vector[None].to(target.device))[0]
     difference = DIFFERENCE_GAIN * (target - nearest).abs()
     rows = torch.stack([target, nearest, difference]).clamp(0, 1)
     images = from_array((rows * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy())
@@ -241,6 +250,7 @@ def _parser() -> argparse.ArgumentParser:
         verb.add_argument("--name", help=f"of the files in RUN/latent (default: {name})")
         verb.add_argument("--device", help="cpu, cuda, mps (default: the best at hand)")
         verb.add_argument("--truncation", type=float, default=1.0, help="shrinks seeds' vectors")
+        verb.add_argument("--label", default="", help="class that a conditional run draws")
         verb.add_argument(
             "--project_steps", type=int, default=300, help="of finding a picture's vector"
         )
@@ -272,7 +282,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if getattr(arguments, "steps", 1) < 1:
         raise UserError(f"--steps {arguments.steps} should be at least 1.")
     device = arguments.device or pick_device()
-    space = Space(arguments.run, device, arguments.project_steps, arguments.truncation)
+    space = Space(
+        arguments.run, device, arguments.project_steps, arguments.truncation, arguments.label
+    )
     for file in COMMANDS[arguments.verb][0](space, arguments):
         print(file)
 

@@ -46,7 +46,8 @@ def path(points: torch.Tensor, steps: int, kind: str, closed: bool = False) -> t
 
 
 def plane(d: int, side: int, through: torch.Tensor | None = None) -> torch.Tensor:
-    """side x side x d: a plane walked in equal shares of N(0, 1) (quantiles) along two directions.
+    """side x side x d: a plane walked in equal shares of N(0, 1) (quantiles) along two directions,
+    and stretched so that its vectors are on the whole as long as those of N(0, I) in d numbers.
 
     Args:
         through: 2 x d, the plane's directions, made orthonormal; None: the first two axes.
@@ -55,7 +56,7 @@ def plane(d: int, side: int, through: torch.Tensor | None = None) -> torch.Tenso
     first = axes[0] / axes[0].norm()
     second = axes[1] - (axes[1] @ first) * first
     second = second / second.norm()
-    places = torch.special.ndtri(torch.linspace(*PLANE_QUANTILES, side))
+    places = torch.special.ndtri(torch.linspace(*PLANE_QUANTILES, side)) * (d / 2) ** 0.5
     down, across = places.flip(0)[:, None, None], places[None, :, None]  # up is more
     return across * first + down * second
 

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from core.config import leaves, read_yaml, to_dict, to_yaml
+from core.config import filled, leaves, read_yaml, to_dict, to_yaml
 from core.errors import UserError
 from core.files import atomic_folder, read_json, read_jsonl, write_json, write_jsonl, write_text
 
@@ -138,7 +138,8 @@ def check_same_settings(path: Path, family: str, settings: Any) -> None:
     saved_family = read_json(path / "run.json").get("family")
     if saved_family != family:
         raise UserError(f"{path} is a run of '{saved_family}'; give another --run_dir.")
-    saved, given = leaves(read_yaml(path / "config.yaml")), leaves(to_dict(settings))
+    saved = leaves(filled(read_yaml(path / "config.yaml"), type(settings)))
+    given = leaves(to_dict(settings))
     changes = [
         f"{key}: {saved.get(key)} -> {given.get(key)}"
         for key in sorted(saved.keys() | given.keys())

@@ -50,14 +50,14 @@ class Sampler:
         labels = self._labels(seeds, label) if self.classes else None
         return draw(self._pick(weights), noise, labels)
 
-    def from_latents(self, latents: torch.Tensor) -> torch.Tensor:
-        """N x latent_dim -> N x C x H x W in [0, 1], with a graph; of class 0, where there are."""
-        labels = None
-        if self.classes:
-            labels = torch.zeros(len(latents), dtype=torch.long, device=latents.device)
+    def from_latents(self, latents: torch.Tensor, label: str = "") -> torch.Tensor:
+        """N x latent_dim -> N x C x H x W in [0, 1], with a graph; without a label of the first
+        class, where there are classes."""
+        labels = self._labels([0] * len(latents), label) if self.classes else None
         return to_unit(self.generator(latents, labels), self.generator.low)
 
     def _labels(self, seeds: Sequence[int], label: str) -> torch.Tensor:
+        """Class numbers, on the device. Raises UserError for a label that is none."""
         if label and label not in self.classes:
             raise UserError(f"--label '{label}' should be one of: {', '.join(self.classes)}.")
         chosen = [self.classes.index(label) if label else s % len(self.classes) for s in seeds]

@@ -28,9 +28,9 @@ class StyleSettings:
     """Network whose features are compared; auto: vgg19 where its weights are at hand."""
     content_weight: float = 1.0
     """Weight of the difference in content features, as a part of those features."""
-    style_weight: float = 100.0
+    style_weight: float = 10.0
     """Weight of the difference in Gram matrices, as a part of those matrices."""
-    variation_weight: float = 1.0
+    variation_weight: float = 5.0
     """Weight of the total variation, which keeps neighbouring pixels alike."""
     optimiser: Literal["lbfgs", "adam"] = "lbfgs"
     """lbfgs: fewer steps, each dearer; adam: plain gradient descent with momentum."""

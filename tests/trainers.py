@@ -132,13 +132,17 @@ def kill(launcher: list[str], script: str, settings: Any, moment: str) -> None:
         start_new_session=True,
     )
     deadline = time.monotonic() + 600
-    while len(checkpoints(run)) < 2 or bool(unfinished(run)) != (moment == "checkpoint"):
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-    for child in children(process.pid):  # torchrun starts its workers in sessions of their own
-        os.kill(child, signal.SIGKILL)
-    process.kill()
-    process.communicate()
+    try:
+        while len(checkpoints(run)) < 2 or bool(unfinished(run)) != (moment == "checkpoint"):
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.0005)
+    finally:
+        if process.poll() is None:  # torchrun starts its workers in sessions of their own
+            for child in children(process.pid):
+                os.kill(child, signal.SIGKILL)
+        process.kill()
+        process.communicate()
     if moment == "checkpoint":
         assert unfinished(run)
 

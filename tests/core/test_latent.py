@@ -68,7 +68,7 @@ def test_a_plane_has_its_quantiles_and_its_directions() -> None:
     assert torch.allclose(square[2, 2], torch.zeros(2), atol=1e-6)
     assert square[0, 0].tolist() == pytest.approx([-2.0537, 2.0537], abs=1e-3)  # left, up
     through = torch.tensor([[2.0, 0, 0], [3.0, 4.0, 0]])
-    assert torch.allclose(plane(3, 5, through)[..., :2], square, atol=1e-5)
+    assert torch.allclose(plane(3, 5, through)[..., :2], 1.5**0.5 * square, atol=1e-5)
 
 
 def test_sums_by_name() -> None:

@@ -15,6 +15,7 @@ from core.families import load_sampler
 from core.files import read_json
 from core.images import to_array
 from core.runs import checkpoints, read_metrics
+from core.seeds import image_noise
 from core.sets import open_set
 from gan import health
 from gan.augment import ADAPT_IMAGES, NUMBERS, Augmentation, augment, box, shift
@@ -165,6 +166,9 @@ def test_a_conditional_run_draws_the_class_asked_for(tiny: WganGpSettings, tmp_p
     pa, ap = (to_array(sampler([4], [""], label=name)) for name in ("PA", "AP"))
     assert (pa != ap).any()
     assert (to_array(sampler([4], [""])) == ap).all()  # seed 4: class 0 of AP, PA
+    vector = image_noise([4], (sampler.latent_dim,))
+    drawn = (sampler.from_latents(vector, "PA").detach() * 255).round()
+    assert (drawn[0, 0].byte().numpy() == pa[0]).all()
     with pytest.raises(UserError, match="AP, PA"):
         sampler([0], [""], label="lateral")
 

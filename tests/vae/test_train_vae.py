@@ -100,7 +100,9 @@ def test_a_broken_run_equals_an_unbroken_one(tiny: VaeSettings, tmp_path: Path) 
 def test_killed_at_any_moment_it_ends_the_same(
     tiny: VaeSettings, tmp_path: Path, processes: int, moment: str
 ) -> None:
-    settings = replace(tiny, num_epochs=None, latent_dim=600, checkpoint_every=1, preview_every=0)
+    settings = replace(
+        tiny, num_epochs=None, steps=1, latent_dim=600, checkpoint_every=1, preview_every=0
+    )
     check_killed_equals_unbroken(SCRIPT, settings, tmp_path, processes, moment)
 
 
