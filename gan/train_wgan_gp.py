@@ -33,7 +33,7 @@ from gan.steps import Players, critic_step, generator_step, make_players
 from gan.weights import keep_if_best, make_networks, network_config, save_generator, settled
 
 FAMILY = "wgan-gp"
-CURVES = ("distance", "penalty", "generator_loss", "diversity")
+CURVES = ("distance", "penalty", "generator_loss", "diversity", "score_frechet")
 GRID_COLUMNS = 8
 SCORE_BATCH = 100
 MOST_SEARCHED = 2000  # training images among which copies are sought while training
@@ -187,9 +187,10 @@ def chances(players: Players) -> dict[str, torch.Tensor]:
 
 def write_curves(run: Path) -> None:
     """losses.csv and curves.png from metrics.jsonl."""
-    rows = [row for row in read_metrics(run) if "generator_loss" in row]  # not those of scores
-    write_csv(rows, run / "losses.csv")
-    plot(rows, [name for name in CURVES if name in rows[0]], run / "curves.png")
+    rows = read_metrics(run)  # of steps, and between them of scores
+    write_csv([row for row in rows if "generator_loss" in row], run / "losses.csv")
+    known = {name for row in rows for name in row}
+    plot(rows, [name for name in CURVES if name in known], run / "curves.png")
 
 
 def disk_bytes(settings: WganGpSettings, players: Players) -> int:
