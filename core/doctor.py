@@ -1,4 +1,7 @@
-"""`osteon doctor`: what is installed, which device, which weights are at hand, what to do."""
+"""`osteon doctor`: what is installed, which device, which weights are at hand, what to do.
+
+`osteon doctor data/x`: whether that image set is fit to learn from.
+"""
 
 import argparse
 import os
@@ -11,6 +14,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from core.checkup import check_set
 from core.errors import command
 from core.session import pick_device
 
@@ -39,6 +43,8 @@ EXTRAS = {
     "wandb": "loss curves in Weights & Biases",
     "trackio": "loss curves in Trackio",
     "bitsandbytes": "8-bit optimisers on an NVIDIA GPU",
+    "prodigyopt": "the Prodigy optimiser",
+    "schedulefree": "the schedule-free optimiser",
 }
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 
@@ -57,7 +63,7 @@ def packages() -> list[tuple[bool, str, str]]:
             rows.append((True, f"{name} {version(name)}", ""))
         except PackageNotFoundError:
             if name in EXTRAS:
-                rows.append((True, f"{name} -", f'for {EXTRAS[name]}: pip install -e ".[{name}]"'))
+                rows.append((True, f"{name} -", f"for {EXTRAS[name]}: pip install {name}"))
             else:
                 rows.append((False, f"{name} is missing", "make setup"))
     return rows
@@ -93,12 +99,15 @@ def weights() -> list[tuple[bool, str, str]]:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    argparse.ArgumentParser(prog="osteon doctor", description=__doc__).parse_args(argv)
-    rows = machine() + packages() + weights()
+    parser = argparse.ArgumentParser(prog="osteon doctor", description=__doc__)
+    parser.add_argument("data", nargs="?", help="image set to examine, in place of the machine")
+    data = parser.parse_args(argv).data
+    rows = check_set(data) if data else machine() + packages() + weights()
     for fine, what, remedy in rows:
         print(f"{'ok ' if fine else '!! '} {what}{f'  ({remedy})' if remedy else ''}")
     bad = sum(not fine for fine, _, _ in rows)
-    print(f"{bad} to mend." if bad else "All is well. Next: osteon demo")
+    then = "osteon train dreambooth --data " + data if data else "osteon demo"
+    print(f"{bad} to mend." if bad else f"All is well. Next: {then}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,113 @@
+"""Is an image set fit to learn from? `osteon doctor data/x`, and before the first step.
+
+Rows of (fine, what, remedy), as `core.doctor` prints them.
+"""
+
+import re
+from collections import Counter, defaultdict
+from itertools import combinations
+from pathlib import Path
+
+import imagehash
+import numpy as np
+
+from core.errors import UserError
+from core.images import open_image
+from core.sets import SPLITS, ImageSet, is_set, open_set
+
+Row = tuple[bool, str, str]
+MOST = 4000  # images of a split that are looked at; the first ones
+NEAR = 4  # of 64 bits of a perceptual hash: the same picture, resized or recompressed
+TOKENS = 75  # that the text encoder reads, besides start and end
+NAMED = 3  # pairs or files named in a row
+
+
+def check_set(path: str | Path) -> list[Row]:
+    """All checks of a prepared set or a plain folder. Raises UserError where there is none."""
+    folder = Path(str(path))
+    splits = {"images": open_set(folder)} if not is_set(folder) else {}
+    for split in SPLITS if is_set(folder) else ():
+        try:
+            splits[split] = open_set(folder, split)
+        except UserError:  # an empty split
+            continue
+    if not splits:
+        raise UserError(f"{folder} holds no image; make it with `osteon prepare` (see --help).")
+    hashes, rows = {}, []
+    for name, images in splits.items():
+        found, own = _look(name, images)
+        hashes[name] = found
+        rows += [*own, _captions(name, images), _repeats(name, images, found)]
+    return rows + _leaks(splits, hashes)
+
+
+def _look(name: str, images: ImageSet) -> tuple[np.ndarray, list[Row]]:
+    """Perceptual hashes (N x 64 bool), and what was seen: sizes, colours, broken files."""
+    hashes, sizes, grey, broken = [], Counter(), 0, []
+    for path in images.paths[:MOST]:
+        try:
+            image = open_image(path, "RGB")
+        except UserError:
+            broken.append(path.name)
+            hashes.append(np.zeros(64, bool))
+            continue
+        sizes[min(image.size)] += 1
+        pixels = np.asarray(image.resize((32, 32))).astype(int)
+        grey += bool(np.ptp(pixels, axis=2).max() <= 2)
+        hashes.append(imagehash.phash(image).hash.flatten())
+    count = len(hashes)
+    span = f"{min(sizes, default=0)} to {max(sizes, default=0)} px"
+    kind = "grey" if grey == count else f"{grey} grey, {count - grey} colour" if grey else "colour"
+    mixed = "grey and colour are mixed: the model learns both" if 0 < grey < count else ""
+    rows = [(not mixed, f"{name}: {len(images)} images, {span} at the shorter side, {kind}", mixed)]
+    if broken:
+        named = ", ".join(broken[:NAMED])
+        rows.append((False, f"{name}: {len(broken)} files cannot be read ({named})", "remove them"))
+    return np.array(hashes), rows
+
+
+def _captions(name: str, images: ImageSet) -> Row:
+    """Coverage, variety, and those that are certainly too long for the text encoder."""
+    texts = [text for text in images.captions if text.strip()]
+    if not texts:
+        return True, f"{name}: no captions", "give one --prompt for all"
+    long = sum(len(re.findall(r"\w+|[^\w\s]", text)) > TOKENS for text in texts)
+    what = f"{name}: {len(texts)} captions, {len(set(texts))} distinct"
+    if len(texts) < len(images):
+        return False, what, f"{len(images) - len(texts)} images have none"
+    return not long, what, f"{long} are longer than {TOKENS} tokens; their end is cut" * bool(long)
+
+
+def _repeats(name: str, images: ImageSet, hashes: np.ndarray) -> Row:
+    pairs = _near(hashes, hashes, same=True)
+    named = [f"{images.paths[a].name} = {images.paths[b].name}" for a, b in pairs[:NAMED]]
+    what = f"{name}: {len(pairs)} near-duplicates{': ' * bool(named)}{', '.join(named)}"
+    return not pairs, what, "keep one of each, or they weigh double" * bool(pairs)
+
+
+def _leaks(splits: dict[str, ImageSet], hashes: dict[str, np.ndarray]) -> list[Row]:
+    """Patients and photographs that are in two splits at once."""
+    if len(splits) < 2:
+        return []
+    owners = defaultdict(set)
+    for name, images in splits.items():
+        for row in images.rows:
+            if row.get("patient_id"):
+                owners[row["patient_id"]].add(name)
+    shared = [str(patient) for patient, names in owners.items() if len(names) > 1]
+    rows = [(not shared, f"{len(shared)} patients in two splits", "prepare anew" * bool(shared))]
+    for one, other in combinations(splits, 2):
+        pairs = _near(hashes[one], hashes[other])
+        named = [f"{splits[one].paths[a].name} = {splits[other].paths[b].name}" for a, b in pairs]
+        what = f"{len(pairs)} photographs of {one} also in {other}"
+        remedy = f"{', '.join(named[:NAMED])}: scores on {other} would flatter" * bool(pairs)
+        rows.append((not pairs, what, remedy))
+    return rows
+
+
+def _near(first: np.ndarray, second: np.ndarray, same: bool = False) -> list[tuple[int, int]]:
+    """Pairs of rows of N x 64 and M x 64 bits that differ in at most NEAR; each pair once."""
+    a, b = (bits.astype(np.float32) for bits in (first, second))
+    apart = a.sum(1)[:, None] + b.sum(1)[None] - 2 * a @ b.T
+    close = (apart <= NEAR) & first.any(1)[:, None]  # no bit set: a blank or broken file
+    return [(int(i), int(j)) for i, j in np.argwhere(np.triu(close, 1) if same else close)]
