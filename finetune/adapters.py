@@ -12,6 +12,7 @@ from core.seeds import seed_everything
 from finetune.settings import Lora
 
 NAME = "default"
+FILE = "pytorch_lora_weights.safetensors"
 UNET_LAYERS = {
     "attention": ["to_q", "to_k", "to_v", "to_out.0"],
     "feedforward": ["ff.net.0.proj", "ff.net.2"],
@@ -38,37 +39,37 @@ KEPT = (
 
 
 def attach(
-    unet: UNet2DConditionModel, text_encoder: CLIPTextModel | None, lora: Lora, seed: int
+    unet: UNet2DConditionModel | None, text_encoder: CLIPTextModel | None, lora: Lora, seed: int
 ) -> None:
     """Add adapters named "default", float32 whatever the base's precision.
 
     Args:
-        text_encoder: None where it is not trained.
+        unet, text_encoder: None where it is not trained.
         seed: of the adapters' first weights.
     """
     seed_everything(seed, "adapters")
-    unet.add_adapter(_config(lora, UNET_LAYERS), NAME)
-    if text_encoder is not None:
-        text_encoder.add_adapter(_config(lora, TEXT_LAYERS), NAME)
-    for module in (unet, text_encoder):
-        for parameter in module.parameters() if module is not None else ():
+    for module, layers in ((unet, UNET_LAYERS), (text_encoder, TEXT_LAYERS)):
+        if module is None:
+            continue
+        module.add_adapter(_config(lora, layers), NAME)
+        for parameter in module.parameters():
             if parameter.requires_grad:  # in bf16 most of AdamW's steps would be rounded away
                 parameter.data = parameter.data.float()
 
 
 def save_adapters(
-    unet: UNet2DConditionModel, text_encoder: CLIPTextModel | None, folder: Path
+    unet: UNet2DConditionModel | None, text_encoder: CLIPTextModel | None, folder: Path
 ) -> None:
-    """Write pytorch_lora_weights.safetensors.
+    """Write pytorch_lora_weights.safetensors of those that hold adapters.
 
     The UNet's keys stay as peft names them: diffusers' conversion loses projections and
     convolutions. The text encoder's start with text_model, which old and new versions read. The
     metadata keeps alpha where it differs from the rank.
     """
-    parts: dict[str, Any] = {
-        "unet_lora_layers": adapter_state(unet),
-        "unet_lora_adapter_metadata": _metadata(unet),
-    }
+    parts: dict[str, Any] = {}
+    if unet is not None:
+        parts["unet_lora_layers"] = adapter_state(unet)
+        parts["unet_lora_adapter_metadata"] = _metadata(unet)
     if text_encoder is not None:
         state = adapter_state(text_encoder)
         parts["text_encoder_lora_layers"] = {_text_key(name): state[name] for name in state}
@@ -78,7 +79,7 @@ def save_adapters(
 
 def adapter_state(module: torch.nn.Module, name: str = NAME) -> dict[str, torch.Tensor]:
     """One adapter's tensors by peft's names, in CPU memory."""
-    state = get_peft_model_state_dict(module, adapter_name=name)
+    state = get_peft_model_state_dict(module, adapter_name=name, save_embedding_layers=False)
     return {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
 
 
@@ -95,6 +96,7 @@ def _config(lora: Lora, layers: dict[str, list[str]]) -> LoraConfig:
         target_modules=[name for part in lora.targets for name in layers.get(part, [])],
         lora_dropout=lora.dropout,
         use_dora=lora.dora,
+        use_rslora=lora.rslora,
         init_lora_weights="gaussian",
     )
 

@@ -3,7 +3,7 @@
 Everything drawn belongs to the global batch and is a function of seed and step; a process takes its
 slice. So processes, resuming and caching change nothing that is learned.
 
-B images, latents of 4 x h x w.
+B images, latents of 4 x h x w (4 channels, or as many as the base has).
 """
 
 from collections.abc import Sequence
@@ -12,15 +12,16 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from accelerate import Accelerator
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL
 
 from core.seeds import batch_at, stream
-from finetune.models import tokenize
+from finetune.augment import NUMBERS, mirrored, vary
+from finetune.captions import Words
+from finetune.models import send
 from finetune.settings import DreamBoothSettings
-from finetune.subjects import Subject
 
-ENCODE_AT_ONCE = 16  # images
-ON_DEVICE = 2**30  # bytes of cached latents or embeddings that may stay on the device
+ENCODE_AT_ONCE = 2**20  # pixels: four images of 512 x 512
+ON_DEVICE = 2**30  # bytes of cached latents that may stay on the device
 
 
 class Draws(NamedTuple):
@@ -30,12 +31,16 @@ class Draws(NamedTuple):
     """B x 4 x h x w, standard normal: the autoencoder's sampling noise."""
     noise: torch.Tensor
     """B x 4 x h x w: what the denoiser has to find."""
+    added: torch.Tensor
+    """B x 4 x h x w: what is added to the latents; `noise`, perhaps perturbed."""
     timesteps: torch.Tensor
     """B, int64."""
-    mirrored: torch.Tensor
-    """B, bool."""
     silent: torch.Tensor
     """B, bool: the caption is left out."""
+    variation: torch.Tensor
+    """B x NUMBERS, uniform: see `augment.vary`."""
+    order: torch.Tensor
+    """B, uniform: which order of a caption's parts."""
 
 
 class Batch(NamedTuple):
@@ -44,6 +49,8 @@ class Batch(NamedTuple):
     latents: torch.Tensor
     """B x 4 x h x w"""
     noise: torch.Tensor
+    """B x 4 x h x w"""
+    added: torch.Tensor
     """B x 4 x h x w"""
     timesteps: torch.Tensor
     """B"""
@@ -56,9 +63,10 @@ def draw(
 ) -> Draws:
     """All random numbers of step `step` for the subject `name`.
 
-    Timesteps are stratified: one in each of B equal parts of the schedule, which has the same mean
-    as independent ones and less variance. Noise offset: one more normal number per image and
-    channel (N. Guttenberg 2023).
+    Timesteps are stratified: one in each of B equal parts of their distribution, which has the same
+    mean as independent ones and less variance. Noise offset: one more normal number per image and
+    channel (N. Guttenberg 2023). Input perturbation: noise that the target does not know (Ning et
+    al. 2023).
 
     Args:
         shape: of one latent, (4, h, w).
@@ -68,17 +76,34 @@ def draw(
     random = stream(settings.seed, "noise", name, step)
     posterior, noise = torch.randn((2, count, *shape), generator=random)
     place = torch.arange(count) + torch.rand(count, generator=random, dtype=torch.float64)
-    mirrored, silent = torch.rand((2, count), generator=random)
+    share = spread(place / count, settings.timesteps)
+    silent, order = torch.rand((2, count), generator=random)
+    variation = torch.rand((count, NUMBERS), generator=random)
     if settings.noise_offset:
         shift = torch.randn((count, shape[0], 1, 1), generator=random)
         noise = noise + settings.noise_offset * shift
+    added = noise
+    if settings.input_perturbation:
+        added = noise + settings.input_perturbation * torch.randn(noise.shape, generator=random)
     return Draws(
         posterior,
         noise,
-        (place * timesteps / count).long().clamp(max=timesteps - 1),
-        mirrored < (0.5 if settings.flip else 0.0),
+        added,
+        (share * timesteps).long().clamp(max=timesteps - 1),
         silent < settings.caption_dropout,
+        variation,
+        order,
     )
+
+
+def spread(uniform: torch.Tensor, kind: str) -> torch.Tensor:
+    """Uniform numbers to places in the schedule, both in [0, 1], in order.
+
+    "logit_normal": around the middle (Esser et al. 2024). "cubic": 1 - u^3, at much noise.
+    """
+    if kind == "logit_normal":
+        return torch.sigmoid(torch.special.ndtri(uniform))
+    return 1.0 - uniform**3 if kind == "cubic" else uniform
 
 
 class Latents:
@@ -86,90 +111,67 @@ class Latents:
 
     def __init__(
         self,
-        subject: Subject,
+        pixels: np.ndarray,
         vae: AutoencoderKL,
-        size: int,
         settings: DreamBoothSettings,
         accelerator: Accelerator,
     ) -> None:
+        """
+        Args:
+            pixels: uint8 N x H x W x 3.
+        """
         self.vae = vae
         self.device = accelerator.device
-        self.pixels = subject.images.pixels(size, "RGB")  # uint8 N x H x W x 3
+        self.augment = settings.augment
+        self.at_once = max(1, min(16, ENCODE_AT_ONCE // pixels[0, :, :, 0].size))  # images
+        self.pixels = pixels
         with torch.no_grad():
-            one = self._moments([0], torch.zeros(1, dtype=torch.bool))
+            one = self._moments([0], torch.ones(1, NUMBERS))
         self.shape = tuple(one.shape[2:])  # of one latent: 4, h, w
         self.cache: torch.Tensor | None = None  # N x sides x 2 x 4 x h x w
-        if settings.cache_latents:
-            self.cache = self._encode_all(2 if settings.flip else 1, accelerator)
+        if settings.cache_latents and set(self.augment) <= {"mirror"}:
+            self.cache = self._encode_all(1 + len(self.augment), accelerator)
             self.pixels = np.empty(0)  # their memory is not needed any more
 
-    def sample(self, items: list[int], mirrored: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    def sample(
+        self, items: list[int], variation: torch.Tensor, noise: torch.Tensor
+    ) -> torch.Tensor:
         """B x 4 x h x w scaled latents on the device: mean + std x `noise` of the posterior."""
         if self.cache is None:
-            moments = self._moments(items, mirrored)
+            moments = self._moments(items, variation)
         else:
             place = self.cache.device
-            sides = send(mirrored.long(), place)
+            sides = send(mirrored(self.augment, variation).long(), place)
             moments = send(self.cache[send(torch.tensor(items), place), sides], self.device)
         mean, std = moments.unbind(dim=1)
         scaled = (mean + std * send(noise, self.device)) * self.vae.config.scaling_factor
         return scaled.float()
 
     @torch.no_grad()
-    def _moments(self, items: list[int], mirrored: torch.Tensor) -> torch.Tensor:
+    def _moments(self, items: list[int], variation: torch.Tensor) -> torch.Tensor:
         """B x 2 x 4 x h x w: the posterior's mean and standard deviation."""
         pixels = torch.from_numpy(np.stack([self.pixels[item] for item in items]))
         images = pixels.permute(0, 3, 1, 2).to(self.device, torch.float32).div(127.5).sub(1.0)
-        sides = mirrored[:, None, None, None].to(self.device)
-        posterior = self.vae.encode(torch.where(sides, images.flip(3), images)).latent_dist
+        posterior = self.vae.encode(vary(images, self.augment, variation)).latent_dist
         return torch.stack([posterior.mean, posterior.std], dim=1)
 
     def _encode_all(self, sides: int, accelerator: Accelerator) -> torch.Tensor:
         """Each process encodes every so many images; the sum puts the parts together."""
         count = len(self.pixels)
-        starts = range(0, count, ENCODE_AT_ONCE)
+        starts = range(0, count, self.at_once)
         total = torch.zeros((count, sides, 2, *self.shape))
         keep = total.nbytes <= ON_DEVICE
         total = total.to(self.device if keep else "cpu")
         for start in starts[accelerator.process_index :: accelerator.num_processes]:
-            items = list(range(start, min(start + ENCODE_AT_ONCE, count)))
+            items = list(range(start, min(start + self.at_once, count)))
             for side in range(sides):
-                mirrored = torch.full((len(items),), bool(side))
-                total[items, side] = self._moments(items, mirrored).to(total.device)
+                variation = torch.full((len(items), NUMBERS), 1.0 - side)  # 0: mirrored
+                total[items, side] = self._moments(items, variation).to(total.device)
         if accelerator.num_processes > 1:
             for start in starts:  # in pieces: a device need not hold them all
-                part = total[start : start + ENCODE_AT_ONCE]
+                part = total[start : start + self.at_once]
                 part.copy_(accelerator.reduce(part.to(self.device), "sum"))
         return total
-
-
-class Words:
-    """Distinct captions as token numbers, or as embeddings where the text encoder is frozen."""
-
-    def __init__(
-        self, captions: Sequence[str], pipeline: StableDiffusionPipeline, trained: bool
-    ) -> None:
-        """
-        Args:
-            trained: the text encoder learns too, so embeddings cannot be kept.
-        """
-        texts = ["", *dict.fromkeys(captions)]
-        tokenizer, encoder = pipeline.tokenizer, pipeline.text_encoder
-        self.place = {text: number for number, text in enumerate(texts)}
-        self.table = tokenize(tokenizer, texts)
-        self.cut = sum(len(tokenizer.tokenize(t)) > self.table.shape[1] - 2 for t in texts)
-        """Captions too long for the text encoder: their end is not read."""
-        size = self.table.numel() * encoder.config.hidden_size * 4
-        self.embedded = not trained and size <= ON_DEVICE
-        if self.embedded:
-            with torch.no_grad():
-                parts = self.table.to(encoder.device).split(ENCODE_AT_ONCE)
-                self.table = torch.cat([encoder(part)[0] for part in parts])
-
-    def of(self, captions: Sequence[str], silent: torch.Tensor) -> torch.Tensor:
-        """B x 77 (x D); a silent caption is the empty one."""
-        numbers = torch.tensor([self.place[caption] for caption in captions])
-        return self.table[send(torch.where(silent, 0, numbers), self.table.device)]
 
 
 class Source:
@@ -178,26 +180,32 @@ class Source:
     def __init__(
         self,
         name: str,
-        subject: Subject,
+        captions: Sequence[str],
+        pixels: np.ndarray,
         words: Words,
         vae: AutoencoderKL,
-        size: int,
         settings: DreamBoothSettings,
         accelerator: Accelerator,
     ) -> None:
         """
         Args:
             name: sets this subject's random numbers apart from another's.
-            size: pixels a side.
+            captions: one per image.
+            pixels: uint8 N x H x W x 3.
         """
         self.name = name
-        self.captions = subject.captions
-        self.latents = Latents(subject, vae, size, settings, accelerator)
+        self.captions = captions
+        self.latents = Latents(pixels, vae, settings, accelerator)
         self.words = words
         self.settings = settings
         self.share = settings.batch // accelerator.num_processes
         self.first = self.share * accelerator.process_index
         self.order_seed = int(stream(settings.seed, "order", name).initial_seed())
+
+    @property
+    def cached(self) -> bool:
+        """Whether the autoencoder is not needed any more."""
+        return self.latents.cache is not None
 
     def at(self, step: int, timesteps: int) -> list[Batch]:
         """This process's share of step `step`, in `settings.accumulate` pieces."""
@@ -208,19 +216,13 @@ class Source:
         pieces = []
         for start in range(self.first, self.first + self.share, size):
             part = slice(start, start + size)
-            latents = self.latents.sample(items[part], draws.mirrored[part], draws.posterior[part])
+            own = Draws(*(tensor[part] for tensor in draws))
+            latents = self.latents.sample(items[part], own.variation, own.posterior)
             captions = [self.captions[item] for item in items[part]]
-            words = self.words.of(captions, draws.silent[part])
-            others = (draws.noise[part], draws.timesteps[part], words)
+            words = self.words.of(captions, own.silent, own.order)
+            others = (own.noise, own.added, own.timesteps, words)
             pieces.append(Batch(latents, *(send(tensor, latents.device) for tensor in others)))
         return pieces
-
-
-def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """To the device without waiting for it."""
-    if device.type == "cuda" and tensor.device.type == "cpu":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
 
 
 def join(batches: Sequence[Batch]) -> Batch:

@@ -9,7 +9,13 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DDPMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -150,8 +156,25 @@ def open_empty(place: Place) -> tuple[UNet2DConditionModel, CLIPTextModel, Autoe
 
 
 def training_scheduler(pipeline: StableDiffusionPipeline) -> DDPMScheduler:
-    """The base's own noise schedule and prediction type, for adding noise."""
+    """The pipeline's own noise schedule and prediction type, for adding noise."""
     return DDPMScheduler.from_config(pipeline.scheduler.config)
+
+
+def end_in_noise(pipeline: StableDiffusionPipeline) -> None:
+    """Rescale the pipeline's schedule to a terminal signal of zero (Lin et al. 2023), sampling
+    from its very end.
+
+    Raises UserError unless the base predicts v: epsilon says nothing of an image in pure noise.
+    """
+    config = pipeline.scheduler.config
+    if config.prediction_type != "v_prediction":
+        raise UserError(
+            f"zero_terminal_snr needs a base of v-prediction, and this one predicts "
+            f"{config.prediction_type}; leave it false."
+        )
+    pipeline.scheduler = DDIMScheduler.from_config(
+        config, rescale_betas_zero_snr=True, timestep_spacing="trailing"
+    )
 
 
 def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
@@ -163,6 +186,13 @@ def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
         truncation=True,
         return_tensors="pt",
     ).input_ids
+
+
+def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """To the device without waiting for it."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 class Denoiser(torch.nn.Module):

@@ -1,6 +1,7 @@
 """Images from Stable Diffusion: a fine-tuned run, a base run, or a plain diffusers folder."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ from PIL import Image
 from core.errors import UserError
 from core.files import read_json
 from core.images import from_array, to_mode
-from core.seeds import image_noise, stream
-from finetune.models import locate, open_pipeline
+from core.seeds import image_noise, mixed_noise, stream
+from finetune.adapters import FILE
+from finetune.blend import Blend, card_of, mixes, name_of
+from finetune.models import Place, locate, open_pipeline
+from finetune.weights import CARD, open_tuned
 
-ADAPTER = "osteon"
-CARD = "osteon.json"
-"""Beside the weights: the base, the size, the mode and the prompts that they were tuned with."""
 SCHEDULERS = {
     "ddim": "DDIMScheduler",
     "dpm++": "DPMSolverMultistepScheduler",
@@ -40,16 +41,18 @@ class StableDiffusionSampler:
         size: int,
         mode: str = "RGB",
         default_prompts: Sequence[str] = ("",),
-        adapters: bool = False,
+        blend: Blend | None = None,
     ) -> None:
         """
         Args:
             size: pixels a side.
             mode: "L" gives the images back as grey.
-            adapters: the pipeline holds LoRA adapters under the name `ADAPTER`.
+            blend: the LoRA adapters in the pipeline; None: no more can be mixed in.
         """
         self.pipeline = pipeline
-        self._schedule = pipeline.scheduler.config  # the base's own
+        self.blend = blend
+        self.schedule = pipeline.scheduler.config
+        """The base's own; a call may take another."""
         self.size = size
         self.mode = mode
         self.default_prompts = list(default_prompts)
@@ -59,8 +62,10 @@ class StableDiffusionSampler:
             "negative": "",
             "scheduler": "ddim",
         }
-        if adapters:
-            self.options["lora_scale"] = 1.0  # 0: the base model itself
+        if blend is not None:
+            self.options["loras"] = None  # {run: scale}, further LoRA runs on the same base
+            if blend.own is not None:
+                self.options["lora_scale"] = 1.0  # 0: the base model itself
 
     @torch.no_grad()
     def __call__(
@@ -78,13 +83,56 @@ class StableDiffusionSampler:
 
         Raises UserError for an option that is unknown or out of range.
         """
+        noise = image_noise(seeds, self.noise_shape)
+        words = {"prompt": list(prompts)}
+        return self._denoise(noise, seeds, words, on_step, options)
+
+    @torch.no_grad()
+    def mix(
+        self,
+        seeds: Mapping[int, float],
+        prompts: Mapping[str, float],
+        on_step: OnStep | None = None,
+        **options: Any,
+    ) -> Image.Image:
+        """One image between seeds and between prompts, by their weights.
+
+        The noise is that of `core.seeds.mixed_noise`; the prompts' encodings are averaged.
+        """
+        noise = mixed_noise(seeds, self.noise_shape)[None]
+        words = {"prompt_embeds": self._encode(prompts)}
+        (image,) = self._denoise(noise, list(seeds)[:1], words, on_step, options)
+        return image
+
+    @property
+    def noise_shape(self) -> tuple[int, int, int]:
+        """Of one image's noise."""
+        side = self.size // self.pipeline.vae_scale_factor
+        return (self.pipeline.unet.config.in_channels, side, side)
+
+    def _encode(self, prompts: Mapping[str, float]) -> torch.Tensor:
+        """The weighted mean of the prompts' encodings, 1 x 77 x D."""
+        total = sum(prompts.values())
+        parts = [
+            weight / total * self.pipeline.encode_prompt(prompt, self.pipeline.device, 1, False)[0]
+            for prompt, weight in prompts.items()
+        ]
+        return torch.stack(parts).sum(0)
+
+    def _denoise(
+        self,
+        noise: torch.Tensor,
+        seeds: Sequence[int],
+        words: dict[str, Any],
+        on_step: OnStep | None,
+        options: dict[str, Any],
+    ) -> list[Image.Image]:
+        """`noise` B x 4 x h x w to images, by the pipeline's argument for prompts in `words`."""
         chosen = self.options | self._known(options)
         pipeline = self.pipeline
         pipeline.scheduler = self._scheduler(chosen["scheduler"])
-        if "lora_scale" in chosen:
-            pipeline.set_adapters(ADAPTER, float(chosen["lora_scale"]))
-        side = self.size // pipeline.vae_scale_factor
-        noise = image_noise(seeds, (pipeline.unet.config.in_channels, side, side))
+        if self.blend is not None:
+            self.blend.set(float(chosen.get("lora_scale", 1.0)), chosen["loras"] or {})
 
         def after(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             if on_step is not None:
@@ -92,12 +140,12 @@ class StableDiffusionSampler:
             return tensors
 
         latents = pipeline(
-            list(prompts),
+            **words,
             height=self.size,
             width=self.size,
             num_inference_steps=int(chosen["steps"]),
             guidance_scale=float(chosen["guidance"]),
-            negative_prompt=[str(chosen["negative"])] * len(prompts),
+            negative_prompt=[str(chosen["negative"])] * len(noise),
             latents=noise.to(pipeline.device),
             generator=[stream(seed, "sampling") for seed in seeds],  # for samplers that add noise
             callback_on_step_end=after,
@@ -124,13 +172,41 @@ class StableDiffusionSampler:
                 raise UserError(f"{name} must be a number, not '{value}'.")
         if options.get("steps", 1) < 1:
             raise UserError("steps must be at least 1.")
+        loras = options.get("loras", {})
+        if not isinstance(loras, dict) or not all(
+            isinstance(x, (int, float)) for x in loras.values()
+        ):
+            raise UserError('loras must be like {"runs/a": 0.5}, LoRA runs and their scales.')
         return options
 
     def _scheduler(self, name: str) -> Any:
         if name not in SCHEDULERS:
             raise UserError(f"No scheduler '{name}'; choose one of {', '.join(SCHEDULERS)}.")
         kind = getattr(diffusers, SCHEDULERS[name])
-        return kind.from_config(self._schedule)
+        return kind.from_config(self.schedule)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What there is to know of a model before its weights are loaded."""
+
+    place: Place
+    """The base; of a model without one, the model itself."""
+    weights: Path
+    card: dict[str, Any]
+    tuned: bool
+    """Whether the weights add to a base."""
+    mode: str
+
+    @property
+    def own(self) -> Path | None:
+        """The weights, where they hold LoRA adapters."""
+        return self.weights if self.tuned and (self.weights / FILE).exists() else None
+
+    @property
+    def switches(self) -> bool:
+        """Whether it is its base and, perhaps, adapters: then the base in memory serves."""
+        return not self.tuned or mixes(self.weights, self.card)
 
 
 def load_sampler(run: Path, device: str) -> StableDiffusionSampler:
@@ -138,15 +214,48 @@ def load_sampler(run: Path, device: str) -> StableDiffusionSampler:
 
     Raises UserError for a run without weights, or whose base is not to be found.
     """
+    found = _find(run)
+    if found.tuned:
+        pipeline = open_tuned(found.place, found.weights, found.card, name_of(0))
+    else:
+        pipeline = open_pipeline(found.place.folder)
+    return _sampler(pipeline.to(device), found, Blend(pipeline, found.place, found.own))
+
+
+def switch_sampler(sampler: Any, run: Path) -> StableDiffusionSampler | None:
+    """The sampler of `run` on the base that `sampler` holds; None where more than adapters differ.
+
+    `sampler` itself is of no use afterwards. Raises UserError as `load_sampler` does.
+    """
+    blend: Blend | None = getattr(sampler, "blend", None)
+    if blend is None or not blend.plain:
+        return None
+    found = _find(run)
+    if not found.switches or found.place.folder != blend.place.folder:
+        return None
+    blend.switch(found.own)
+    switched = _sampler(sampler.pipeline, found, blend)
+    switched.schedule = sampler.schedule
+    return switched
+
+
+def _sampler(pipeline: Any, found: _Found, blend: Blend) -> StableDiffusionSampler:
+    size = found.card.get("size") or found.place.size
+    prompts = found.card.get("prompts") or [""]
+    return StableDiffusionSampler(pipeline, size, found.mode, prompts, blend)
+
+
+def _find(run: Path) -> _Found:
+    """Raises UserError as `load_sampler` does."""
     is_run = (run / "run.json").exists()
     weights = run / "weights" if is_run else run
     if not weights.exists():
         raise UserError(
             f"{run} has no weights yet; the command that started it goes on to the end."
         )
-    card = read_json(weights / CARD) if (weights / CARD).exists() else {}
+    card = card_of(weights)
     facts = read_json(run / "run.json") if is_run else {}
-    tuned = (weights / "pytorch_lora_weights.safetensors").exists()
+    tuned = not (weights / "model_index.json").exists()
     if tuned and not card:
         raise UserError(f"{weights} lacks {CARD}, which names the base; train the run again.")
     place = locate(card["base"], card["revision"]) if tuned else locate(str(weights))
@@ -155,10 +264,4 @@ def load_sampler(run: Path, device: str) -> StableDiffusionSampler:
             f"{run} was tuned from another {card['base']} than the one that is there now; "
             "restore it, or tune again."
         )
-    pipeline = open_pipeline(place.folder)
-    if tuned:
-        pipeline.load_lora_weights(weights, adapter_name=ADAPTER)
-    mode = card.get("mode") or facts.get("mode") or "RGB"
-    prompts = card.get("prompts") or [""]
-    size = card.get("size") or place.size
-    return StableDiffusionSampler(pipeline.to(device), size, mode, prompts, adapters=tuned)
+    return _Found(place, weights, card, tuned, card.get("mode") or facts.get("mode") or "RGB")

@@ -7,14 +7,16 @@ Part = Literal["attention", "feedforward", "projection", "convolution"]
 Schedule = Literal[
     "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
 ]
+Augmentation = Literal["mirror", "crop", "turn", "light"]
 
 
 @dataclass(frozen=True)
 class Optim:
-    """AdamW and its learning rate."""
+    """The optimiser and its learning rate."""
 
-    name: Literal["adamw", "adamw8bit"] = "adamw"
-    """adamw8bit needs bitsandbytes and a CUDA device; it holds the moments in 8 bits."""
+    name: Literal["adamw", "adamw8bit", "prodigy", "schedule_free"] = "adamw"
+    """adamw8bit needs bitsandbytes and a CUDA device; prodigy (lr 1) and schedule_free their own
+    packages."""
     lr: float = 1e-4
     """Learning rate after warm-up: about 1e-4 for LoRA, 5e-6 where every weight is trained."""
     schedule: Schedule = "constant"
@@ -27,6 +29,10 @@ class Optim:
     """Decay of the two moments."""
     clip_norm: float = 1.0
     """Largest norm of the gradient of all trained weights; 0: no limit."""
+
+    def __post_init__(self) -> None:
+        if self.name == "schedule_free" and (self.schedule != "constant" or self.warmup):
+            raise ValueError("schedule_free takes schedule constant and no warmup")
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,8 @@ class Lora:
     """Share of an adapter's inputs left out while training."""
     dora: bool = False
     """Learn the weights' magnitude apart from their direction (DoRA, Liu et al. 2024)."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(rank) instead (rsLoRA, Kalajdzievski 2023): for high ranks."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,30 @@ class Prior:
         """At least one; "" where one is empty."""
         given = [self.prompt] if isinstance(self.prompt, str) else list(self.prompt)
         return [text.strip() for text in given] or [""]
+
+
+@dataclass(frozen=True)
+class Concept:
+    """One more subject, learned in the same run as often as the first."""
+
+    data: str
+    """Prepared set or plain folder of images."""
+    prompt: str | None = None
+    """One prompt for all its images; null: each image's caption."""
+
+
+@dataclass(frozen=True)
+class Token:
+    """A new word: textual inversion (Gal et al. 2022), or pivotal tuning beside LoRA."""
+
+    name: str
+    """What prompts call the subject, such as "<sinomacrops>"."""
+    initialiser: str
+    """Known words whose embedding it starts from, such as "pterosaur"."""
+    vectors: int = 1
+    """Embeddings that the word stands for."""
+    lr: float = 1e-3
+    """Their learning rate."""
 
 
 @dataclass(frozen=True)
@@ -89,12 +121,25 @@ class DreamBoothSettings:
     """Pieces that each process cuts its share of the batch into, to save memory."""
     prompt: str | None = None
     """One prompt for all images; null: each image's caption in the set's metadata."""
+    concepts: tuple[Concept, ...] = ()
+    """More subjects beside `data`; name their classes in prior.prompt, which takes several."""
+    buckets: bool = False
+    """Keep the images' shapes: batches of like aspect ratio, none cropped to a square."""
     caption_dropout: float = 0.0
     """Share of captions left out, so that guidance has something to lean on."""
+    caption_shuffle: bool = False
+    """Give a caption's parts between commas, but the first, in varying order."""
+    augment: tuple[Augmentation, ...] = ()
+    """Varied at every step: mirror (never X-rays: the heart would change sides), crop, turn, light.
+    All but mirror need every image encoded anew at each step."""
     lora: Lora | None = field(default_factory=Lora)
     """null: train every weight of the UNet."""
+    unet: bool = True
+    """Train the UNet; false: only the text encoder or a new word."""
     text_encoder: bool = False
     """Train the text encoder too."""
+    token: Token | None = None
+    """null: no new word."""
     optim: Optim = field(default_factory=Optim)
     """Optimiser."""
     prior: Prior | None = None
@@ -103,18 +148,27 @@ class DreamBoothSettings:
     """Min-SNR loss weight (Hang et al. 2023; 5 is usual); null: all timesteps weigh the same."""
     noise_offset: float = 0.0
     """Strength of noise that is one number per channel: teaches very dark and bright images."""
+    input_perturbation: float = 0.0
+    """Strength of noise added to the input alone (Ning et al. 2023; 0.1 is usual)."""
+    timesteps: Literal["uniform", "logit_normal", "cubic"] = "uniform"
+    """Where training looks: everywhere alike, at middle noise, or at much noise."""
+    zero_terminal_snr: bool = False
+    """Rescale the noise schedule so that it ends in pure noise (Lin et al. 2023); v-prediction."""
     ema_decay: float | None = None
     """Save the moving average of the weights with this decay; null: the weights themselves."""
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them: less memory, about a third slower."""
+    compile: bool = False
+    """torch.compile the UNet: minutes at the start, then faster steps on a GPU."""
     cache_latents: bool = True
     """Encode each image once. The autoencoder's sampling noise is still drawn at every step."""
-    flip: bool = False
-    """Mirror half the images. Never for X-rays: the heart would change sides."""
     checkpoint_every: int = 250
     """Steps between checkpoints; 0: none."""
     checkpoints_kept: int = 1
     """Newest checkpoints kept."""
+    validate_every: int = 0
+    """Steps between measurements against the set's validation images: the loss at the same noise
+    each time, and scores of drawn images; the best weights are kept in RUN/best. 0: none."""
     preview_every: int = 0
     """Steps between preview sheets; 0: none."""
     preview_prompts: tuple[str, ...] = ()
@@ -148,5 +202,21 @@ class DreamBoothSettings:
             raise ValueError("text_encoder needs attention or feedforward in lora.targets")
         if self.prior is not None and (self.prior.count < 1 or not all(self.prior.prompts)):
             raise ValueError("prior.count must be at least 1 and prior.prompt must not be empty")
-        if self.preview_every and not self.preview_seeds:
-            raise ValueError("preview_every needs preview_seeds")
+        if self.buckets and self.prior is not None:
+            raise ValueError("buckets go without prior: class images are square")
+        if (self.preview_every or self.validate_every) and not self.preview_seeds:
+            raise ValueError("preview_every and validate_every need preview_seeds")
+        if not (self.unet or self.text_encoder or self.token):
+            raise ValueError("unet false leaves nothing to train; give text_encoder or token")
+        if self.token is not None and (self.token.vectors < 1 or not self.token.name.strip()):
+            raise ValueError("token.vectors must be at least 1 and token.name must not be empty")
+
+    @property
+    def adapted(self) -> bool:
+        """Whether adapters are trained."""
+        return self.lora is not None and (self.unet or self.text_encoder)
+
+    @property
+    def whole(self) -> bool:
+        """Whether networks are trained themselves, so that all of them have to be saved."""
+        return self.lora is None and (self.unet or self.text_encoder)

@@ -13,9 +13,10 @@ from core.errors import UserError
 from core.files import read_json, write_json
 from core.images import list_images, write_png
 from core.sets import ImageSet, open_set
+from finetune.augment import check_domain
 from finetune.models import Place
 from finetune.sample import StableDiffusionSampler
-from finetune.settings import DreamBoothSettings, Prior
+from finetune.settings import Concept, DreamBoothSettings, Prior
 
 CONTRACT = "class.json"
 CLASS_BATCH = 16  # images generated at once
@@ -34,22 +35,62 @@ class Subject:
 
 
 def instance_subject(settings: DreamBoothSettings) -> Subject:
-    """The images of `settings.data` with the prompt or their own captions.
+    """The images of `settings.data` and of every concept, each with its prompt or captions.
 
-    Raises UserError where there is neither.
+    Smaller sets are repeated, so that every concept is seen about equally often.
+
+    Raises UserError where there is neither prompt nor captions, or an augmentation would lie.
     """
-    images = open_set(settings.data)
-    if settings.prompt is not None:
-        if not settings.prompt.strip():
+    given = [Concept(settings.data, settings.prompt), *settings.concepts]
+    subjects = [_subject(concept.data, concept.prompt) for concept in given]
+    for subject in subjects:
+        check_domain(settings.augment, subject.images)
+    if len(subjects) == 1:
+        return subjects[0]
+    largest = max(len(subject) for subject in subjects)
+    times = [max(1, round(largest / len(subject))) for subject in subjects]
+    sets = [subject.images for subject in subjects]
+    grey = all(images.mode == "L" for images in sets)
+    return Subject(
+        ImageSet(
+            " + ".join(images.name for images in sets),
+            [path for images, n in zip(sets, times, strict=True) for path in images.paths * n],
+            [row for images, n in zip(sets, times, strict=True) for row in images.rows * n],
+            {"mode": "L" if grey else "RGB"},
+        ),
+        [text for one, n in zip(subjects, times, strict=True) for text in one.captions * n],
+    )
+
+
+def _subject(data: str, prompt: str | None, split: str | None = None) -> Subject:
+    images = open_set(data, split)
+    if prompt is not None:
+        if not prompt.strip():
             raise UserError('--prompt is empty; write what the images show, like "a photo of ...".')
-        return Subject(images, [settings.prompt] * len(images))
+        return Subject(images, [prompt] * len(images))
     silent = sum(not caption.strip() for caption in images.captions)
     if silent:
         raise UserError(
-            f"{silent} of {len(images)} images of {settings.data} have no caption; "
+            f"{silent} of {len(images)} images of {data} have no caption; "
             "give one --prompt for all, or prepare the set with captions."
         )
     return Subject(images, images.captions)
+
+
+def held_out_subject(settings: DreamBoothSettings) -> Subject:
+    """The validation images of `settings.data`, their prompt or captions.
+
+    Raises UserError where the set has none.
+    """
+    folder = Path(settings.data)
+    if not (folder / "validation" / "metadata.jsonl").exists() or not list_images(
+        folder / "validation"
+    ):
+        raise UserError(
+            f"validate_every needs validation images, and {settings.data} has none; "
+            "prepare the set with some, or give 0."
+        )
+    return _subject(settings.data, settings.prompt, "validation")
 
 
 def default_prompts(settings: DreamBoothSettings, subject: Subject) -> list[str]:

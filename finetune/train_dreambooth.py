@@ -3,35 +3,54 @@
     accelerate launch --config_file configs/accelerate/one_gpu.yaml \
         finetune/train_dreambooth.py --config configs/dreambooth/sinomacrops.yaml
 
-DreamBooth (Ruiz et al. 2023) with or without LoRA (Hu et al. 2021). RUN/weights opens in plain
-diffusers: `load_lora_weights`, or `from_pretrained` where `lora` is null.
+DreamBooth (Ruiz et al. 2023) with or without LoRA (Hu et al. 2021), and textual inversion. What is
+in RUN/weights opens in plain diffusers: `load_lora_weights` and `load_textual_inversion`, or
+`from_pretrained` where whole networks were trained. Command lines written for diffusers'
+train_dreambooth.py run unchanged.
 """
 
-import importlib.util
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline, get_scheduler
+from diffusers import DDPMScheduler, StableDiffusionPipeline, get_scheduler
 
 from core.config import parse
 from core.ema import Ema
-from core.errors import UserError, command
+from core.errors import command
 from core.images import grid, write_png
-from core.session import Session, check_disk
-from finetune.encode import Source, Words, join
+from core.runs import read_metrics
+from core.session import Session, check_disk, peak_memory_mb
+from finetune.aliases import translate
+from finetune.buckets import Buckets, bucketed
+from finetune.captions import Words
+from finetune.encode import Batch, Source, join
 from finetune.losses import denoising_loss, min_snr_weight, preserve_prior, target
 from finetune.models import (
     NETWORKS,
     Denoiser,
+    Place,
+    end_in_noise,
     locate_pinned,
     open_pipeline,
     training_scheduler,
 )
-from finetune.plan import check_share, disk_needed, freeze, print_plan
+from finetune.new_word import add_word
+from finetune.optimisers import build_optimiser, look
+from finetune.plan import check_share, disk_needed, disk_used, estimate, print_plan
+from finetune.prediction import check_prediction
 from finetune.sample import StableDiffusionSampler
-from finetune.settings import DreamBoothSettings, Optim
-from finetune.subjects import Subject, class_subject, default_prompts, instance_subject
+from finetune.settings import DreamBoothSettings
+from finetune.subjects import (
+    Subject,
+    class_subject,
+    default_prompts,
+    held_out_subject,
+    instance_subject,
+)
+from finetune.trained import as_sampled, freeze, groups
+from finetune.validation import HeldOut, best_so_far, better, reason, record
 from finetune.weights import write_weights
 
 PREVIEW_BATCH = 8  # images at once
@@ -56,22 +75,34 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
     if settings.prior is not None:
         drawer = StableDiffusionSampler(pipeline, size)
         subjects["class"] = class_subject(settings.prior, place, size, accelerator, drawer)
-    captions = [caption for subject in subjects.values() for caption in subject.captions]
-    words = Words(captions, pipeline, settings.text_encoder)
-    sources = [
-        Source(name, subject, words, pipeline.vae, size, settings, accelerator)
-        for name, subject in subjects.items()
-    ]
+    if settings.token is not None:
+        add_word(pipeline, settings.token)
+    if settings.zero_terminal_snr:
+        end_in_noise(pipeline)
     scheduler = training_scheduler(pipeline)
+    words = read_captions(subjects, pipeline, settings)
+    common = {"words": words, "settings": settings, "accelerator": accelerator}
+    if settings.buckets:
+        sources = [bucketed("instance", instances, pipeline, size, **common)]
+    else:
+        sources = [
+            Source(name, own.captions, own.images.pixels(size, "RGB"), vae=pipeline.vae, **common)
+            for name, own in subjects.items()
+        ]
+    held_out = None
+    if settings.validate_every:
+        held_out = HeldOut(held_out_subject(settings), pipeline, size, settings, accelerator)
+    first = join([source.at(0, len(scheduler))[0] for source in sources])
+    check_prediction(Denoiser(pipeline.unet, pipeline.text_encoder), scheduler, first, place.name)
 
     # What is trained, and by what
-    if settings.lora is not None:  # a frozen UNet may be half precise
+    if not settings.whole:  # a frozen UNet may be half precise
         pipeline.unet.to(HALF.get(accelerator.mixed_precision, torch.float32))
     denoiser = Denoiser(pipeline.unet, None if words.embedded else pipeline.text_encoder)
     trained = freeze(denoiser, settings)
     parameters = list(trained.parameters.values())
     check_disk(session.run.path, disk_needed(settings, len(trained), count(pipeline)))
-    optimiser = build_optimiser(parameters, settings.optim, device)
+    optimiser = build_optimiser(groups(trained, settings), settings.optim, device)
     schedule = get_scheduler(
         settings.optim.schedule,
         optimiser,
@@ -81,8 +112,18 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
     ema = Ema(parameters, settings.ema_decay) if settings.ema_decay is not None else None
     if settings.gradient_checkpointing:
         checkpoint_activations(denoiser)
-    denoiser, optimiser = accelerator.prepare(denoiser, optimiser)
+    if settings.compile:
+        denoiser.unet.compile()
+
+    def piece() -> None:
+        with accelerator.autocast():
+            loss_of(denoiser, scheduler, first, settings).backward()
+        denoiser.zero_grad()
+
     denoiser.train()
+    plan = estimate(settings, piece, device, len(trained))
+    denoiser, optimiser = accelerator.prepare(denoiser, optimiser)
+    look(optimiser, training=True)
     state = {"trained": trained, "optimiser": optimiser, "schedule": schedule}
     session.start(
         state | ({"ema": ema} if ema is not None else {}),
@@ -92,64 +133,76 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
         prediction_type=place.prediction_type,
         parameters=count(pipeline),
         trained_parameters=len(trained),
+        augment=list(settings.augment),
+        plan=plan,
     )
     announce(session, words, subjects, len(trained))
     prompts = default_prompts(settings, instances)
     sampler = StableDiffusionSampler(pipeline, size, instances.images.mode, prompts)
-    park(pipeline, settings, words)
+    park(pipeline, sources, words)
 
     for step in session.steps(settings.batch):
         # This process's share of every subject, in pieces of B images (2B with class images)
         pieces = zip(*(source.at(step, len(scheduler)) for source in sources), strict=True)
         total = torch.zeros((), device=device)
-        for latents, noise, timesteps, caption in map(join, pieces):
-            noisy = scheduler.add_noise(latents, noise, timesteps)
-            wanted = target(scheduler, latents, noise, timesteps)
-            weight = None
-            if settings.min_snr_gamma is not None:
-                weight = min_snr_weight(scheduler, timesteps, settings.min_snr_gamma)
-
+        for batch in map(join, pieces):
             # Gradients add up over the pieces; the last one makes the update
             with accelerator.accumulate(denoiser):
-                losses = denoising_loss(denoiser(noisy, timesteps, caption), wanted, weight)
-                loss = losses.mean()
-                if settings.prior is not None:
-                    loss = preserve_prior(losses, settings.prior.weight)
+                loss = loss_of(denoiser, scheduler, batch, settings)
                 accelerator.backward(loss)
                 if accelerator.sync_gradients and settings.optim.clip_norm:
                     accelerator.clip_grad_norm_(parameters, settings.optim.clip_norm)
                 optimiser.step()
                 optimiser.zero_grad()
             total += loss.detach() / settings.accumulate
-        session.log(loss=accelerator.reduce(total, "mean"), lr=schedule.get_last_lr()[0])
+        values = {"loss": accelerator.reduce(total, "mean"), "lr": schedule.get_last_lr()[0]}
         schedule.step()
         if ema is not None:
             ema.update(parameters, step)
 
+        # Now and then a look at it, by the weights that a sampler would get
+        if held_out is not None and session.due_after(settings.validate_every):
+            with as_sampled(denoiser, ema, optimiser):
+                values |= validate(session, settings, held_out, denoiser, scheduler, sampler, place)
+            park(pipeline, sources, words)
+        session.log(**values)
         if session.due_after(settings.preview_every) and session.main:
-            preview(session, settings, sampler, ema, parameters)
-            park(pipeline, settings, words)
+            with as_sampled(denoiser, ema, optimiser):
+                preview(session, settings, sampler)
+            park(pipeline, sources, words)
 
-    if session.main:
-        if ema is not None:
-            ema.copy_to(parameters)
-        write_weights(session.run, pipeline, place, settings, size, sampler.mode, prompts)
+    with as_sampled(denoiser, ema, optimiser):
+        if session.main:
+            write_weights(session.run.weights, pipeline, place, settings, card_of(sampler))
     accelerator.wait_for_everyone()
-    session.finish()
+    finish(session, settings)
 
 
-def build_optimiser(
-    parameters: list[torch.nn.Parameter], optim: Optim, device: torch.device
-) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov and Hutter 2019), or bitsandbytes' with 8-bit moments."""
-    options = {"lr": optim.lr, "betas": optim.betas, "weight_decay": optim.weight_decay}
-    if optim.name == "adamw":
-        return torch.optim.AdamW(parameters, **options, fused=device.type in ("cpu", "cuda"))
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise UserError('optim.name adamw8bit needs bitsandbytes: pip install -e ".[bitsandbytes]"')
-    from bitsandbytes.optim import AdamW8bit
+def loss_of(
+    denoiser: torch.nn.Module,
+    scheduler: DDPMScheduler,
+    batch: Batch,
+    settings: DreamBoothSettings,
+) -> torch.Tensor:
+    """Denoising loss of B images, or of B images and B class images after them."""
+    noisy = scheduler.add_noise(batch.latents, batch.added, batch.timesteps)
+    wanted = target(scheduler, batch.latents, batch.noise, batch.timesteps)
+    weight = None
+    if settings.min_snr_gamma is not None:
+        weight = min_snr_weight(scheduler, batch.timesteps, settings.min_snr_gamma)
+    losses = denoising_loss(denoiser(noisy, batch.timesteps, batch.words), wanted, weight)
+    if settings.prior is not None:
+        return preserve_prior(losses, settings.prior.weight)
+    return losses.mean()
 
-    return AdamW8bit(parameters, **options)
+
+def read_captions(
+    subjects: dict[str, Subject], pipeline: StableDiffusionPipeline, settings: DreamBoothSettings
+) -> Words:
+    """Every caption that training will meet."""
+    captions = [caption for subject in subjects.values() for caption in subject.captions]
+    learns = settings.text_encoder or settings.token is not None
+    return Words(captions, pipeline, learns, settings.caption_shuffle)
 
 
 def checkpoint_activations(denoiser: Denoiser) -> None:
@@ -164,9 +217,11 @@ def count(pipeline: StableDiffusionPipeline) -> int:
     return sum(p.numel() for name in NETWORKS for p in getattr(pipeline, name).parameters())
 
 
-def park(pipeline: StableDiffusionPipeline, settings: DreamBoothSettings, words: Words) -> None:
+def park(
+    pipeline: StableDiffusionPipeline, sources: Sequence[Source | Buckets], words: Words
+) -> None:
     """Move off the device what the loop does not need: its results are cached."""
-    if settings.cache_latents:
+    if all(source.cached for source in sources):
         pipeline.vae.to("cpu")
     if words.embedded:
         pipeline.text_encoder.to("cpu")
@@ -182,36 +237,73 @@ def announce(session: Session, words: Words, subjects: dict[str, Subject], train
         )
 
 
-@torch.no_grad()
-def preview(
+def card_of(sampler: StableDiffusionSampler) -> dict[str, Any]:
+    """What a sampler has to know of the weights."""
+    return {"size": sampler.size, "mode": sampler.mode, "prompts": sampler.default_prompts}
+
+
+def validate(
     session: Session,
     settings: DreamBoothSettings,
+    held_out: HeldOut,
+    denoiser: torch.nn.Module,
+    scheduler: DDPMScheduler,
     sampler: StableDiffusionSampler,
-    ema: Ema | None,
-    parameters: list[torch.nn.Parameter],
+    place: Place,
+) -> dict[str, torch.Tensor | float]:
+    """Loss and scores on the validation images; weights better than any before go to RUN/best."""
+    step = session.step + 1
+    loss = held_out.loss(denoiser, scheduler)
+    sampler.pipeline.to(session.device)
+    scores = held_out.scores(sampler, session.run, step, session.image_set)
+    old = best_so_far(session.run)
+    if session.main and better(scores, old):
+        folder = session.run.path / "best"
+        write_weights(folder, sampler.pipeline, place, settings, card_of(sampler))
+        record(session.run, scores | {"step": step})
+        sampler.pipeline.to(session.device)
+    session.accelerator.wait_for_everyone()
+    return {"validation_loss": loss, **scores}
+
+
+@torch.no_grad()
+def preview(
+    session: Session, settings: DreamBoothSettings, sampler: StableDiffusionSampler
 ) -> None:
-    """RUN/previews/step-000100.png: prompts down, seeds across; of the averaged weights if kept."""
-    pipeline = sampler.pipeline.to(session.device)
-    current = [parameter.clone() for parameter in parameters]
-    if ema is not None:
-        ema.copy_to(parameters)
-    pipeline.unet.eval()
+    """RUN/previews/step-000100.png: prompts down, seeds across."""
+    sampler.pipeline.to(session.device)
     pairs = [(seed, p) for p in sampler.default_prompts for seed in settings.preview_seeds]
     images = []
     with session.accelerator.autocast():
         for start in range(0, len(pairs), PREVIEW_BATCH):
             seeds, prompts = zip(*pairs[start : start + PREVIEW_BATCH], strict=True)
             images += sampler(seeds, prompts)
-    pipeline.unet.train()
-    for parameter, value in zip(parameters, current, strict=True):
-        parameter.copy_(value)
     file = session.run.path / "previews" / f"step-{session.step + 1:06d}.png"
     write_png(grid(images, len(settings.preview_seeds)), file, synthetic=True)
 
 
+def finish(session: Session, settings: DreamBoothSettings) -> None:
+    """Say which weights to take; set what was needed beside what was planned."""
+    facts: dict[str, Any] = {
+        "measured": {
+            "seconds": round(session.seconds, 1),
+            "memory_mb": peak_memory_mb(session.device),
+            "disk_mb": disk_used(session.run.path),
+        }
+    }
+    best = best_so_far(session.run)
+    if best is not None and session.main:
+        session.flush()
+        last = [row for row in read_metrics(session.run.path) if "similarity" in row][-1]
+        facts |= {"best": best, "best_reason": reason(best, last)}
+        session.say(facts["best_reason"])
+    session.finish(**facts)
+
+
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    train(*parse(DreamBoothSettings, argv, "Fine-tune Stable Diffusion on a few images."))
+    words = translate(sys.argv[1:] if argv is None else argv)
+    train(*parse(DreamBoothSettings, words, "Fine-tune Stable Diffusion on a few images."))
 
 
 if __name__ == "__main__":

@@ -1,53 +1,43 @@
 """A run's weights/: written aside, read back and compared, and only then given their name."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
 
 from core.files import atomic_folder, write_json
-from core.runs import Run
-from finetune.adapters import NAME, adapter_state, attach, save_adapters
-from finetune.models import Denoiser, Place, open_pipeline, tokenize
+from finetune.adapters import FILE, NAME, adapter_state, save_adapters
+from finetune.models import Denoiser, Place, end_in_noise, open_pipeline, tokenize
 from finetune.networks import save_tokenizer_files
-from finetune.sample import CARD
+from finetune.new_word import add_word, load_word, save_word, settled
 from finetune.settings import DreamBoothSettings
+from finetune.trained import Trained, freeze
 
-CHECK = "check"
+CARD = "osteon.json"
+"""Beside the weights: the base, the size, the mode and the prompts that they were tuned with."""
 
 
-class Trained:
-    """The trained parameters of a module by name: what checkpoints and averages hold."""
-
-    def __init__(self, module: torch.nn.Module) -> None:
-        self.parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
-
-    def __len__(self) -> int:
-        """Numbers, not tensors."""
-        return sum(parameter.numel() for parameter in self.parameters.values())
-
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        return {name: parameter.detach() for name, parameter in self.parameters.items()}
-
-    @torch.no_grad()
-    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Raises KeyError unless `state` names the same parameters."""
-        if state.keys() != self.parameters.keys():
-            raise KeyError(f"other parameters: {sorted(state.keys() ^ self.parameters.keys())[:4]}")
-        for name, parameter in self.parameters.items():
-            parameter.copy_(state[name])
+def open_tuned(place: Place, folder: Path, card: dict[str, Any], name: str) -> Any:
+    """The base with what `folder` adds to it: a new word, adapters named `name`, its schedule."""
+    pipeline = open_pipeline(place.folder)
+    load_word(pipeline, folder)
+    if (folder / FILE).exists():
+        pipeline.load_lora_weights(folder, adapter_name=name)
+    if card.get("zero_terminal_snr"):
+        end_in_noise(pipeline)
+    return pipeline
 
 
 def write_weights(
-    run: Run,
+    target: Path,
     pipeline: StableDiffusionPipeline,
     place: Place,
     settings: DreamBoothSettings,
-    size: int,
-    mode: str,
-    prompts: list[str],
+    card: dict[str, Any],
 ) -> None:
-    """weights/ with the adapters, or with the whole pipeline where `lora` is null, and a card.
+    """The folder `target`: adapters and new word, or the whole pipeline where its networks were
+    trained themselves, and a card (size, mode, prompts: see `sample.load_sampler`).
 
     `pipeline` holds the trained networks; where all of it was trained it ends on the CPU.
 
@@ -58,42 +48,48 @@ def write_weights(
         "revision": place.revision,
         "base_identity": place.identity,
         "prediction_type": place.prediction_type,
-        "size": size,
-        "mode": mode,
-        "prompts": prompts,
+        "zero_terminal_snr": settings.zero_terminal_snr,
+        **card,
     }
-    text_encoder = pipeline.text_encoder if settings.text_encoder else None
-    with atomic_folder(run.weights) as folder:
+    with atomic_folder(target) as folder:
         write_json(folder / CARD, card)
-        if settings.lora is not None:
-            save_adapters(pipeline.unet, text_encoder, folder)
-            check_adapters(folder, place, pipeline, settings)
+        if settings.whole:
+            with settled(pipeline.text_encoder):
+                pipeline.save_pretrained(folder)
+                save_tokenizer_files(pipeline.tokenizer, folder / "tokenizer")
+                check_pipeline(folder, pipeline)
         else:
-            pipeline.save_pretrained(folder)
-            save_tokenizer_files(pipeline.tokenizer, folder / "tokenizer")
-            check_pipeline(folder, pipeline)
+            if settings.adapted:
+                unet = pipeline.unet if settings.unet else None
+                save_adapters(
+                    unet, pipeline.text_encoder if settings.text_encoder else None, folder
+                )
+            if settings.token is not None:
+                save_word(pipeline.text_encoder, settings.token, folder)
+            check_tuned(folder, place, pipeline, settings, card)
 
 
-def check_adapters(
-    folder: Path, place: Place, pipeline: StableDiffusionPipeline, settings: DreamBoothSettings
+def check_tuned(
+    folder: Path,
+    place: Place,
+    pipeline: StableDiffusionPipeline,
+    settings: DreamBoothSettings,
+    card: dict[str, Any],
 ) -> None:
-    """Load the file with plain diffusers into a fresh base; all must be as it was trained."""
-    assert settings.lora is not None
-    text_encoder = pipeline.text_encoder if settings.text_encoder else None
+    """Load the files with plain diffusers into a fresh base; all must be as it was trained."""
     fresh = open_pipeline(place.folder)
-    attach(fresh.unet, fresh.text_encoder if text_encoder else None, settings.lora, seed=0)
-    for own, copied in ((pipeline.unet, fresh.unet), (text_encoder, fresh.text_encoder)):
-        if own is not None:
-            trained = Trained(own).state_dict()
-            Trained(copied).load_state_dict(trained)
+    if settings.token is not None:
+        add_word(fresh, settings.token)
+    trained = Trained(Denoiser(pipeline.unet, pipeline.text_encoder)).state_dict()
+    freeze(Denoiser(fresh.unet, fresh.text_encoder), settings).load_state_dict(trained)
     wanted = outputs(fresh)
 
-    loaded = open_pipeline(place.folder)
-    loaded.load_lora_weights(folder, adapter_name=CHECK)
-    for own, other in ((pipeline.unet, loaded.unet), (text_encoder, loaded.text_encoder)):
-        if own is not None:
-            _compare(adapter_state(own, NAME), adapter_state(other, CHECK), folder)
-    _compare(wanted, outputs(loaded), folder)
+    loaded = open_tuned(place, folder, card, NAME)
+    for part, own in (("unet", settings.unet), ("text_encoder", settings.text_encoder)):
+        if settings.adapted and own:
+            states = (adapter_state(getattr(each, part)) for each in (pipeline, loaded))
+            compare_states(*states, folder)
+    compare_states(wanted, outputs(loaded), folder)
 
 
 def check_pipeline(folder: Path, pipeline: StableDiffusionPipeline) -> None:
@@ -102,8 +98,8 @@ def check_pipeline(folder: Path, pipeline: StableDiffusionPipeline) -> None:
     loaded = open_pipeline(folder)
     for name in ("unet", "text_encoder", "vae"):
         wanted, got = getattr(pipeline, name), getattr(loaded, name)
-        _compare(wanted.state_dict(), got.state_dict(), folder)
-    _compare(outputs(pipeline), outputs(loaded), folder)
+        compare_states(wanted.state_dict(), got.state_dict(), folder)
+    compare_states(outputs(pipeline), outputs(loaded), folder)
 
 
 @torch.no_grad()
@@ -116,7 +112,9 @@ def outputs(pipeline: StableDiffusionPipeline) -> dict[str, torch.Tensor]:
     return {"words": words, "prediction": denoiser(noisy, torch.tensor([500]), words)}
 
 
-def _compare(wanted: dict[str, torch.Tensor], got: dict[str, torch.Tensor], folder: Path) -> None:
+def compare_states(
+    wanted: dict[str, torch.Tensor], got: dict[str, torch.Tensor], folder: Path
+) -> None:
     """Raise RuntimeError unless both hold the same names and exactly the same numbers."""
     apart = sorted(wanted.keys() ^ got.keys())
     apart += [

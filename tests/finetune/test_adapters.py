@@ -8,12 +8,12 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors import safe_open
 
-from finetune.adapters import NAME, adapter_state, attach, save_adapters
+from finetune.adapters import FILE, NAME, adapter_state, attach, save_adapters
 from finetune.models import open_pipeline
 from finetune.settings import Lora
-from finetune.weights import Trained, outputs
+from finetune.trained import Trained
+from finetune.weights import outputs
 
-FILE = "pytorch_lora_weights.safetensors"
 EVERYWHERE = ("attention", "feedforward", "projection", "convolution")
 
 
@@ -38,6 +38,7 @@ def tuned(base: Path, lora: Lora, text: bool) -> StableDiffusionPipeline:
         (Lora(rank=2, alpha=4.0, targets=("projection",)), False),
         (Lora(rank=2, alpha=4.0, targets=("convolution",)), False),
         (Lora(rank=2, alpha=4.0, targets=("attention", "feedforward"), dora=True), True),
+        (Lora(rank=4, alpha=3.0, targets=("attention", "convolution"), rslora=True), True),
     ],
 )
 def test_plain_diffusers_reads_back_the_same(

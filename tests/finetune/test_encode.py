@@ -8,7 +8,9 @@ import torch
 from accelerate import Accelerator
 
 from core.sets import open_set
-from finetune.encode import Latents, Source, Words, draw
+from finetune.augment import NUMBERS
+from finetune.captions import ORDERS, Words, orders
+from finetune.encode import Latents, Source, draw, spread
 from finetune.models import open_pipeline
 from finetune.settings import DreamBoothSettings
 from finetune.subjects import Subject, instance_subject
@@ -39,28 +41,78 @@ def test_timesteps_are_uniform_and_stratified(settings: Make) -> None:
 
 
 def test_noise_offset_and_shares(settings: Make) -> None:
-    own = settings(noise_offset=0.5, flip=True, caption_dropout=0.25, batch=16)
+    own = settings(noise_offset=0.5, caption_dropout=0.25, batch=16)
     drawn = [draw(own, "x", step, (4, 1, 1), 1000) for step in range(200)]
     noise = torch.cat([d.noise for d in drawn])
     assert noise.std().item() == pytest.approx(1.25**0.5, rel=0.02)
-    assert torch.cat([d.mirrored for d in drawn]).float().mean().item() == pytest.approx(
-        0.5, abs=0.03
-    )
+    assert all(d.added is d.noise for d in drawn)
     assert torch.cat([d.silent for d in drawn]).float().mean().item() == pytest.approx(
         0.25, abs=0.03
     )
 
 
-@pytest.mark.parametrize("flip", [False, True])
-def test_cached_latents_keep_the_sampling_noise(settings: Make, base: Path, flip: bool) -> None:
+def test_timesteps_may_gather_where_they_are_wanted(settings: Make) -> None:
+    """Quantiles of the two distributions, by hand; still one in each of B equal parts."""
+    uniform = torch.tensor([0.158655, 0.5, 0.841345], dtype=torch.float64)
+    middle = spread(uniform, "logit_normal")  # sigmoid of -1, 0, 1
+    torch.testing.assert_close(
+        middle, torch.tensor([-1.0, 0.0, 1.0]).double().sigmoid(), atol=1e-6, rtol=0
+    )
+    torch.testing.assert_close(spread(uniform, "cubic"), 1 - uniform**3)
+    own = [settings(timesteps=kind, batch=64) for kind in ("uniform", "logit_normal", "cubic")]
+    drawn = [draw(each, "x", 0, (4, 1, 1), 1000).timesteps.float() for each in own]
+    assert drawn[1].std() < 0.8 * drawn[0].std()
+    assert drawn[2].mean() > 1.4 * drawn[0].mean()
+    assert all(each.min() >= 0 and each.max() <= 999 for each in drawn)
+
+
+def test_input_perturbation_is_not_asked_for(settings: Make) -> None:
+    plain = draw(settings(batch=64), "x", 0, SHAPE, 1000)
+    own = draw(settings(batch=64, input_perturbation=0.1), "x", 0, SHAPE, 1000)
+    assert torch.equal(own.noise, plain.noise)
+    assert (own.added - own.noise).std().item() == pytest.approx(0.1, rel=0.05)
+
+
+def test_shuffled_captions_keep_their_first_part(base: Path) -> None:
+    caption = "chest X-ray, PA view, 57-year-old male, effusion"
+    found = orders(caption, shuffle=True)
+    assert found == orders(caption, shuffle=True)
+    assert len(found) == ORDERS
+    assert len(set(found)) > 3
+    assert all(text.startswith("chest X-ray, ") for text in found)
+    assert all(sorted(text.split(", ")) == sorted(caption.split(", ")) for text in found)
+    assert orders(caption, shuffle=False) == [caption]
+    assert orders("one, two", shuffle=True) == ["one, two"]
+
+    pipeline = open_pipeline(base)
+    words = Words(["alone", caption], pipeline, trained=True, shuffle=True)
+    assert words.table.shape == (2 + ORDERS, 77)
+    silent = torch.zeros(4, dtype=torch.bool)
+    some = words.of([caption] * 4, silent, torch.tensor([0.0, 0.2, 0.5, 0.99]))
+    assert len({tuple(row.tolist()) for row in some}) > 1
+    assert torch.equal(some[3], words.table[-1])
+
+
+@pytest.mark.parametrize("augment", [(), ("mirror",)])
+def test_cached_latents_keep_the_sampling_noise(
+    settings: Make, base: Path, augment: tuple[str, ...]
+) -> None:
     """Cache or not, a latent is mean + std x noise of the autoencoder's posterior."""
     vae = open_pipeline(base).vae
     subject = instance_subject(settings())
     kept, fresh = (
-        Latents(subject, vae, 32, settings(flip=flip, cache_latents=cached), Accelerator(cpu=True))
+        Latents(
+            subject.images.pixels(32, "RGB"),
+            vae,
+            settings(augment=augment, cache_latents=cached),
+            Accelerator(cpu=True),
+        )
         for cached in (True, False)
     )
-    mirrored = torch.tensor([False, flip])
+    assert kept.cache is not None
+    assert fresh.cache is None
+    mirrored = torch.ones(2, NUMBERS)
+    mirrored[1, 0] = 0.0  # the second one, where mirroring is asked for
     noise = torch.randn(2, *SHAPE)
     assert kept.shape == SHAPE
     one = kept.sample([4, 1], mirrored, noise)
@@ -69,7 +121,7 @@ def test_cached_latents_keep_the_sampling_noise(settings: Make, base: Path, flip
     assert not torch.equal(one, mean)
 
     image = torch.from_numpy(fresh.pixels[1]).permute(2, 0, 1).float()[None] / 127.5 - 1
-    image = image.flip(3) if flip else image
+    image = image.flip(3) if augment else image
     posterior = vae.encode(image).latent_dist
     by_hand = (posterior.mean + posterior.std * noise[1]) * vae.config.scaling_factor
     torch.testing.assert_close(one[1:], by_hand, atol=1e-5, rtol=1e-5)
@@ -83,9 +135,12 @@ def test_words_are_embedded_once_or_left_as_numbers(base: Path) -> None:
     assert frozen.table.shape == (3, 77, 32)  # "", one, two
     assert trained.table.shape == (3, 77)
     silent = torch.tensor([False, False, True])
-    numbers = trained.of(captions, silent)
+    order = torch.rand(3)
+    numbers = trained.of(captions, silent, order)
     with torch.no_grad():
-        torch.testing.assert_close(frozen.of(captions, silent), pipeline.text_encoder(numbers)[0])
+        torch.testing.assert_close(
+            frozen.of(captions, silent, order), pipeline.text_encoder(numbers)[0]
+        )
     assert torch.equal(
         numbers[0],
         pipeline.tokenizer("one", padding="max_length", return_tensors="pt").input_ids[0],
@@ -116,7 +171,9 @@ def test_shares_and_pieces_make_up_the_global_batch(settings: Make, base: Path) 
     def batches(index: int, count: int, accumulate: int) -> list:
         own = settings(accumulate=accumulate, cache_latents=False)
         process = Process(index, count)
-        return Source("instance", subject, words, pipeline.vae, 32, own, process).at(7, 1000)
+        pixels = subject.images.pixels(32, "RGB")
+        source = Source("x", subject.captions, pixels, words, pipeline.vae, own, process)
+        return source.at(7, 1000)
 
     (whole,) = batches(0, 1, 1)
     dealt = [piece for index in (0, 1) for piece in batches(index, 2, 2)]
@@ -131,6 +188,7 @@ def test_every_image_comes_once_an_epoch(settings: Make, base: Path, captioned: 
     images = open_set(captioned)
     subject = Subject(images, images.captions)
     words = Words(subject.captions, pipeline, trained=True)
-    source = Source("x", subject, words, pipeline.vae, 32, settings(batch=1), Process(0, 1))
+    pixels, own = images.pixels(32, "RGB"), settings(batch=1)
+    source = Source("x", subject.captions, pixels, words, pipeline.vae, own, Process(0, 1))
     seen = {tuple(source.at(step, 1000)[0].words[0].tolist()) for step in range(5)}
     assert len(seen) == 5

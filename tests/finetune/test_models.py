@@ -10,7 +10,14 @@ import torch
 from safetensors.torch import load_file
 
 from core.errors import UserError
-from finetune.models import Denoiser, locate, open_empty, open_pipeline, training_scheduler
+from finetune.models import (
+    Denoiser,
+    locate,
+    locate_pinned,
+    open_empty,
+    open_pipeline,
+    training_scheduler,
+)
 from tests.finetune.tiny import tiny_pipeline
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -38,6 +45,19 @@ def test_a_cached_model_needs_no_network(hub: Path) -> None:
 def test_a_withdrawn_model_in_the_cache_still_opens(hub: Path) -> None:
     hub.rename(hub.with_name("models--stabilityai--stable-diffusion-2-1"))
     assert locate("stabilityai/stable-diffusion-2-1").revision == COMMIT
+
+
+def test_a_run_goes_on_from_the_base_it_began_with(hub: Path, tmp_path: Path) -> None:
+    """The hub's main branch has moved on since; a base that was changed in place is refused."""
+    facts = {"base_revision": COMMIT, "base_identity": COMMIT[:16]}
+    (tmp_path / "run.json").write_text(json.dumps(facts))
+    (hub / "refs" / "main").write_text("f" * 40)
+    with pytest.raises(UserError):
+        locate("someone/tiny")
+    assert locate_pinned("someone/tiny", None, tmp_path).revision == COMMIT
+    (tmp_path / "run.json").write_text(json.dumps(facts | {"base_identity": "other"}))
+    with pytest.raises(UserError, match="has changed since"):
+        locate_pinned("someone/tiny", None, tmp_path)
 
 
 @pytest.mark.parametrize(

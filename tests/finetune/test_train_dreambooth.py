@@ -1,7 +1,11 @@
 """The real script: trains, resumes exactly, and leaves weights that plain diffusers loads."""
 
+import os
+import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,13 +13,17 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file
 
+import core.session
+import finetune.train_dreambooth
 from core.config import to_yaml
 from core.errors import UserError
 from core.families import load_sampler
 from core.images import png_text
-from core.runs import read_metrics
-from finetune.settings import DreamBoothSettings, Lora, Optim, Prior
+from core.runs import checkpoints, read_metrics
+from finetune.settings import Concept, DreamBoothSettings, Lora, Optim, Prior
+from finetune.subjects import instance_subject
 from finetune.train_dreambooth import main, train
+from tests.finetune.tiny import write_images
 from tests.trainers import ACCELERATE, TWO, check_broken_equals_unbroken, launch, run_facts
 
 SCRIPT = "finetune/train_dreambooth.py"
@@ -103,6 +111,49 @@ def test_a_killed_run_ends_with_the_same_bits(settings: Make, tmp_path: Path) ->
     check_broken_equals_unbroken(SCRIPT, train, own, tmp_path)
 
 
+@pytest.mark.parametrize("where", ["in a step", "in a save"])
+def test_killed_at_the_worst_moment(settings: Make, tmp_path: Path, where: str) -> None:
+    """kill -9 between two pieces of a step, or with half a checkpoint written."""
+    unbroken = settings(run_dir=str(tmp_path / "unbroken"), **BUSY)
+    train(unbroken)
+    broken = settings(run_dir=str(tmp_path / "broken"), **BUSY)
+    child = os.fork()
+    if child == 0:
+        arm(where)
+        train(broken)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    run = Path(broken.run_dir)
+    assert [path.name for path in checkpoints(run)] == ["step-000002"]
+    assert len(list((run / "checkpoints").glob(".step-000004.*"))) == (where == "in a save")
+    train(broken)
+    assert equal(weights_of(broken), weights_of(unbroken))
+    assert losses_of(broken) == losses_of(unbroken)
+
+
+def arm(where: str) -> None:
+    """This process will kill itself in its fourth step, or in its second save."""
+    calls = [0]
+
+    def dying(module: Any, name: str, last: int) -> None:
+        real = getattr(module, name)
+
+        def call(*given: Any, **named: Any) -> Any:
+            calls[0] += 1
+            if calls[0] == last:
+                if name == "save_state":
+                    (given[1] / "state.safetensors").write_bytes(b"half")
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*given, **named)
+
+        setattr(module, name, call)
+
+    if where == "in a save":
+        dying(core.session, "save_state", 2)
+    else:  # two pieces a step, and two tries beforehand
+        dying(finetune.train_dreambooth, "loss_of", 2 + 2 * 3 + 2)
+
+
 def test_more_steps_go_on_from_the_last(settings: Make, tmp_path: Path) -> None:
     unbroken = settings(run_dir=str(tmp_path / "unbroken"), **BUSY | {"steps": 5})
     train(unbroken)
@@ -150,11 +201,36 @@ def test_epsilon_base_and_min_snr_weight(settings: Make, tmp_path: Path) -> None
     assert losses_of(own[2])[0] < 0.5 * losses_of(own[0])[0]
 
 
-def test_dry_run_writes_nothing(settings: Make, capsys: pytest.CaptureFixture) -> None:
-    own = settings(prior=Prior("a thing"))
+def test_several_concepts_share_a_run(settings: Make, plain: Path, captioned: Path) -> None:
+    """Each about as often, however many images it has; each with its own prompt or captions."""
+    concept = Concept(str(captioned))
+    subject = instance_subject(settings(concepts=(concept, Concept(str(plain), "another"))))
+    assert len(subject) == 15
+    assert subject.captions.count("a ramp") == subject.captions.count("another") == 5
+    assert "a ramp, number 3" in subject.captions
+    own = settings(concepts=(concept,), steps=2, zero_terminal_snr=True, input_perturbation=0.1)
+    train(own)
+    facts = run_facts(Path(own.run_dir))
+    assert facts["data"] == "plain + grey:train"
+    assert facts["augment"] == []
+    sampler = load_sampler(Path(own.run_dir), "cpu")
+    assert sampler.pipeline.scheduler.config.rescale_betas_zero_snr
+    assert sampler.default_prompts[0] == "a ramp"
+    few = write_images(Path(own.run_dir).parent / "few", 2)
+    uneven = instance_subject(settings(concepts=(Concept(str(few), "few"),)))
+    assert uneven.captions.count("few") == 4
+
+
+def test_dry_run_writes_nothing(
+    settings: Make, plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    twice = Path(shutil.copytree(plain, tmp_path / "twice"))
+    shutil.copy(twice / "00.png", twice / "05.png")
+    own = settings(prior=Prior("a thing"), data=str(twice))
     train(own, dry_run=True)
     printed = capsys.readouterr().out
-    for words in ("5 of plain", "v_prediction", "8,192 parameters", "4 of 4 images", "MB"):
+    wanted = ("6 of twice", "v_prediction", "8,192 parameters", "4 of 4 images", "MB", "time ")
+    for words in (*wanted, "00.png = 05.png"):
         assert words in printed
     assert not Path(own.run_dir).exists()
 

@@ -93,9 +93,17 @@ def tiny_pipeline(prediction_type: str = "v_prediction", seed: int = 0) -> Stabl
 
 
 def write_images(folder: Path, count: int = 5, mode: str = "RGB", captions: bool = False) -> Path:
-    """A folder of noisy gradients, 40 x 36 pixels; with `captions` a prepared set."""
-    random = np.random.default_rng(0)
-    place = folder / "train" if captions else folder
+    """A folder of noisy gradients, 40 x 36 pixels; with `captions` a prepared set, whose
+    validation images are others like them."""
+    if captions:
+        _write(folder / "validation", count, mode, True, seed=1)
+        (folder / "set.json").write_text(f'{{"name": "{folder.name}", "mode": "{mode}"}}')
+    _write(folder / "train" if captions else folder, count, mode, captions, seed=0)
+    return folder
+
+
+def _write(place: Path, count: int, mode: str, captions: bool, seed: int) -> None:
+    random = np.random.default_rng(seed)
     place.mkdir(parents=True)
     for number in range(count):
         ramp = np.linspace(0, 255, 40)[None, :, None] * np.ones((36, 1, 3))
@@ -104,5 +112,3 @@ def write_images(folder: Path, count: int = 5, mode: str = "RGB", captions: bool
     if captions:
         rows = [{"file_name": f"{n:02d}.png", "text": f"a ramp, number {n}"} for n in range(count)]
         write_jsonl(place / "metadata.jsonl", rows)
-        (folder / "set.json").write_text(f'{{"name": "{folder.name}", "mode": "{mode}"}}')
-    return folder

@@ -1,0 +1,116 @@
+"""Images in their own shapes: batches of like aspect ratio, all of about as many pixels."""
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from diffusers import StableDiffusionPipeline
+from PIL import Image, ImageOps
+
+from core.images import open_image, to_array
+from core.seeds import batch_at, batches_per_epoch
+from finetune.encode import Batch, Source
+from finetune.subjects import Subject
+
+LONGEST = 2.0  # ratio of the sides, at most
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of a bucket, in pixels."""
+
+    height: int
+    width: int
+
+
+def shapes(size: int, unit: int) -> list[Shape]:
+    """Shapes of at most size x size pixels with sides in multiples of `unit`: of each width the
+    tallest, and no side more than LONGEST times the other."""
+    found = []
+    for width in range(unit, int(size * LONGEST) + 1, unit):
+        height = size * size // width // unit * unit
+        if height and max(width, height) <= LONGEST * min(width, height):
+            found.append(Shape(height, width))
+    return found
+
+
+def nearest(height: int, width: int, choice: list[Shape]) -> Shape:
+    """The shape of the nearest aspect ratio; of equals the largest."""
+    wanted = math.log(width / height)
+    return min(
+        choice,
+        key=lambda s: (abs(math.log(s.width / s.height) - wanted), -s.width * s.height),
+    )
+
+
+def unit_of(pipeline: StableDiffusionPipeline) -> int:
+    """Pixels that sides have to be multiples of: 64 for Stable Diffusion 2."""
+    levels = len(pipeline.unet.config.block_out_channels) - 1
+    return int(pipeline.vae_scale_factor * 2**levels)
+
+
+def sort_out(subject: Subject, choice: list[Shape]) -> dict[Shape, Subject]:
+    """The images of each bucket that has any, with their captions."""
+    members = defaultdict(list)
+    for place, path in enumerate(subject.images.paths):
+        width, height = open_image(path).size
+        members[nearest(height, width, choice)].append(place)
+    found = {}
+    for shape in sorted(members, key=lambda s: s.width):
+        places = members[shape]
+        images = replace(
+            subject.images,
+            paths=[subject.images.paths[place] for place in places],
+            rows=[subject.images.rows[place] for place in places],
+        )
+        found[shape] = Subject(images, [subject.captions[place] for place in places])
+    return found
+
+
+def pixels_of(subject: Subject, shape: Shape) -> np.ndarray:
+    """uint8 N x height x width x 3, cropped at the middle."""
+    size = (shape.width, shape.height)
+    images = (open_image(path) for path in subject.images.paths)
+    return to_array([ImageOps.fit(image, size, Image.Resampling.LANCZOS) for image in images])
+
+
+class Buckets:
+    """Sources of one shape each, taken in turn: in an epoch every bucket gives all its batches."""
+
+    def __init__(self, sources: list[Source], batch: int, seed: int) -> None:
+        self.sources = sources
+        self.seed = seed
+        self.batches = [batches_per_epoch(len(source.captions), batch) for source in sources]
+        self.turns = [n for n, count in enumerate(self.batches) for _ in range(count)]
+
+    @property
+    def cached(self) -> bool:
+        return all(source.cached for source in self.sources)
+
+    def at(self, step: int, timesteps: int) -> list[Batch]:
+        """This process's share of step `step`: see `Source.at`."""
+        epoch, place = divmod(step, len(self.turns))
+        order = batch_at(epoch, len(self.turns), len(self.turns), self.seed)  # of this epoch
+        turn = self.turns[order[place]]
+        before = sum(self.turns[each] == turn for each in order[:place])
+        return self.sources[turn].at(epoch * self.batches[turn] + before, timesteps)
+
+
+def bucketed(
+    name: str, subject: Subject, pipeline: StableDiffusionPipeline, size: int, **common: Any
+) -> Buckets:
+    """The subject as buckets; `common`: what every `Source` is given."""
+    settings = common["settings"]
+    sources = [
+        Source(
+            f"{name} {shape.height}x{shape.width}",
+            each.captions,
+            pixels_of(each, shape),
+            vae=pipeline.vae,
+            **common,
+        )
+        for shape, each in sort_out(subject, shapes(size, unit_of(pipeline))).items()
+    ]
+    return Buckets(sources, settings.batch, settings.seed)

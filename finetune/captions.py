@@ -1,0 +1,67 @@
+"""Captions as the text encoder reads them: token numbers, or embeddings made once."""
+
+from collections.abc import Sequence
+
+import torch
+from diffusers import StableDiffusionPipeline
+
+from core.seeds import stream
+from finetune.models import send, tokenize
+
+EMBED_AT_ONCE = 16  # captions
+ON_DEVICE = 2**30  # bytes of embeddings that may be kept
+ORDERS = 8  # of a shuffled caption's parts
+
+
+def orders(caption: str, shuffle: bool) -> list[str]:
+    """The caption, or `ORDERS` of it with the parts after its first comma in other orders."""
+    first, *rest = caption.split(", ")
+    if not shuffle or len(rest) < 2:
+        return [caption]
+    shuffled = [caption]
+    for number in range(1, ORDERS):
+        order = torch.randperm(len(rest), generator=stream(number, "order", caption)).tolist()
+        shuffled.append(", ".join([first, *(rest[place] for place in order)]))
+    return shuffled
+
+
+class Words:
+    """Distinct captions as token numbers, or as embeddings where the text encoder is frozen."""
+
+    def __init__(
+        self,
+        captions: Sequence[str],
+        pipeline: StableDiffusionPipeline,
+        trained: bool,
+        shuffle: bool = False,
+    ) -> None:
+        """
+        Args:
+            trained: the text encoder or a new word learns too, so embeddings cannot be kept.
+            shuffle: keep several orders of each caption's parts.
+        """
+        tokenizer, encoder = pipeline.tokenizer, pipeline.text_encoder
+        texts = [""]
+        self.place = {"": (0, 1)}  # first of a caption's orders in the table, their count
+        for caption in dict.fromkeys(captions):
+            found = orders(caption, shuffle)
+            self.place.setdefault(caption, (len(texts), len(found)))
+            texts += found
+        texts = pipeline.maybe_convert_prompt(texts, tokenizer)  # a new word may be several tokens
+        self.table = tokenize(tokenizer, texts)
+        self.cut = sum(len(tokenizer.tokenize(t)) > self.table.shape[1] - 2 for t in texts)
+        """Captions too long for the text encoder: their end is not read."""
+        size = self.table.numel() * encoder.config.hidden_size * 4
+        self.embedded = not trained and size <= ON_DEVICE
+        if self.embedded:
+            with torch.no_grad():
+                parts = self.table.to(encoder.device).split(EMBED_AT_ONCE)
+                self.table = torch.cat([encoder(part)[0] for part in parts])
+
+    def of(
+        self, captions: Sequence[str], silent: torch.Tensor, order: torch.Tensor
+    ) -> torch.Tensor:
+        """B x 77 (x D); a silent caption is the empty one; `order` (B, in [0, 1)) picks one."""
+        first, count = torch.tensor([self.place[caption] for caption in captions]).unbind(1)
+        numbers = first + (order * count).long()
+        return self.table[send(torch.where(silent, 0, numbers), self.table.device)]

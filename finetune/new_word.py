@@ -1,0 +1,86 @@
+"""A new word in the text encoder: textual inversion (Gal et al. 2022).
+
+Only its embeddings are trained, beside whatever else is. Saved as diffusers' own
+`load_textual_inversion` reads it.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import CLIPTextModel
+
+from core.errors import UserError
+from finetune.settings import Token
+
+FILE = "learned_embeds.safetensors"
+
+
+class Embedding(nn.Module):
+    """The text encoder's table of D numbers a token; the last rows, the new word's, are trained."""
+
+    def __init__(self, table: nn.Embedding, first: int) -> None:
+        super().__init__()
+        self.table = table
+        self.first = first
+        self.vectors = nn.Parameter(table.weight[first:].detach().clone().float())
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """B x 77 token numbers -> B x 77 x D"""
+        learned = F.embedding((tokens - self.first).clamp(min=0), self.vectors)
+        known = self.table(tokens)
+        return torch.where((tokens >= self.first)[..., None], learned.to(known.dtype), known)
+
+
+def add_word(pipeline: StableDiffusionPipeline, token: Token) -> None:
+    """Teach tokenizer and text encoder the word, as its initialiser; its rows can then be trained.
+
+    Raises UserError where the word is known already.
+    """
+    tokenizer, encoder = pipeline.tokenizer, pipeline.text_encoder
+    if token.name in tokenizer.get_vocab():
+        raise UserError(f"The base knows '{token.name}' already; give another token.name.")
+    numbers = tokenizer(token.initialiser, add_special_tokens=False).input_ids
+    if not numbers:
+        raise UserError("token.initialiser is empty; give a word such as pterosaur.")
+    table = encoder.get_input_embeddings().weight.detach()
+    start = [table[numbers[place % len(numbers)]] for place in range(token.vectors)]
+    pipeline.load_textual_inversion(torch.stack(start).clone(), token=token.name)
+    first = tokenizer.convert_tokens_to_ids(token.name)
+    encoder.set_input_embeddings(Embedding(encoder.get_input_embeddings(), first))
+    encoder.requires_grad_(False)
+
+
+def vectors_of(text_encoder: CLIPTextModel) -> nn.Parameter:
+    """What is trained of a new word, V x D."""
+    return text_encoder.get_input_embeddings().vectors
+
+
+def save_word(text_encoder: CLIPTextModel, token: Token, folder: Path) -> None:
+    vectors = vectors_of(text_encoder).detach().cpu().contiguous()
+    save_file({token.name: vectors}, folder / FILE)
+
+
+def load_word(pipeline: StableDiffusionPipeline, folder: Path) -> None:
+    """Give the pipeline the word saved in `folder`, if there is one."""
+    if (folder / FILE).exists():
+        ((name, vectors),) = load_file(folder / FILE).items()
+        pipeline.load_textual_inversion(vectors, token=name)
+        pipeline.text_encoder.requires_grad_(False)
+
+
+@contextmanager
+def settled(text_encoder: CLIPTextModel) -> Iterator[None]:
+    """For a while, a new word as part of an ordinary table: what plain diffusers saves."""
+    words = text_encoder.get_input_embeddings()
+    if isinstance(words, Embedding):
+        with torch.no_grad():
+            words.table.weight[words.first :] = words.vectors
+        text_encoder.set_input_embeddings(words.table)
+    yield
+    text_encoder.set_input_embeddings(words)

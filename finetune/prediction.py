@@ -1,0 +1,48 @@
+"""Does the base predict what its scheduler's configuration says? Asked of the weights themselves.
+
+A Stable Diffusion 2 trained for v-prediction whose configuration says epsilon (or the other way
+round) trains without complaint and draws noise.
+"""
+
+import torch
+import torch.nn.functional as F
+from diffusers import DDPMScheduler
+
+from core.errors import UserError
+from finetune.encode import Batch
+from finetune.losses import target
+from finetune.models import Denoiser
+
+AT = 0.7  # of the schedule: there noise and velocity lie well apart
+SURE = 0.3  # lead in cosine that settles the question; untrained networks have none
+KINDS = ("epsilon", "v_prediction")
+
+
+@torch.no_grad()
+def likeness(denoiser: Denoiser, scheduler: DDPMScheduler, batch: Batch) -> dict[str, float]:
+    """Cosine of the base's prediction with the target of each kind, in [-1, 1]."""
+    place = int(AT * len(scheduler))
+    timesteps = torch.full_like(batch.timesteps, place)
+    noisy = scheduler.add_noise(batch.latents, batch.noise, timesteps)
+    guess = denoiser(noisy, timesteps, batch.words).float()
+    found = {}
+    for kind in KINDS:
+        other = DDPMScheduler.from_config(scheduler.config, prediction_type=kind)
+        wanted = target(other, batch.latents, batch.noise, timesteps)
+        found[kind] = float(F.cosine_similarity(guess.flatten(1), wanted.flatten(1)).mean())
+    return found
+
+
+def check_prediction(
+    denoiser: Denoiser, scheduler: DDPMScheduler, batch: Batch, name: str
+) -> dict[str, float]:
+    """`likeness`. Raises UserError where the weights clearly predict another kind than said."""
+    said = scheduler.config.prediction_type
+    found = likeness(denoiser, scheduler, batch)
+    best = max(found, key=lambda kind: found[kind])
+    if said in found and found[best] - found[said] > SURE:
+        raise UserError(
+            f"{name} says prediction_type {said}, but its weights predict {best} (cosine "
+            f"{found[best]:.2f} against {found[said]:.2f}); mend scheduler/scheduler_config.json."
+        )
+    return found

@@ -1,0 +1,131 @@
+"""How good is it now? Asked of images that are not trained on, the same question every time."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers import DDPMScheduler, StableDiffusionPipeline
+
+from core.files import read_json, write_json
+from core.images import write_png
+from core.measures import measure
+from core.parallel import part_of
+from core.runs import Run
+from core.seeds import stream
+from core.sets import ImageSet, open_set
+from finetune.augment import NUMBERS
+from finetune.captions import Words
+from finetune.encode import Latents
+from finetune.losses import denoising_loss, target
+from finetune.models import Denoiser, send
+from finetune.sample import StableDiffusionSampler
+from finetune.settings import DreamBoothSettings
+from finetune.subjects import Subject
+
+IMAGES = 16  # looked at, and drawn
+TIMESTEPS = 8  # in the middle of as many equal parts of the schedule
+TOLERATED_COPIES = 0.1  # share of drawn images: one in ten comes near by chance
+FACTS = "best.json"
+
+
+class HeldOut:
+    """Validation images with noise and timesteps that never change."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        pipeline: StableDiffusionPipeline,
+        size: int,
+        settings: DreamBoothSettings,
+        accelerator: Accelerator,
+    ) -> None:
+        chosen = list(range(0, len(subject), max(1, len(subject) // IMAGES)))[:IMAGES]
+        images = subject.images
+        self.images: ImageSet = replace(
+            images,
+            paths=[images.paths[place] for place in chosen],
+            rows=[images.rows[place] for place in chosen],
+        )
+        self.captions = [subject.captions[place] for place in chosen]
+        self.accelerator = accelerator
+        frozen = replace(settings, augment=(), cache_latents=True)
+        self.latents = Latents(
+            images.pixels(size, "RGB")[chosen], pipeline.vae, frozen, accelerator
+        )
+        trained = settings.text_encoder or settings.token is not None
+        self.words = Words(self.captions, pipeline, trained)
+
+    @torch.no_grad()
+    def loss(self, denoiser: Denoiser, scheduler: DDPMScheduler) -> torch.Tensor:
+        """Mean squared error over images and timesteps, unweighted; shared by the processes."""
+        mine = part_of(list(range(len(self.captions))), self.accelerator)
+        total = torch.zeros((), device=self.accelerator.device)
+        count, shape = len(mine), self.latents.shape
+        for place in range(TIMESTEPS if mine else 0):
+            random = stream(0, "validation", place)
+            noise = torch.randn((len(self.captions), *shape), generator=random)[mine]
+            noise = send(noise, total.device)
+            step = int((place + 0.5) * len(scheduler) / TIMESTEPS)
+            timesteps = torch.full((count,), step, device=total.device)
+            still = torch.zeros(count, *shape)  # the posterior's mean
+            latents = self.latents.sample(mine, torch.ones(count, NUMBERS), still)
+            words = self.words.of(
+                [self.captions[item] for item in mine],
+                torch.zeros(count, dtype=torch.bool),
+                torch.zeros(count),
+            )
+            noisy = scheduler.add_noise(latents, noise, timesteps)
+            with self.accelerator.autocast():
+                guess = denoiser(noisy, timesteps, send(words, total.device))
+            total += denoising_loss(guess, target(scheduler, latents, noise, timesteps)).sum()
+        return self.accelerator.reduce(total, "sum") / (len(self.captions) * TIMESTEPS)
+
+    def draw(self, sampler: StableDiffusionSampler, run: Run, step: int) -> ImageSet:
+        """One image per validation image, with its caption and its number as seed, on disk."""
+        folder = run.path / "validation" / f"step-{step:06d}"
+        pairs = list(enumerate(self.captions))
+        mine = pairs[self.accelerator.process_index :: self.accelerator.num_processes]
+        if mine:
+            with self.accelerator.autocast():
+                images = sampler([seed for seed, _ in mine], [text for _, text in mine])
+            for (seed, text), image in zip(mine, images, strict=True):
+                write_png(image, folder / f"{seed:06d}.png", {"prompt": text}, synthetic=True)
+        self.accelerator.wait_for_everyone()
+        return open_set(folder)
+
+    def scores(
+        self, sampler: StableDiffusionSampler, run: Run, step: int, train: ImageSet
+    ) -> dict[str, float]:
+        """Similarity of drawn images to the held-out ones, and the share of copies."""
+        drawn = self.draw(sampler, run, step)
+        found = measure(drawn, self.images, train, sampler.size, str(self.accelerator.device))
+        return {name: found[name] for name in ("similarity", "copies")}
+
+
+def better(new: dict[str, Any], old: dict[str, Any] | None) -> bool:
+    """Few copies first, then similarity to the held-out images."""
+
+    def rank(scores: dict[str, Any]) -> tuple[float, float]:
+        return -max(scores["copies"], TOLERATED_COPIES), scores["similarity"]
+
+    return old is None or rank(new) > rank(old)
+
+
+def best_so_far(run: Run) -> dict[str, Any] | None:
+    """Step and scores of RUN/best."""
+    file = run.path / "best" / FACTS
+    return read_json(file) if file.exists() else None
+
+
+def reason(best: dict[str, Any], last: dict[str, Any]) -> str:
+    """One sentence on which weights to take."""
+    scores = f"similarity to held-out images {best['similarity']:.3f}, copies {best['copies']:.0%}"
+    if best["step"] == last["step"]:
+        return f"The last weights are the best measured ({scores})."
+    other = f"{last['similarity']:.3f}, {last['copies']:.0%} at step {last['step']}"
+    return f"The best weights are those of step {best['step']}, in best/ ({scores}; {other})."
+
+
+def record(run: Run, scores: dict[str, Any]) -> None:
+    write_json(run.path / "best" / FACTS, scores)

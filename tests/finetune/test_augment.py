@@ -1,0 +1,50 @@
+"""Variations of images, and where they would lie."""
+
+import pytest
+import torch
+
+from core.errors import UserError
+from core.sets import ImageSet
+from finetune.augment import NUMBERS, check_domain, vary
+
+MIDDLE = torch.full((2, NUMBERS), 0.5)
+
+
+def picture() -> torch.Tensor:
+    """Two images, dark on the left and bright on the right, 2 x 3 x 32 x 32."""
+    return torch.linspace(-1, 1, 32).expand(2, 3, 32, 32).clone()
+
+
+def test_nothing_asked_nothing_done() -> None:
+    images = picture()
+    assert torch.equal(vary(images, (), torch.rand(2, NUMBERS)), images)
+
+
+def test_mirror_is_a_mirror() -> None:
+    numbers = MIDDLE.clone()
+    numbers[:, 0] = torch.tensor([0.2, 0.7])
+    done = vary(picture(), ("mirror",), numbers)
+    assert torch.equal(done[0], picture()[0].flip(2))
+    assert torch.equal(done[1], picture()[1])
+
+
+def test_crop_turn_and_light_by_hand() -> None:
+    small = MIDDLE.clone()
+    small[:, 1] = 1.0  # the smallest crop, 0.8 of the side, in the middle
+    done = vary(picture(), ("crop",), small)
+    assert done.shape == (2, 3, 32, 32)
+    assert done[0, 0, 0, 0].item() == pytest.approx(-0.8, abs=0.01)
+    assert done[0, 0, 0, -1].item() == pytest.approx(0.8, abs=0.01)
+    turned = vary(picture(), ("turn",), torch.ones(2, NUMBERS))  # ten degrees
+    assert turned[0, 0, 0, 16] != pytest.approx(turned[0, 0, -1, 16].item(), abs=0.1)
+    torch.testing.assert_close(vary(picture(), ("turn",), MIDDLE), picture(), atol=1e-5, rtol=0)
+    bright = vary(picture() / 2, ("light",), torch.ones(2, NUMBERS))
+    torch.testing.assert_close(bright, picture() / 2 * 1.15)
+
+
+def test_a_mirrored_chest_is_refused() -> None:
+    chest = ImageSet("nih", [], [], {"domain": "chest", "mode": "L"})
+    with pytest.raises(UserError, match="heart"):
+        check_domain(("crop", "mirror"), chest)
+    check_domain(("crop", "turn", "light"), chest)
+    check_domain(("mirror",), ImageSet("animals", [], [], {"domain": "images"}))

@@ -1,0 +1,79 @@
+"""Images in their own shapes: nothing is cut off, and every image comes once an epoch."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from core.runs import read_metrics
+from finetune.buckets import Buckets, Shape, nearest, pixels_of, shapes, sort_out, unit_of
+from finetune.settings import DreamBoothSettings, Lora, Prior
+from finetune.subjects import Subject, instance_subject
+from finetune.train_dreambooth import train
+from tests.finetune.tiny import tiny_pipeline
+
+Make = Callable[..., DreamBoothSettings]
+SIZES = {"wide": (64, 32), "tall": (30, 60), "square": (40, 40), "wider": (90, 40)}
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """Two images of each of four shapes."""
+    random = np.random.default_rng(0)
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for name, (width, height) in SIZES.items():
+        for number in range(2):
+            pixels = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{name}{number}.png")
+    return folder
+
+
+def test_shapes_by_hand() -> None:
+    found = shapes(512, 64)
+    assert Shape(512, 512) in found
+    assert {Shape(704, 320), Shape(320, 704)} & set(found) == set()  # longer than 2 to 1
+    assert {Shape(640, 384), Shape(384, 640), Shape(576, 448)} <= set(found)
+    assert all(s.height * s.width <= 512**2 and s.width % 64 == 0 for s in found)
+    assert nearest(1080, 1620, found) == Shape(384, 640)  # 3 : 2
+    assert nearest(10, 10, found) == Shape(512, 512)
+    assert unit_of(tiny_pipeline()) == 8
+
+
+def test_every_image_comes_once_an_epoch_in_its_own_shape(settings: Make, mixed: Path) -> None:
+    subject = instance_subject(settings(data=str(mixed)))
+    subject = Subject(subject.images, [path.stem for path in subject.images.paths])
+    found = sort_out(subject, shapes(32, 8))
+    assert sum(len(each) for each in found.values()) == 8
+    assert pixels_of(found[Shape(32, 32)], Shape(32, 32)).shape == (2, 32, 32, 3)
+    assert {len(each) for each in found.values()} >= {2}
+
+    class Source:
+        def __init__(self, each: Subject) -> None:
+            self.captions = each.captions
+
+        def at(self, step: int, timesteps: int) -> list[tuple]:
+            return [(self.captions[0].rstrip("01"), step)]
+
+    buckets = Buckets([Source(each) for each in found.values()], batch=1, seed=0)
+    epochs = [[buckets.at(8 * e + n, 1000)[0] for n in range(8)] for e in (0, 1)]
+    for number, epoch in enumerate(epochs):
+        assert len(set(epoch)) == 8  # no bucket's batch twice
+        for name in {name for name, _ in epoch}:
+            steps = [step for own, step in epoch if own == name]
+            assert steps == sorted(steps)
+            assert min(steps) == number * len(steps)
+    assert [name for name, _ in epochs[0]] != [name for name, _ in epochs[1]]
+
+
+def test_training_in_buckets_and_resuming(settings: Make, mixed: Path, tmp_path: Path) -> None:
+    values = {"data": str(mixed), "buckets": True, "lora": Lora(rank=2), "batch": 2}
+    train(settings(**values, run_dir=str(tmp_path / "one")))
+    for steps in (2, 4):
+        train(settings(**values, steps=steps, run_dir=str(tmp_path / "two")))
+    one, two = (read_metrics(tmp_path / name) for name in ("one", "two"))
+    assert [row["loss"] for row in one] == [row["loss"] for row in two]
+    with pytest.raises(ValueError, match="square"):
+        settings(buckets=True, prior=Prior("a thing"))

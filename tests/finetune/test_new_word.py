@@ -1,0 +1,93 @@
+"""A new word: only its embeddings move, and plain diffusers reads them back."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from core.errors import UserError
+from core.families import load_sampler
+from finetune.captions import Words
+from finetune.models import Denoiser, open_pipeline, tokenize
+from finetune.new_word import FILE, add_word, settled, vectors_of
+from finetune.settings import DreamBoothSettings, Lora, Optim, Token
+from finetune.train_dreambooth import train
+from finetune.trained import freeze, groups
+
+Make = Callable[..., DreamBoothSettings]
+WORD = Token("<wing>", "bat", vectors=2, lr=0.1)
+
+
+def test_a_word_begins_as_its_initialiser(base: Path) -> None:
+    pipeline = open_pipeline(base)
+    with torch.no_grad():
+        before = pipeline.text_encoder(tokenize(pipeline.tokenizer, ["a bat"]))[0]
+    add_word(pipeline, Token("<wing>", "b"))
+    with torch.no_grad():
+        same = pipeline.text_encoder(tokenize(pipeline.tokenizer, ["a bat"]))[0]
+        initial = pipeline.text_encoder(tokenize(pipeline.tokenizer, ["a b"]))[0]
+        word = pipeline.text_encoder(tokenize(pipeline.tokenizer, ["a <wing>"]))[0]
+    torch.testing.assert_close(before, same)
+    torch.testing.assert_close(word, initial)
+    with pytest.raises(UserError, match="knows '<wing>' already"):
+        add_word(pipeline, Token("<wing>", "b"))
+
+
+def test_only_the_word_learns_and_it_becomes_part_of_the_table(
+    base: Path, settings: Make, tmp_path: Path
+) -> None:
+    pipeline = open_pipeline(base)
+    add_word(pipeline, WORD)
+    own = settings(token=WORD, unet=False)
+    trained = freeze(Denoiser(pipeline.unet, pipeline.text_encoder), own)
+    assert len(trained) == 2 * 32
+    assert [group["lr"] for group in groups(trained, own)] == [0.1]
+    words = Words(["a <wing>"], pipeline, trained=True)
+    new = set(words.table[1].tolist()) - set(words.table[0].tolist())
+    assert set(pipeline.tokenizer.convert_tokens_to_ids(["<wing>", "<wing>_1"])) <= new
+    with torch.no_grad():
+        vectors_of(pipeline.text_encoder).normal_()
+        wanted = pipeline.text_encoder(words.table[1:])[0]
+        with settled(pipeline.text_encoder):
+            assert isinstance(pipeline.text_encoder.get_input_embeddings(), torch.nn.Embedding)
+            assert torch.equal(pipeline.text_encoder(words.table[1:])[0], wanted)
+    assert torch.equal(pipeline.text_encoder(words.table[1:])[0], wanted)
+
+
+@pytest.mark.parametrize("pivotal", [False, True])
+def test_textual_inversion_and_pivotal_tuning(
+    base: Path, settings: Make, plain: Path, pivotal: bool
+) -> None:
+    own = settings(
+        prompt="a <wing>", token=WORD, unet=pivotal, lora=Lora(rank=2), steps=2, ema_decay=0.9,
+        optim=Optim(lr=1e-3),
+    )  # fmt: skip
+    train(own)
+    folder = Path(own.run_dir) / "weights"
+    fresh = StableDiffusionPipeline.from_pretrained(base, safety_checker=None)
+    fresh.load_textual_inversion(folder / FILE, token="<wing>")
+    assert "<wing>_1" in fresh.tokenizer.get_vocab()
+    learned = fresh.text_encoder.get_input_embeddings().weight[-2:]
+    assert (learned - open_pipeline(base).text_encoder.get_input_embeddings().weight[0]).std() > 0
+    assert (folder / "pytorch_lora_weights.safetensors").exists() is pivotal
+    with_word, without = (
+        load_sampler(Path(own.run_dir), "cpu")([0], [prompt], steps=2)[0]
+        for prompt in ("a <wing>", "a bat")
+    )
+    assert with_word.tobytes() != without.tobytes()
+
+
+def test_whole_networks_take_the_word_along(settings: Make) -> None:
+    own = settings(prompt="a <wing>", token=WORD, lora=None, text_encoder=True, steps=2)
+    train(own)
+    whole = StableDiffusionPipeline.from_pretrained(
+        Path(own.run_dir) / "weights", safety_checker=None
+    )
+    assert {"<wing>", "<wing>_1"} <= whole.tokenizer.get_vocab().keys()
+
+
+def test_nothing_to_train_is_refused(settings: Make) -> None:
+    with pytest.raises(ValueError, match="nothing to train"):
+        settings(unet=False)

@@ -1,0 +1,41 @@
+"""The weights themselves say what they predict."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+
+from core.errors import UserError
+from finetune.captions import Words
+from finetune.encode import Batch
+from finetune.models import Denoiser, end_in_noise, open_pipeline, training_scheduler
+from finetune.prediction import check_prediction
+from tests.finetune.tiny import tiny_pipeline
+
+BASE = Path(__file__).resolve().parents[2] / "models" / "sd2-mini"
+
+
+def test_a_wrong_prediction_type_is_found_out() -> None:
+    pipeline = open_pipeline(BASE)
+    prompt = "chest X-ray, PA view, 57-year-old male, cardiomegaly"
+    latents = pipeline([prompt] * 4, num_inference_steps=8, output_type="latent").images
+    words = Words([prompt], pipeline, trained=False).table[[1] * 4]
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
+    batch = Batch(latents, noise, noise, torch.zeros(4, dtype=torch.long), words)
+    denoiser, scheduler = Denoiser(pipeline.unet, None), training_scheduler(pipeline)
+    found = check_prediction(denoiser, scheduler, batch, "sd2-mini")
+    assert found["v_prediction"] > 0.5
+    wrong = DDPMScheduler.from_config(scheduler.config, prediction_type="epsilon")
+    with pytest.raises(UserError, match=r"says prediction_type epsilon, but .* v_prediction"):
+        check_prediction(denoiser, wrong, batch, "sd2-mini")
+
+
+def test_zero_terminal_snr_needs_v_prediction() -> None:
+    pipeline = tiny_pipeline("v_prediction")
+    end_in_noise(pipeline)
+    alphas = training_scheduler(pipeline).alphas_cumprod
+    assert alphas[-1].item() == 0.0
+    assert pipeline.scheduler.config.timestep_spacing == "trailing"
+    with pytest.raises(UserError, match="predicts epsilon"):
+        end_in_noise(tiny_pipeline("epsilon"))

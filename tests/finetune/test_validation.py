@@ -1,0 +1,99 @@
+"""Held-out images: the same question every time, and the best weights kept."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from core.errors import UserError
+from core.images import list_images
+from core.runs import read_metrics
+from finetune.losses import denoising_loss, target
+from finetune.models import Denoiser, open_pipeline, training_scheduler
+from finetune.settings import DreamBoothSettings, Lora, Optim
+from finetune.subjects import held_out_subject
+from finetune.train_dreambooth import train
+from finetune.validation import TIMESTEPS, HeldOut, better, reason
+from tests.trainers import run_facts
+
+Make = Callable[..., DreamBoothSettings]
+
+
+def test_the_loss_is_the_same_each_time_and_by_hand(
+    settings: Make, base: Path, captioned: Path
+) -> None:
+    own = settings(data=str(captioned), prompt=None)
+    pipeline = open_pipeline(base)
+    scheduler = training_scheduler(pipeline)
+    held_out = HeldOut(held_out_subject(own), pipeline, 32, own, Accelerator(cpu=True))
+    denoiser = Denoiser(pipeline.unet, pipeline.text_encoder)
+    first = held_out.loss(denoiser, scheduler)
+    torch.rand(7)
+    assert torch.equal(held_out.loss(denoiser, scheduler), first)
+
+    from core.seeds import stream
+
+    errors = []
+    for place in range(TIMESTEPS):
+        noise = torch.randn((5, 4, 8, 8), generator=stream(0, "validation", place))
+        timesteps = torch.full((5,), int((place + 0.5) * 1000 / TIMESTEPS))
+        latents = held_out.latents.cache[:, 0, 0] * pipeline.vae.config.scaling_factor
+        with torch.no_grad():
+            noisy = scheduler.add_noise(latents, noise, timesteps)
+            guess = denoiser(noisy, timesteps, held_out.words.table[1:])
+        errors.append(denoising_loss(guess, target(scheduler, latents, noise, timesteps)).mean())
+    torch.testing.assert_close(first, torch.stack(errors).mean())
+
+
+def test_the_best_weights_are_kept_and_the_reason_said(
+    settings: Make, captioned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OSTEON_CACHE", str(tmp_path / "cache"))
+    values = {"data": str(captioned), "prompt": None, "ema_decay": 0.9, "checkpoint_every": 2}
+    values |= {"lora": Lora(rank=2, dropout=0.2), "optim": Optim(lr=1e-2), "validate_every": 2}
+    own = settings(**values)
+    train(own)
+    run = Path(own.run_dir)
+    rows = [row for row in read_metrics(run) if "validation_loss" in row]
+    assert [row["step"] for row in rows] == [2, 4]
+    assert all({"similarity", "copies", "loss"} <= row.keys() for row in rows)
+    facts = run_facts(run)
+    assert facts["best"] == json.loads((run / "best" / "best.json").read_text())
+    assert facts["best"]["step"] in (2, 4)
+    assert "weights" in facts["best_reason"]
+    assert (run / "best" / "pytorch_lora_weights.safetensors").exists()
+    assert len(list_images(run / "validation" / "step-000004")) == 5
+    for name in ("seconds", "memory_mb"):
+        assert facts["plan"][name] >= 0
+        assert facts["measured"][name] >= 0
+    assert 0.75 < facts["plan"]["memory_mb"] / facts["measured"]["memory_mb"] < 1.25
+
+    # Looking changes nothing: the same weights without it
+    blind = settings(**values | {"validate_every": 0, "run_dir": str(tmp_path / "blind")})
+    train(blind)
+    assert [row["loss"] for row in read_metrics(run)] == [
+        row["loss"] for row in read_metrics(tmp_path / "blind")
+    ]
+
+
+def test_few_copies_come_before_likeness() -> None:
+    plain = {"step": 2, "similarity": 0.5, "copies": 0.0}
+    near = {"step": 4, "similarity": 0.7, "copies": 0.1}
+    copied = {"step": 6, "similarity": 0.9, "copies": 0.5}
+    assert better(plain, None)
+    assert better(near, plain)
+    assert not better(copied, near)
+    assert better(plain, copied)
+    assert reason(near, copied) == (
+        "The best weights are those of step 4, in best/ (similarity to held-out images 0.700, "
+        "copies 10%; 0.900, 50% at step 6)."
+    )
+    assert reason(near, near).startswith("The last weights are the best measured")
+
+
+def test_without_validation_images_it_is_refused(settings: Make) -> None:
+    with pytest.raises(UserError, match="has none"):
+        train(settings(validate_every=2))
