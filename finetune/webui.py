@@ -1,0 +1,82 @@
+"""LoRA adapters as kohya's scripts name them: what webui, ComfyUI and their kin read.
+
+`lora_unet_*` and `lora_te_text_model_*`, each with .lora_down, .lora_up, its true .alpha, and, of
+DoRA, .dora_scale.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+
+def adapters(module: nn.Module) -> Iterator[tuple[str, LoraLayer]]:
+    """Layers that hold adapters, by kohya's name."""
+    for path, layer in module.named_modules():
+        if isinstance(layer, LoraLayer):
+            path = path.removeprefix("text_model.")
+            prefix = "lora_te_text_model" if path.startswith("encoder.layers") else "lora_unet"
+            yield f"{prefix}_{path.replace('.', '_')}", layer
+
+
+def state_of(module: nn.Module, name: str) -> dict[str, torch.Tensor]:
+    """The adapters called `name` of a UNet or text encoder."""
+    state = {}
+    for key, layer in adapters(module):
+        down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
+        state[f"{key}.lora_down.weight"] = down
+        state[f"{key}.lora_up.weight"] = up
+        # what multiplies up @ down is alpha / rank for them, whatever it was when trained
+        state[f"{key}.alpha"] = torch.tensor(float(layer.scaling[name] * down.shape[0]))
+        if name in layer.lora_magnitude_vector:
+            size = layer.lora_magnitude_vector[name].weight
+            state[f"{key}.dora_scale"] = size.reshape(-1, *[1] * (up.ndim - 1))
+    return {key: value.detach().float().contiguous() for key, value in state.items()}
+
+
+def merged_weight(key: str, weight: torch.Tensor, state: dict[str, torch.Tensor]) -> torch.Tensor:
+    """What such a program makes of a layer's `weight` (out x in, or out x in x h x w)."""
+    down, up = state[f"{key}.lora_down.weight"], state[f"{key}.lora_up.weight"]
+    scale = float(state[f"{key}.alpha"]) / down.shape[0]
+    change = scale * (up.flatten(1) @ down.flatten(1)).reshape(weight.shape)
+    moved = weight + change
+    if f"{key}.dora_scale" in state:
+        length = moved.flatten(1).norm(dim=1).reshape(-1, *[1] * (weight.ndim - 1))
+        return state[f"{key}.dora_scale"] * moved / length
+    return moved
+
+
+def write(networks: list[nn.Module], name: str, file: Path, v2: bool) -> None:
+    """One file of all networks' adapters. Raises RuntimeError if it does not read back as they are.
+
+    Args:
+        v2: Stable Diffusion 2.
+    """
+    state = {key: value for network in networks for key, value in state_of(network, name).items()}
+    metadata = {"ss_network_module": "networks.lora", "ss_v2": str(v2), "format": "pt"}
+    save_file(state, file, metadata)
+    saved, count = load_file(file), 0
+    for network in networks:
+        for key, layer in adapters(network):
+            base = layer.get_base_layer().weight.detach().float()
+            got, wanted = merged_weight(key, base, saved), base + layer.get_delta_weight(name)
+            if name in layer.lora_magnitude_vector:
+                wanted = _dora(layer, base, name)
+            if not torch.allclose(got, wanted, atol=1e-5 * float(wanted.abs().max()), rtol=1e-4):
+                raise RuntimeError(f"{file} does not read back as trained at {key}.")
+            count += 1
+    if 3 * count > len(saved) or not count:
+        raise RuntimeError(f"{file} holds {len(saved)} tensors for {count} layers.")
+
+
+@torch.no_grad()
+def _dora(layer: LoraLayer, base: torch.Tensor, name: str) -> torch.Tensor:
+    """peft's own merge of a DoRA layer."""
+    layer.merge(adapter_names=[name])
+    merged = layer.get_base_layer().weight.detach().clone().float()
+    layer.unmerge()
+    layer.get_base_layer().weight.copy_(base)
+    return merged
