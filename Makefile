@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow check style app setup clean
+.PHONY: demo test test-slow check style app screenshots setup clean
 
 demo: $(READY)
 	$(BIN)/osteon demo
@@ -26,6 +26,10 @@ style: $(READY)
 
 app: $(READY)
 	$(BIN)/osteon app
+
+# Of every tab, on the demo's models; needs playwright and a chromium
+screenshots: $(READY)
+	$(BIN)/python -m tests.panels.screenshots
 
 setup: $(READY)
 

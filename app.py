@@ -1,10 +1,12 @@
-"""`osteon app`: the playground, models side by side, and the reports, in the browser.
+"""`osteon app`: models to play with, compare, train and judge, in the browser.
 
-This file only wires: each tab is a file in panels/. Models are loaded on the first picture.
+This file only wires: each tab is a file in panels/.
 """
 
 import argparse
+import importlib
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,14 +14,20 @@ from typing import Any
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
 
 import gradio as gr
+import httpx
 
 from core.errors import UserError, command
-from panels import look, playground, reports, side_by_side
+from core.families import FAMILIES, resolve
+from panels import arena, data, latent, look, playground, reports, side_by_side, train
 from panels.workbench import Workbench
 
 TABS = {
     "Playground": playground.tab,
     "Side by side": side_by_side.tab,
+    "Latent": latent.tab,
+    "Arena": arena.tab,
+    "Train": train.tab,
+    "Data": data.tab,
     "Reports": reports.tab,
 }
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -88,13 +96,29 @@ def launch(
     if share and not public:
         page.close()
         raise UserError("No public link could be made; leave out --share, or see to the network.")
+    rouse(local, auth)
     return page, public or local
+
+
+def rouse(address: str, auth: tuple[str, str] | None) -> None:
+    """Ask for what every visitor asks for first: made once, it is kept, and on a busy machine its
+    making outlasts a client's patience."""
+    with httpx.Client(base_url=address, timeout=None) as visitor:
+        if auth:
+            visitor.post("login", data={"username": auth[0], "password": auth[1]})
+        for place in ("", "config", "gradio_api/info"):
+            visitor.get(place)
+
+
+def warm() -> None:
+    """Load what diffusion runs on while the visitor still reads the page."""
+    resolve(FAMILIES["dreambooth"].sampler)
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="osteon app", description="The playground, models side by side, and the reports."
+        prog="osteon app", description="Models to play with, compare, train and judge."
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=7860)
@@ -109,8 +133,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError("--user and --password go together.")
     os.chdir(given.root)  # commands name runs/ and data/ relative to the project
     auth = (given.user, given.password) if given.user else None
+    print("Loading the libraries", flush=True)
+    # Now: it would hold up every answer for seconds if it came with the first picture
+    importlib.import_module("torch")
     page, address = launch(Path.cwd(), given.host, given.port, given.share, auth)
     print(f"Osteon is at {address}  (Ctrl-C stops it)", flush=True)
+    threading.Thread(target=warm, name="osteon-warm", daemon=True).start()
     page.block_thread()
 
 

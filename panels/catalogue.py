@@ -37,6 +37,8 @@ class Model:
     """Some that it was trained or previewed with, or those of prompts/<its folder's name>.txt."""
     radiographs: bool
     """Whether it draws X-rays (perhaps among other things)."""
+    data: str | None = None
+    """What it was trained on, as its settings name it: "data/x", "data/x:test"; None: unknown."""
 
     @property
     def family(self) -> Family:
@@ -96,6 +98,7 @@ def _read(folder: Path, root: Path) -> Model | None:
         lora=settings.get("lora") is not None,
         prompts=prompts,
         radiographs=any(RADIOGRAPH.search(text) for text in _known(folder, root, settings)),
+        data=str(settings["data"]) if settings.get("data") else None,
     )
 
 

@@ -13,17 +13,30 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from core.errors import UserError
 from panels.catalogue import Model
+from panels.label import labelled, strip_height, unlabelled
 from panels.resident import Resident
+from panels.thumbnails import data_uri
 
 REPORT_EVERY = 0.1  # seconds between two reports of progress, at least
+PREVIEW_SHARE = 0.2  # of the time, at most, goes into previews
 log = logging.getLogger("osteon.app")
+
+
+@dataclass(frozen=True)
+class Mix:
+    """A place between seeds and between prompts, each with its weight."""
+
+    seeds: tuple[tuple[int, float], ...]
+    prompts: tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True)
@@ -36,6 +49,12 @@ class Task:
     """ "": the model's own prompts, seed s taking number s modulo their count."""
     options: dict[str, Any]
     """Settings of the call; those that the model's family does not know are left out."""
+    loras: Mapping[Model, float] = field(default_factory=dict)
+    """LoRA runs to mix in, and their scales."""
+    label: bool = False
+    """Whether a visible mark goes below the picture."""
+    mix: Mix | None = None
+    """In place of the seed and the prompt."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +66,8 @@ class Progress:
     words: str
     share: float = 0.0
     """Of this picture, 0 to 1."""
+    preview: str = ""
+    """The unfinished picture, as the address of an <img>; "": none now."""
 
     def share_of(self, count: int) -> float:
         """Of all the work, 0 to 1."""
@@ -62,7 +83,14 @@ class Picture:
     path: Path
     """PNG that carries `facts`."""
     facts: dict[str, Any]
-    """Seed, prompt, run, family and settings, as `osteon generate` writes them."""
+    """Seed, prompt, run, family and settings, as `osteon generate` writes them; "label" is the
+    height of the visible mark below."""
+
+    def open(self) -> Image.Image:
+        """As the model drew it, without the mark."""
+        with Image.open(self.path) as image:
+            image.load()
+            return unlabelled(image, self.facts.get("label", 0))
 
 
 @dataclass(frozen=True)
@@ -143,29 +171,67 @@ class _Hand:
 
             prompt = _prompt(task, sampler.default_prompts)
             options = {k: v for k, v in task.options.items() if k in sampler.options}
+            named = dict(options)
+            if task.loras:
+                if "loras" not in sampler.options:
+                    raise UserError(f"No LoRA can be mixed into {model.name}.")
+                options["loras"] = {str(run.folder): x for run, x in task.loras.items()}
+                named["loras"] = {run.name: x for run, x in task.loras.items()}
             watch: dict[str, Any] = {}
             if "steps" in sampler.options:  # drawn step by step: it can be watched and stopped
-                watch["on_step"] = self.watcher(place)
-            (image,) = sampler([task.seed], [prompt], **options, **watch)
-            settings = settings_of(model.folder, "fp32", sampler.options | options)
+                watch["on_step"] = self.watcher(place, sampler)
+            if task.mix is None:
+                (image,) = sampler([task.seed], [prompt], **options, **watch)
+            else:
+                image = _between(sampler, task.mix, options | watch)
+                named["mix"] = asdict(task.mix)
+            settings = settings_of(model.folder, "fp32", sampler.options | named)
+        if task.label:
+            settings["label"] = strip_height(image.width)
+            image = labelled(image, settings["label"])
         facts = {"seed": task.seed, "prompt": prompt, **settings}
         path = self.folder / model.folder.name / _file_name(model.name, facts)
         write_sample(image, path, task.seed, prompt, settings)
         return Picture(place, model, path, facts)
 
-    def watcher(self, place: int) -> Callable[[int, int, Any], None]:
+    def watcher(self, place: int, sampler: Any) -> Callable[[int, int, Any], None]:
         """To be called after each denoising step."""
-        said = 0.0
+        said, looked, cost = 0.0, 0.0, 0.0
 
         def on_step(step: int, total: int, latents: Any) -> None:
-            nonlocal said
+            nonlocal said, looked, cost
             if self.stop.is_set():
                 raise _Stopped
-            if time.monotonic() - said > REPORT_EVERY:
-                said = time.monotonic()
-                self.say(Progress(place, f"step {step} of {total}", step / total))
+            now = time.monotonic()
+            preview = ""
+            if now - looked > cost / PREVIEW_SHARE:
+                preview = data_uri(sampler.decode(latents[:1])[0])
+                looked = time.monotonic()
+                cost = looked - now
+            if preview or now - said > REPORT_EVERY:
+                said = now
+                self.say(Progress(place, f"step {step} of {total}", step / total, preview))
 
         return on_step
+
+
+def _between(sampler: Any, mix: Mix, options: dict[str, Any]) -> Image.Image:
+    """By the family's own way, or through its latent vectors. Raises UserError without either."""
+    if hasattr(sampler, "mix"):
+        image: Image.Image = sampler.mix(dict(mix.seeds), dict(mix.prompts), **options)
+        return image
+    if not hasattr(sampler, "from_latents"):
+        raise UserError("This family has no latent vectors to mix.")
+    import torch
+
+    from core.images import from_array
+    from core.seeds import mixed_noise
+
+    with torch.no_grad():
+        vector = mixed_noise(dict(mix.seeds), (sampler.latent_dim,))
+        pixels = sampler.from_latents(vector[None].to(sampler.device))  # 1 x C x H x W in [0, 1]
+    levels = pixels.mul(255).round().clamp(0, 255).to(torch.uint8)
+    return from_array(levels.permute(0, 2, 3, 1).cpu().numpy())[0]
 
 
 def _prompt(task: Task, defaults: Sequence[str]) -> str:

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from panels import look
-from panels.wish import LIMITS, MAX_SEED, MAX_TEXT
+from panels.label import WHEN
+from panels.wish import LIMITS, MAX_SEED, MAX_TEXT, SCHEDULERS
 
 DEVICE = {"concurrency_id": "device", "concurrency_limit": 1}
 """Of every event that runs a model: one at a time, whoever asks."""
@@ -22,6 +23,8 @@ class Settings(NamedTuple):
     steps: gr.Slider
     guidance: gr.Slider
     lora_scale: gr.Slider
+    scheduler: gr.Dropdown
+    label: gr.Dropdown
 
 
 class Buttons(NamedTuple):
@@ -59,6 +62,15 @@ def settings_fields() -> Settings:
             slider("steps", "Steps", "More steps: finer, slower."),
             slider("guidance", "Guidance", "How closely to follow the prompt."),
             slider("lora_scale", "LoRA scale", "0 is the base model itself."),
+            gr.Dropdown(
+                list(SCHEDULERS), label="Scheduler", info="How noise is taken away.", min_width=220
+            ),
+            gr.Dropdown(
+                list(WHEN),
+                label="Visible label",
+                info="The word SYNTHETIC below a picture; the file's data always say it.",
+                min_width=220,
+            ),
         )
 
 

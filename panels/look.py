@@ -3,6 +3,7 @@
 Every text that comes from outside (prompts, names, captions, errors) goes through `html.escape`.
 """
 
+import json
 import shlex
 from collections.abc import Iterable, Mapping
 from html import escape
@@ -12,7 +13,9 @@ from gradio.themes import Base, Color, sizes
 
 from core.families import FAMILIES
 from panels.catalogue import RADIOGRAPH, Model
+from panels.copies import Nearest
 from panels.drawing import Picture
+from panels.thumbnails import figure
 
 BLUE = Color(
     c50="#eaf3fb", c100="#d3e6f7", c200="#a9cdee", c300="#79b4ea", c400="#4a93d4", c500="#2c75b5",
@@ -38,6 +41,31 @@ CSS = """
 .osteon-status progress::-webkit-progress-bar { background: var(--border-color-primary); }
 .osteon-status progress::-webkit-progress-value { background: var(--color-accent); }
 .osteon-status progress::-moz-progress-bar { background: var(--color-accent); }
+.osteon-preview { width: min(100%, 16rem); image-rendering: auto; border-radius: 6px; }
+.osteon-figures { display: flex; flex-wrap: wrap; gap: .8rem; margin: .3rem 0 .8rem; }
+.osteon-figures figure { margin: 0; width: min(12rem, 46%); }
+.osteon-figures img { width: 100%; border-radius: 6px; }
+.osteon-sheets figure { width: 100%; }
+.osteon-figures figcaption { font-size: .85rem; color: var(--body-text-color-subdued); }
+.osteon-pair { --cut: 50%; max-width: 34rem; }
+.osteon-pair fieldset { border: 0; padding: 0; margin: 0 0 .3rem; display: flex; gap: .9rem;
+  flex-wrap: wrap; }
+.osteon-pair input[type="range"] { width: 100%; }
+.osteon-pair div { display: grid; gap: 4px; background: #000; border-radius: 6px; overflow: hidden;
+  isolation: isolate; }
+.osteon-pair img { grid-area: 1 / 1; width: 100%; display: block; }
+.osteon-pair:has([value="beside"]:checked) img + img { grid-area: 1 / 2; }
+.osteon-pair:has([value="cut"]:checked) img + img { clip-path: inset(0 0 0 var(--cut)); }
+.osteon-pair:has([value="flicker"]:checked) img + img { animation: osteon-flicker 1s infinite; }
+.osteon-pair:has([value="difference"]:checked) img + img { mix-blend-mode: difference; }
+.osteon-pair:has([value="difference"]:checked) div { filter: brightness(3); }
+.osteon-pair:not(:has([value="cut"]:checked)) .osteon-cut { visibility: hidden; }
+@keyframes osteon-flicker { 0%, 49% { opacity: 1; } 50%, 100% { opacity: 0; } }
+.osteon-grid { overflow-x: auto; }
+.osteon-grid table { border-collapse: collapse; margin: 0 0 1rem; }
+.osteon-grid caption { text-align: left; font-weight: 600; padding: .3rem 0; }
+.osteon-grid :is(th, td) { border: 0 !important; padding: 2px !important; font-size: .85rem; }
+.osteon-grid img { width: 8rem; min-width: 4rem; display: block; border-radius: 4px; }
 .osteon-error { border-left: 3px solid #c0392b; padding: .1rem 0 .1rem .7rem; }
 .osteon-warn:not(:has(p)) { display: none; }
 .osteon-note { color: var(--body-text-color-subdued); font-size: .92rem; margin: .2rem 0; }
@@ -70,7 +98,7 @@ footer .divider { display: none; }
 """
 
 HEADER = """<header class="osteon-head"><h1>Osteon</h1>
-<p>Draw pictures with the models you trained, set them side by side, and read how they compare.
+<p>Train models, draw pictures with them, set them side by side, and read how they compare.
 Everything runs on this computer; nothing is sent anywhere.</p></header>"""
 
 NOT_FOR_DIAGNOSIS = (
@@ -88,10 +116,11 @@ ROWS = {
     "steps": "Steps",
     "guidance": "Guidance",
     "lora_scale": "LoRA scale",
+    "loras": "Mixed in",
     "scheduler": "Scheduler",
     "dtype": "Arithmetic",
 }
-OF_CALL = ("steps", "guidance", "negative", "lora_scale", "scheduler")
+OF_CALL = ("steps", "guidance", "negative", "lora_scale", "loras", "scheduler")
 
 
 def theme() -> Base:
@@ -125,6 +154,11 @@ def status(words: str, share: float | None = None) -> str:
     return f'<div class="osteon-status" role="status"><p>{escape(words)}</p>{bar}</div>'
 
 
+def preview(address: str) -> str:
+    """An unfinished picture."""
+    return f'<img class="osteon-preview" src="{address}" alt="Preview of the picture in work">'
+
+
 def problem(sentence: str) -> str:
     """What went wrong, in words."""
     return (
@@ -147,10 +181,20 @@ def empty(title: str, words: str, commands: Mapping[str, str]) -> str:
     return f'<section class="osteon-empty"><h2>{title}</h2><p>{words}</p>{steps}</section>'
 
 
-def caption(picture: Picture) -> str:
+def caption(picture: Picture, near: Nearest | None = None) -> str:
     """Under a picture, and its text for those who cannot see it. Plain text."""
     values = picture.facts
-    return f"Seed {values['seed']}{': ' if values['prompt'] else ''}{values['prompt']}"
+    words = f"Seed {values['seed']}{': ' if values['prompt'] else ''}{values['prompt']}"
+    return f"Possible copy! {words}" if near is not None and near.possible_copy else words
+
+
+def resemblance(picture: Picture, near: Nearest | None) -> str:
+    """A picture beside the training image that is nearest to it."""
+    if near is None:
+        return note("Its training images are not here, so it cannot be compared with them.")
+    pair = figure(picture.open(), "This picture") + figure(near.image, "Nearest training image")
+    kind = problem if near.possible_copy else note
+    return f'<div class="osteon-figures">{pair}</div>{kind(near.words + ".")}'
 
 
 def facts(picture: Picture) -> str:
@@ -158,7 +202,7 @@ def facts(picture: Picture) -> str:
     rows = "".join(
         f'<tr><th scope="row">{title}</th><td>{escape(_shown(name, picture.facts[name]))}</td></tr>'
         for name, title in ROWS.items()
-        if picture.facts.get(name) not in (None, "")
+        if picture.facts.get(name) not in (None, "", {})
     )
     return (
         f'<div class="osteon-facts"><table>{rows}</table><p>The same picture from a terminal:</p>'
@@ -173,15 +217,20 @@ def command(picture: Picture) -> str:
     if values["prompt"]:
         words += ["--prompt", values["prompt"]]
     for name in OF_CALL:
-        if values.get(name) not in (None, ""):
-            words += [f"--{name}", str(values[name])]
+        if values.get(name) not in (None, "", {}):
+            value = values[name]
+            words += [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
     return shlex.join([*words, "--set", picture.path.stem])
 
 
 def warning(models: Iterable[Model], prompt: str) -> str:
     """What stands beside pictures that may be X-rays; "" beside others."""
-    radiographs = RADIOGRAPH.search(prompt) or any(model.radiographs for model in models)
-    return NOT_FOR_DIAGNOSIS if radiographs else ""
+    return NOT_FOR_DIAGNOSIS if are_radiographs(models, prompt) else ""
+
+
+def are_radiographs(models: Iterable[Model], prompt: str) -> bool:
+    """Whether there may be X-rays among the pictures."""
+    return bool(RADIOGRAPH.search(prompt)) or any(model.radiographs for model in models)
 
 
 def _shown(name: str, value: Any) -> str:
@@ -189,4 +238,6 @@ def _shown(name: str, value: Any) -> str:
         return FAMILIES[value].title
     if name == "trained_steps":
         return f"{value} steps"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} × {share:g}" for key, share in value.items())
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -9,17 +9,27 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from core.errors import UserError
-from panels import fields, look
-from panels.catalogue import Model, pick
+from panels import copies, fields, history, look, wildcards
+from panels.catalogue import Model
 from panels.drawing import Failure, Picture, Progress, Task, draw
-from panels.wish import MAX_TEXT, Wish
+from panels.label import WHEN
+from panels.tasks import tasks_of
+from panels.wish import MAX_TEXT, SCHEDULERS, Wish
 from panels.workbench import Workbench, choices, nothing_yet
 
 READY = "Ready."
 SELECT = "Generate a picture, then select it."
 PROMPT = "What to draw. Left empty: what the model was trained on."
 NO_PROMPT = "This family draws from the seed alone; it reads no prompt."
+MIXED = 2  # LoRA runs besides the model's own
 Values = tuple[Any, ...]
+
+
+class Made(NamedTuple):
+    """A picture in a gallery, and what it resembles."""
+
+    picture: Picture
+    nearest: copies.Nearest | None
 
 
 class Shown(NamedTuple):
@@ -29,8 +39,29 @@ class Shown(NamedTuple):
     status: gr.HTML
     warning: gr.HTML
     facts: gr.HTML
+    preview: gr.HTML
     made: gr.State
-    """`Picture`s in the gallery."""
+    """`Made`s in the gallery."""
+    picked: gr.State
+    """The `Picture` whose facts are shown, or None."""
+
+
+class Asked(NamedTuple):
+    """The fields of a request."""
+
+    model: gr.Dropdown
+    prompt: gr.Textbox
+    seed: gr.Number
+    count: gr.Slider
+    settings: fields.Settings
+    mixed: list[Any]
+    """MIXED times a LoRA run and its scale."""
+
+    @property
+    def inputs(self) -> list[Any]:
+        """In the order of `Playground.generate`."""
+        head = [self.model, self.prompt, self.settings.negative, self.seed, self.count]
+        return [*head, *self.settings[1:], *self.mixed]
 
 
 def tab(bench: Workbench, page: gr.Blocks) -> None:
@@ -54,27 +85,81 @@ def tab(bench: Workbench, page: gr.Blocks) -> None:
             count = fields.slider("count", "Number of pictures", "Their seeds count up.")
             go, stop = fields.buttons("Generate", bool(models))
             settings = fields.settings_fields()
+            preset = _preset(bench)
+            with gr.Accordion("Mix in other LoRA runs", open=False) as mixing:
+                mixed = _mixed(models)
         with gr.Column(scale=3, min_width=300):
-            shown = _shown()
+            shown, again, old = _shown()
 
-    asked = [model, prompt, settings.negative, seed, count, *settings[1:]]
-    run = fields.on_start([go.click, prompt.submit], play.generate, asked, shown, "playground")
+    asked = Asked(model, prompt, seed, count, settings, mixed)
+    run = fields.on_start(
+        [go.click, prompt.submit], play.generate, asked.inputs, shown, "playground"
+    )
     fields.can_stop(stop, run, shown.status)
-    shown.gallery.select(_selected, shown.made, shown.facts, **fields.QUIET)
+    told = [shown.facts, shown.picked]
+    shown.gallery.select(play.selected, shown.made, told, **fields.QUIET)
+    recent = gr.State([])
+    old.select(play.selected, recent, told, **fields.QUIET)
+    run.then(play.recent, None, [old, recent], **fields.QUIET)
+    page.load(play.recent, None, [old, recent], **fields.QUIET)
+    restored = [*asked.inputs, shown.status]
+    again.click(play.restore, shown.picked, restored, **fields.QUIET)
     examples.click(lambda sample: sample[0], examples, prompt, queue=False, **fields.QUIET)
-    fitted = [prompt, examples, *settings]
+    preset.input(lambda line: line, preset, prompt, queue=False, **fields.QUIET)
+    fitted = [prompt, examples, *settings[:-1], mixing]
     model.change(play.fit, model, fitted, **fields.QUIET)
-    page.load(play.refresh, model, [model, notice, go], **fields.QUIET).then(
+    page.load(play.refresh, model, [model, notice, go, *mixed[::2]], **fields.QUIET).then(
         play.fit, model, fitted, **fields.QUIET
     )
 
 
-def _shown() -> Shown:
+def _preset(bench: Workbench) -> gr.Dropdown:
+    lists = ", ".join(f"`__{name}__`" for name in wildcards.names(bench.wildcards))
+    return gr.Dropdown(
+        bench.presets(),
+        value=None,
+        label="Presets",
+        info="A prompt from prompts/. In a prompt, {a|b} is one of the two, by the seed"
+        + (f"; {lists}: a line of that list." if lists else "."),
+    )
+
+
+def _mixed(models: list[Model]) -> list[Any]:
+    parts: list[Any] = []
+    for number in range(1, MIXED + 1):
+        with gr.Row():
+            parts.append(
+                gr.Dropdown(
+                    _loras(models), value="", label=f"LoRA run {number}", min_width=160, scale=2
+                )
+            )
+            parts.append(
+                gr.Slider(0, 2, 1.0, step=0.05, label=f"Scale {number}", min_width=120, scale=1)
+            )
+    return parts
+
+
+def _shown() -> tuple[Shown, gr.Button, gr.Gallery]:
+    """The answer's parts, the button that takes settings over, and the gallery of older ones."""
     status = gr.HTML(look.status(READY))
-    gallery = gr.Gallery(
-        label="Pictures",
+    preview = gr.HTML()
+    gallery = _gallery("Pictures", 2)
+    warning = gr.HTML(elem_classes="osteon-warn")
+    with gr.Accordion("How this picture was made", open=False):
+        facts = gr.HTML(look.note(SELECT))
+        again = gr.Button("Use these settings", size="sm")
+    with gr.Accordion("History", open=False):
+        gr.HTML(look.note("The last pictures made here. Select one to see how it was made."))
+        old = _gallery("History", 4)
+    shown = Shown(gallery, status, warning, facts, preview, gr.State([]), gr.State(None))
+    return shown, again, old
+
+
+def _gallery(label: str, columns: int) -> gr.Gallery:
+    return gr.Gallery(
+        label=label,
         elem_classes="osteon-gallery",
-        columns=2,
+        columns=columns,
         fit_columns=False,
         height="auto",
         object_fit="contain",
@@ -82,10 +167,6 @@ def _shown() -> Shown:
         interactive=False,
         buttons=["download", "download_all", "fullscreen"],
     )
-    warning = gr.HTML(elem_classes="osteon-warn")
-    with gr.Accordion("How this picture was made", open=False):
-        facts = gr.HTML(look.note(SELECT))
-    return Shown(gallery, status, warning, facts, gr.State([]))
 
 
 @dataclass(frozen=True)
@@ -104,38 +185,93 @@ class Playground:
         steps: int,
         guidance: float,
         lora_scale: float,
+        scheduler: str = SCHEDULERS[0],
+        label: str = WHEN[0],
+        lora_1: str | None = None,
+        scale_1: float = 1.0,
+        lora_2: str | None = None,
+        scale_2: float = 1.0,
     ) -> Iterator[Values]:
         """Draw `count` pictures from `seed` on; every answer holds all that are done so far."""
         try:
-            wish = Wish(prompt or "", negative or "", seed, count, steps, guidance, lora_scale)
-            chosen = pick(self.bench.models(), model)
+            pairs = [(lora_1, scale_1), (lora_2, scale_2)]
+            wish = Wish(
+                prompt or "", negative or "", seed, count, steps, guidance, scheduler, lora_scale,
+                {name: scale for name, scale in pairs if name},
+            )  # fmt: skip
+            tasks = tasks_of(self.bench, model, wish, label)
         except UserError as error:
             yield _only(look.problem(str(error)))
             return
-        yield from self._draw(chosen, wish)
+        yield from self._draw(tasks)
 
-    def _draw(self, model: Model, wish: Wish) -> Iterator[Values]:
-        tasks = [Task(model, seed, wish.prompt, wish.options) for seed in wish.seeds]
-        made: list[Picture] = []
-        warning = look.warning([model], wish.prompt)
+    def _draw(self, tasks: list[Task]) -> Iterator[Values]:
+        made: list[Made] = []
+        warning = look.warning([task.model for task in tasks], " ".join(t.prompt for t in tasks))
         began = time.monotonic()
-        yield [], look.status("Starting", 0.0), warning, look.note(SELECT), []
+        yield [], look.status("Starting", 0.0), warning, look.note(SELECT), "", [], None
         with closing(draw(self.bench.resident, tasks, self.bench.pictures)) as events:
             for event in events:
                 number = f"Picture {event.place + 1} of {len(tasks)}"
                 if isinstance(event, Failure):
-                    yield _only(look.problem(event.sentence))
+                    yield _only(look.problem(event.sentence), "")
                     return
                 if isinstance(event, Progress):
-                    share = event.share_of(len(tasks))
-                    yield _only(look.status(f"{number}: {event.words}", share))
+                    line = look.status(f"{number}: {event.words}", event.share_of(len(tasks)))
+                    seen = look.preview(event.preview) if event.preview else gr.skip()
+                    yield _only(line, seen)
                 if isinstance(event, Picture):
-                    made.append(event)
-                    line = look.status(f"{number} is done", len(made) / len(tasks))
-                    pairs = [(str(picture.path), look.caption(picture)) for picture in made]
-                    yield pairs, line, warning, look.facts(event), list(made)
+                    line = look.status(f"{number} is done", (event.place + 1) / len(tasks))
+                    made.append(Made(event, None))
+                    yield _pairs(made), line, warning, look.facts(event), "", list(made), event
+                    made[-1] = self.judged(event)
+                    yield _all(made)
         count = f"{len(made)} picture{'s' if len(made) != 1 else ''}"
-        yield _only(look.status(f"{count} in {time.monotonic() - began:.1f} s."))
+        yield _only(look.status(f"{count} in {time.monotonic() - began:.1f} s."), "")
+
+    def judged(self, picture: Picture) -> Made:
+        """With the training image that it resembles most."""
+        return Made(picture, copies.nearest_of(picture.model, self.bench.root, picture.open()))
+
+    def selected(self, made: list[Made], event: gr.SelectData) -> Values:
+        """How a picture of a gallery was made, and what it resembles."""
+        if not isinstance(event.index, int) or not 0 <= event.index < len(made):
+            return look.note(SELECT), None
+        picture, near = made[event.index]
+        near = near or self.judged(picture).nearest
+        return look.facts(picture) + look.resemblance(picture, near), picture
+
+    def recent(self) -> Values:
+        """Of the gallery of older pictures, and what is in it."""
+        made = [
+            Made(picture, None)
+            for picture in history.newest(self.bench.pictures, self.bench.models())
+        ]
+        return _pairs(made), made
+
+    def restore(self, picture: Picture | None) -> Values:
+        """Fill the fields with what made a picture."""
+        if picture is None:
+            none = [gr.skip()] * (10 + 2 * MIXED)
+            return (*none, look.problem("Select a picture first."))
+        facts, wish = picture.facts, Wish()
+        mixed = [*(facts.get("loras") or {}).items(), *[("", 1.0)] * MIXED][:MIXED]
+        return (
+            picture.model.name,
+            facts["prompt"],
+            facts.get("negative", wish.negative),
+            facts["seed"],
+            1,
+            facts.get("steps", wish.steps),
+            facts.get("guidance", wish.guidance),
+            facts.get("lora_scale", wish.lora_scale),
+            facts.get("scheduler", wish.scheduler),
+            WHEN[1] if facts.get("label") else WHEN[2],
+            *(value for pair in mixed for value in pair),
+            look.status(
+                f"These are the settings of seed {facts['seed']}; Generate makes it again."
+            ),
+        )
 
     def fit(self, name: str | None) -> Values:
         """Show the settings that the chosen model knows."""
@@ -149,6 +285,8 @@ class Playground:
             known,
             known,
             gr.update(visible=model is not None and model.lora),
+            known,
+            known,
         )
 
     def refresh(self, current: str | None) -> Values:
@@ -160,7 +298,12 @@ class Playground:
             gr.update(choices=choices(models), value=name),
             gr.update(visible=not models),
             gr.update(interactive=bool(models)),
+            *[gr.update(choices=_loras(models))] * MIXED,
         )
+
+
+def _loras(models: list[Model]) -> list[tuple[str, str]]:
+    return [("none", ""), *((model.label, model.name) for model in models if model.lora)]
 
 
 def _examples(model: Model | None) -> Any:
@@ -168,12 +311,19 @@ def _examples(model: Model | None) -> Any:
     return gr.update(samples=[[prompt] for prompt in prompts], visible=bool(prompts))
 
 
-def _selected(made: list[Picture], event: gr.SelectData) -> str:
-    if not isinstance(event.index, int) or not 0 <= event.index < len(made):
-        return look.note(SELECT)
-    return look.facts(made[event.index])
+def _pairs(made: list[Made]) -> list[tuple[str, str]]:
+    """Files and captions of a gallery."""
+    return [(str(picture.path), look.caption(picture, near)) for picture, near in made]
 
 
-def _only(line: str) -> Values:
-    """A new status line; all else stays."""
-    return gr.skip(), line, gr.skip(), gr.skip(), gr.skip()
+def _all(made: list[Made]) -> Values:
+    """The pictures, the last one's facts; all else stays."""
+    picture, near = made[-1]
+    facts = look.facts(picture) + look.resemblance(picture, near)
+    return _pairs(made), gr.skip(), gr.skip(), facts, gr.skip(), list(made), picture
+
+
+def _only(line: str, preview: Any = None) -> Values:
+    """A new status line (and preview); all else stays."""
+    seen = gr.skip() if preview is None else preview
+    return gr.skip(), line, gr.skip(), gr.skip(), seen, gr.skip(), gr.skip()

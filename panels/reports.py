@@ -1,4 +1,4 @@
-"""Reports: what `osteon compare` wrote, opened in the page."""
+"""Reports: what `osteon compare` wrote, opened in the page, one or two; pictures replayed."""
 
 from html import escape
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from core.errors import UserError
-from panels import fields, look
+from panels import fields, look, replay
 from panels.workbench import Workbench
 
 MAX_BYTES = 64 * 2**20  # of a report shown in the page
@@ -25,6 +25,10 @@ def tab(bench: Workbench, page: gr.Blocks) -> None:
         visible=bool(names),
     )
     body = gr.HTML(elem_classes="osteon-report")
+    other = gr.Dropdown([("none", ""), *names], value="", label="Beside it", visible=len(names) > 1)
+    second = gr.HTML(elem_classes="osteon-report")
+    with gr.Accordion("Replay a picture", open=False):
+        replay.section(bench)
 
     def show(name: str | None) -> str:
         """The report `name` as a page within the page; "" where there is none."""
@@ -45,10 +49,12 @@ def tab(bench: Workbench, page: gr.Blocks) -> None:
             gr.update(visible=not names),
             gr.update(choices=names, value=name, visible=bool(names)),
             show(name),
+            gr.update(choices=[("none", ""), *names], visible=len(names) > 1),
         ]
 
     report.input(show, report, body, api_name="report", show_progress="hidden")
-    page.load(refresh, report, [notice, report, body], **fields.QUIET)
+    other.input(lambda name: show(name) if name else "", other, second, **fields.QUIET)
+    page.load(refresh, report, [notice, report, body, other], **fields.QUIET)
 
 
 def _framed(path: Path) -> str:

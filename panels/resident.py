@@ -1,4 +1,7 @@
-"""The one model in memory: loaded when asked for, kept while it is used, freed for the next."""
+"""The one model in memory: loaded when asked for, kept while it is used, freed for the next.
+
+LoRA runs on one base share it: going from one to another switches adapters and loads nothing else.
+"""
 
 import gc
 import sys
@@ -7,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from core.families import Sampler, load_sampler
+from core.families import Sampler, load_sampler, switch_sampler
 
 
 class Resident:
@@ -26,18 +29,24 @@ class Resident:
     def use(self, folder: Path) -> Iterator[Sampler]:
         """Lend the sampler of `folder`; weights written since it was loaded are loaded anew.
 
-        Raises UserError for a run without weights.
+        Raises UserError for a run without weights, or with damaged ones.
         """
         with self._lock:
             if self._sampler is None or not self.holds(folder):
-                self.free()
-                from core.session import (
-                    pick_device,  # torch: on the first picture, not at the start
-                )
-
-                self._sampler = load_sampler(folder, pick_device())
-                self._key = (folder, _written(folder))
+                self._take(folder)
+            assert self._sampler is not None
             yield self._sampler
+
+    def _take(self, folder: Path) -> None:
+        from core.session import pick_device  # torch: on the first picture, not at the start
+
+        before, self._sampler, self._key = self._sampler, None, None
+        taken = switch_sampler(before, folder) if before is not None else None
+        if taken is None:
+            del before
+            self.free()
+            taken = load_sampler(folder, pick_device())
+        self._sampler, self._key = taken, (folder, _written(folder))
 
     def free(self) -> None:
         """Give the memory back."""

@@ -1,8 +1,8 @@
-"""Side by side: one prompt and one seed, one picture from each family in a row."""
+"""Side by side: one prompt and one seed, a picture from each family in a row, two on one place."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any, NamedTuple
 
@@ -10,9 +10,12 @@ import gradio as gr
 
 from core.errors import UserError
 from core.families import FAMILIES
-from panels import fields, look
+from core.images import list_images, open_image
+from panels import fields, grid, look
 from panels.catalogue import Model, pick
 from panels.drawing import Failure, Picture, Progress, Task, draw
+from panels.tasks import tasks_of
+from panels.viewer import difference, pair
 from panels.wish import MAX_TEXT, Wish
 from panels.workbench import Workbench, nothing_yet
 
@@ -20,6 +23,8 @@ ORDER = sorted(FAMILIES, key=lambda name: name != "base")
 """Families of the columns: the base model first, as what the others are measured by."""
 READY = "Ready. The models are loaded one after another."
 NONE = ("none", "")
+OUTSIDE = "Pictures from outside"
+TITLES = (*(FAMILIES[name].title for name in ORDER), OUTSIDE)
 Values = list[Any]
 
 
@@ -50,20 +55,36 @@ def tab(bench: Workbench, page: gr.Blocks) -> None:
     go, stop = fields.buttons("Draw the row", bool(models))
     status = gr.HTML(look.status(READY))
     with gr.Row():
-        columns = [_column(family, models) for family in ORDER]
+        columns = [_column(FAMILIES[name].title, _choices(models, name)) for name in ORDER]
+        columns.append(_column(OUTSIDE, _folders(bench)))
     warning = gr.HTML(elem_classes="osteon-warn")
+    with gr.Accordion("Two on one place", open=True):
+        with gr.Row():
+            both = [_choice(label, place) for place, label in enumerate(("First", "Second"))]
+        view = gr.HTML(look.note("Draw the row; then two of its pictures are shown here."))
+    with gr.Accordion("Grid over settings (X/Y/Z)", open=False):
+        grid.section(bench)
 
     chosen = [column.model for column in columns]
     cells = [part for column in columns for part in (column.image, column.words)]
+    drawn = gr.State({})
     asked = [prompt, settings.negative, seed, *settings[1:], *chosen]
-    shown = [status, warning, *cells]
+    shown = [status, warning, *cells, drawn]
     run = fields.on_start([go.click, prompt.submit], row.draw, asked, shown, "side_by_side")
     fields.can_stop(stop, run, status)
+    looked = {"fn": row.closer, "inputs": [drawn, *both], "outputs": view, **fields.QUIET}
+    run.then(**looked)
+    for choice in both:
+        choice.input(**looked)
     page.load(row.refresh, chosen, [notice, go, *chosen], **fields.QUIET)
 
 
-def _column(family: str, models: list[Model]) -> Column:
-    title, found = FAMILIES[family].title, _choices(models, family)
+def _choice(label: str, place: int) -> gr.Dropdown:
+    """Of a column, whose picture is looked at more closely."""
+    return gr.Dropdown(list(TITLES), value=TITLES[place], label=label, min_width=160)
+
+
+def _column(title: str, found: list[tuple[str, str]]) -> Column:
     with gr.Column(min_width=200):
         model = gr.Dropdown(found, value=found[0][1], label=title, allow_custom_value=True)
         image = gr.Image(
@@ -93,30 +114,42 @@ class SideBySide:
         steps: int,
         guidance: float,
         lora_scale: float,
+        scheduler: str,
+        label: str,
         *names: str | None,
     ) -> Iterator[Values]:
-        """One picture from each model named ("" leaves a column out), shown one by one."""
+        """One picture from each model named ("" leaves a column out), shown one by one; the last
+        name is that of a folder under outside/."""
         try:
-            wish = Wish(prompt or "", negative or "", seed, 1, steps, guidance, lora_scale)
-            found = self.bench.models()
-            chosen = [pick(found, name) if name else None for name in names]
-            if not any(chosen):
+            text = prompt or ""
+            wish = Wish(text, negative or "", seed, 1, steps, guidance, scheduler, lora_scale)
+            *models, folder = names
+            chosen = self._models(models)
+            wish = replace(wish, prompt=text.strip() or _own_prompt(chosen))  # one for all
+            tasks = {
+                place: tasks_of(self.bench, model.name, wish, label)[0]
+                for place, model in enumerate(chosen)
+                if model is not None
+            }
+            cells = [None, ""] * len(models) + self._outside(folder, wish.seed)
+            if not tasks:
                 raise UserError("Choose a model in at least one column.")
         except UserError as error:
-            yield [look.problem(str(error)), *[gr.skip()] * (1 + 2 * len(names))]
+            yield [look.problem(str(error)), *[gr.skip()] * (2 + 2 * len(names))]
             return
-        yield from self._draw(chosen, wish)
+        yield from self._draw(tasks, cells)
 
-    def _draw(self, chosen: Sequence[Model | None], wish: Wish) -> Iterator[Values]:
-        places = [place for place, model in enumerate(chosen) if model is not None]
-        models = [model for model in chosen if model is not None]
-        own = (prompt for model in models if model.family.prompts for prompt in model.prompts)
-        prompt = wish.prompt.strip() or next(own, "")  # one for all
-        tasks = [Task(model, wish.seed, prompt, wish.options) for model in models]
-        cells: list[Any] = [None, ""] * len(chosen)  # picture and words of each column
-        warning = look.warning(models, prompt)
+    def _models(self, names: Sequence[str | None]) -> list[Model | None]:
+        found = self.bench.models()
+        return [pick(found, name) if name else None for name in names]
+
+    def _draw(self, placed: dict[int, Task], cells: Values) -> Iterator[Values]:
+        """Fill `cells` (picture and words of each column) with what the tasks of columns draw."""
+        places, tasks = list(placed), list(placed.values())
+        warning = look.warning([task.model for task in tasks], tasks[0].prompt)
+        drawn: dict[str, Picture] = {}
         failed = 0
-        yield [look.status("Starting", 0.0), warning, *cells]
+        yield [look.status("Starting", 0.0), warning, *cells, drawn]
         with closing(draw(self.bench.resident, tasks, self.bench.pictures)) as events:
             for event in events:
                 name = tasks[event.place].model.folder.name
@@ -125,28 +158,63 @@ class SideBySide:
                     line = look.status(
                         f"{name}: {event.words}", share + (event.share - 1) / len(tasks)
                     )
-                    yield [line, warning, *[gr.skip()] * len(cells)]
+                    yield [line, warning, *[gr.skip()] * (len(cells) + 1)]
                     continue
                 if isinstance(event, Failure):
                     failed += 1
                     cells[at : at + 2] = [None, look.problem(event.sentence)]
                 if isinstance(event, Picture):
                     cells[at : at + 2] = [str(event.path), _words(event)]
-                yield [look.status(f"{name} is done", share), warning, *cells]
+                    drawn[TITLES[places[event.place]]] = event
+                yield [look.status(f"{name} is done", share), warning, *cells, drawn]
         done = f"{len(tasks) - failed} of {len(tasks)} drawn"
         why = f"{done}; the columns say why the rest was not."
         last = look.problem(why) if failed else look.status(f"{done}.")
-        yield [last, warning, *[gr.skip()] * len(cells)]
+        yield [last, warning, *[gr.skip()] * (len(cells) + 1)]
+
+    def _outside(self, name: str | None, seed: int) -> Values:
+        """Picture and words of the last column: number `seed` of the folder, round and round."""
+        if not name:
+            return [None, ""]
+        folder = next((found for found in self.bench.outside() if found.name == name), None)
+        if folder is None:
+            raise UserError(f"There is no folder outside/{name}; choose one from the list.")
+        files = list_images(folder)
+        file = files[seed % len(files)]
+        return [open_image(file), look.note(f"{file.name}, from outside/{name}.")]
+
+    def closer(self, drawn: dict[str, Picture], first: str, second: str) -> str:
+        """Two of the pictures on one place, and by how much they differ."""
+        try:
+            missing = [title for title in (first, second) if title not in drawn]
+            if missing:
+                raise UserError(f"There is no picture of {missing[0]} yet.")
+            one, two = drawn[first].open(), drawn[second].open()
+        except UserError as error:
+            return look.note(str(error))
+        apart = look.note(difference(one, two).words) if one.size == two.size else ""
+        return pair(one, two, (first, second)) + apart
 
     def refresh(self, *current: str | None) -> Values:
         """What there is now, keeping the models that were chosen."""
         models = self.bench.models()
         updates = [gr.update(visible=not models), gr.update(interactive=bool(models))]
-        for family, name in zip(ORDER, current, strict=True):
-            found = _choices(models, family)
+        lists = [*(_choices(models, family) for family in ORDER), _folders(self.bench)]
+        for found, name in zip(lists, current, strict=True):
             kept = name if name in [value for _, value in found] else found[0][1]
             updates.append(gr.update(choices=found, value=kept))
         return updates
+
+
+def _own_prompt(models: Sequence[Model | None]) -> str:
+    """The first that one of the models was trained on."""
+    readers = (model for model in models if model is not None and model.family.prompts)
+    return next((prompt for model in readers for prompt in model.prompts), "")
+
+
+def _folders(bench: Workbench) -> list[tuple[str, str]]:
+    """(label, name) of none and of the folders of pictures by others."""
+    return [NONE, *((folder.name, folder.name) for folder in bench.outside())]
 
 
 def _choices(models: list[Model], family: str) -> list[tuple[str, str]]:

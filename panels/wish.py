@@ -1,12 +1,15 @@
 """What a visitor may ask of a model, with limits that the page and the server both keep."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from core.errors import UserError
 
 MAX_SEED = 2**32 - 1
 MAX_TEXT = 1000  # characters; models read 77 tokens
+SCHEDULERS = ("ddim", "dpm++", "euler", "euler_a", "unipc")
+"""Those of finetune.sample, which is not imported here: it loads torch."""
 
 
 class Limits(NamedTuple):
@@ -36,22 +39,27 @@ NAMES = {
 class Wish:
     """One request. Raises UserError for what is out of range."""
 
-    prompt: str
-    negative: str
-    seed: Any
+    prompt: str = ""
+    negative: str = ""
+    seed: Any = 0
     """A whole number; None where the field is empty."""
-    count: int
-    steps: int
-    guidance: float
-    lora_scale: float
+    count: float = LIMITS["count"].default
+    steps: float = LIMITS["steps"].default
+    guidance: float = LIMITS["guidance"].default
+    scheduler: str = SCHEDULERS[0]
+    lora_scale: float = LIMITS["lora_scale"].default
+    loras: Mapping[str, float] = field(default_factory=dict)
+    """Names of further LoRA runs to mix in, and their scales."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.seed, int) or not 0 <= self.seed <= MAX_SEED:
             raise UserError(f"The seed must be a whole number from 0 to {MAX_SEED}.")
-        for name, limits in LIMITS.items():
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not limits.low <= value <= limits.high:
-                raise UserError(f"{NAMES[name]} must lie from {limits.low:g} to {limits.high:g}.")
+        for name in LIMITS:
+            check(name, getattr(self, name))
+        for name, scale in self.loras.items():
+            check("lora_scale", scale, f"The scale of {name}")
+        if self.scheduler not in SCHEDULERS:
+            raise UserError(f"There is no scheduler '{self.scheduler}'; choose one from the list.")
         for name, text in (("prompt", self.prompt), ("negative prompt", self.negative)):
             if len(text) > MAX_TEXT:
                 raise UserError(f"The {name} is longer than {MAX_TEXT} characters; shorten it.")
@@ -63,10 +71,19 @@ class Wish:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Settings of a sampler's call."""
+        """Settings of a sampler's call, but for `loras`."""
         return {
             "steps": int(self.steps),
             "guidance": float(self.guidance),
             "negative": self.negative.strip(),
+            "scheduler": self.scheduler,
             "lora_scale": float(self.lora_scale),
         }
+
+
+def check(name: str, value: Any, title: str | None = None) -> None:
+    """Raise UserError where a number of `LIMITS` is out of range."""
+    limits = LIMITS[name]
+    if not isinstance(value, (int, float)) or not limits.low <= value <= limits.high:
+        title = title or NAMES[name]
+        raise UserError(f"{title} must lie from {limits.low:g} to {limits.high:g}.")

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from core.images import list_images
+from core.prompts import read_prompts
 from panels import look
 from panels.catalogue import Model, find_models, find_reports
 from panels.resident import Resident
@@ -20,6 +22,25 @@ class Workbench:
     def pictures(self) -> Path:
         """Where pictures made in the app go. Of the project's folders only this one is served."""
         return self.root / "reports" / "playground"
+
+    @property
+    def wildcards(self) -> Path:
+        """Lists that prompts may name."""
+        return self.root / "prompts" / "wildcards"
+
+    def presets(self) -> list[tuple[str, str]]:
+        """(label, prompt) of every line in prompts/*.txt."""
+        files = sorted((self.root / "prompts").glob("*.txt"))
+        return [(f"{file.stem}: {line}", line) for file in files for line in read_prompts(file)]
+
+    def outside(self) -> list[Path]:
+        """Plain folders of pictures by others: outside/<name>/."""
+        found = sorted((self.root / "outside").glob("*/"))
+        return [folder for folder in found if list_images(folder)]
+
+    def sets(self) -> list[str]:
+        """Prepared sets: "data/<name>"."""
+        return sorted(f"data/{file.parent.name}" for file in self.root.glob("data/*/set.json"))
 
     def models(self) -> list[Model]:
         return find_models(self.root)

@@ -27,4 +27,5 @@ def address(project: Path) -> Iterator[str]:
 
 @pytest.fixture
 def client(address: str, tmp_path: Path) -> Client:
-    return Client(address, verbose=False, download_files=tmp_path)
+    patient = {"timeout": 120}  # on a machine that trains beside the tests
+    return Client(address, verbose=False, download_files=tmp_path, httpx_kwargs=patient)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from core.files import write_json
+from core.files import write_json, write_jsonl
 from finetune.settings import DreamBoothSettings, Lora, Optim
 from finetune.train_dreambooth import train
 from gan.networks import Generator
@@ -35,6 +35,10 @@ def make_project(root: Path) -> Path:
     (root / "runs/broken/weights/generator.safetensors").write_bytes(b"not tensors")
     write_json(root / "runs/broken/weights/config.json", {"size": 32})
     make_gan(root / "runs/chest-gan")
+    write_images(root / "outside/by-hand")
+    make_set(root / "data/prepared")
+    for run in ("tuned", "chest-gan"):
+        write_images(root / f"runs/{run}/samples/default")
     report = root / "reports/first/report.html"
     report.parent.mkdir(parents=True)
     report.write_text(REPORT, encoding="utf-8")
@@ -47,3 +51,12 @@ def make_gan(run: Path) -> None:
     save_generator(Generator(**shape), shape, run / "weights")
     write_json(run / "run.json", {"family": "wgan-gp", "status": "finished", "steps": 7})
     (run / "config.yaml").write_text("data: data/chest-x-rays\n")
+
+
+def make_set(folder: Path) -> None:
+    """A prepared set with a train split alone."""
+    write_images(folder / "train")
+    files = sorted((folder / "train").glob("*.png"))
+    rows = [{"file_name": file.name, "text": f"ramp {file.stem}", "view": "PA"} for file in files]
+    write_jsonl(folder / "train/metadata.jsonl", rows)
+    write_json(folder / "set.json", {"mode": "RGB", "rejected": []})

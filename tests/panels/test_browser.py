@@ -34,6 +34,16 @@ def page(address: str) -> Iterator[Any]:
     assert troubles == []
 
 
+def open_tab(page: Any, name: str) -> None:
+    """Click a tab, or on a narrow screen its line in the menu of those that do not fit."""
+    tab = page.get_by_role("tab", name=name)
+    if tab.count() and tab.first.is_visible():
+        tab.first.click()
+    else:
+        page.locator(".overflow-menu > button").click()
+        page.locator(".overflow-dropdown button").filter(has_text=name).click()
+
+
 def test_a_visit_to_every_tab_on_a_narrow_screen(page: Any) -> None:
     # Playground: the settings fit the model, Enter draws, the picture tells how it was made
     prompt = page.get_by_label("Prompt", exact=False).first
@@ -68,10 +78,63 @@ def test_a_visit_to_every_tab_on_a_narrow_screen(page: Any) -> None:
     page.get_by_text("Not for diagnosis.").first.wait_for()
 
     # Side by side and reports
-    page.get_by_role("tab", name="Side by side").click()
+    open_tab(page, "Side by side")
     page.get_by_role("button", name="Draw the row").click()
     page.get_by_text(" drawn").wait_for()
     page.get_by_text("Reads no prompt. The seed").wait_for()
-    page.get_by_role("tab", name="Reports").click()
+    open_tab(page, "Reports")
     page.frame_locator("iframe").get_by_role("heading", name='Real against "fake"').wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+
+
+def test_two_pictures_on_one_place_by_keyboard(page: Any) -> None:
+    open_tab(page, "Side by side")
+    page.get_by_role("button", name="Draw the row").click()
+    page.get_by_text("Mean difference").wait_for()
+    both = page.locator(".osteon-pair img")
+    assert both.count() == 2
+    slider = page.get_by_label("Where the slider stands")
+    slider.focus()
+    slider.press("End")
+    assert "100%" in page.locator(".osteon-pair").get_attribute("style")
+    page.get_by_label("Slider", exact=True).focus()
+    page.keyboard.press("ArrowRight")
+    assert page.get_by_label("Flicker").is_checked()
+    page.keyboard.press("ArrowRight")
+    assert page.get_by_label("Difference").is_checked()
+    style = "getComputedStyle(document.querySelectorAll('.osteon-pair img')[1]).mixBlendMode"
+    assert page.evaluate(style) == "difference"
+
+
+def test_the_other_tabs_by_their_main_path(page: Any) -> None:
+    # Latent: from one seed to another
+    open_tab(page, "Latent")
+    panel = page.get_by_role("tabpanel").filter(has=page.get_by_text("What to do"))
+    panel.get_by_label("number input for Pictures").fill("2")
+    panel.get_by_role("button", name="Draw the way").click()
+    panel.get_by_text("2 pictures.").wait_for()
+    assert panel.locator("figure img").count() == 2
+
+    # Arena: a vote says whose pictures they were
+    open_tab(page, "Arena")
+    page.get_by_role("button", name="New pair").click()
+    page.get_by_alt_text("Left").wait_for()
+    page.get_by_role("button", name="Left").click()
+    page.get_by_text("Left was runs/").wait_for()
+    page.get_by_text("Preferred to what stood beside it").wait_for()
+
+    # Data: an image is chosen, its caption changed, its grey values windowed
+    open_tab(page, "Data")
+    page.get_by_text("5 images, page 1 of 1").wait_for()
+    page.get_by_role("tabpanel").locator("button.thumbnail-lg:visible").first.click()
+    page.get_by_alt_text("larger").wait_for()
+    page.get_by_label("Caption", exact=True).fill("a steep ramp")
+    page.get_by_role("button", name="Save").click()
+    page.get_by_text("Noted for").wait_for()
+
+    # Train: every setting is there, and a wrong one gets a sentence
+    open_tab(page, "Train")
+    page.get_by_label("steps", exact=True).fill("many")
+    page.get_by_role("button", name="Start training").click()
+    page.get_by_role("alert").filter(has_text="steps").wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= 400

@@ -6,6 +6,7 @@ import weakref
 from pathlib import Path
 
 import pytest
+import torch
 
 from core.errors import UserError
 from panels.resident import Resident
@@ -35,6 +36,44 @@ def test_the_same_model_is_kept_until_its_weights_change(project: Path) -> None:
     os.utime(weights, (weights.stat().st_mtime + 5,) * 2)
     with resident.use(folder) as third:
         assert third is not first
+
+
+def test_switching_loras_keeps_one_base_and_a_level_memory(project: Path) -> None:
+    resident = Resident()
+    names = ["runs/tuned", "models/tiny"]
+
+    def draw(name: str) -> bytes:
+        with resident.use(project / name) as sampler:
+            (image,) = sampler([3], ["a ramp"], steps=1)
+            unets.add(id(sampler.pipeline.unet))
+        return image.tobytes()
+
+    unets: set[int] = set()
+    first = [draw(name) for name in names]
+    assert first[0] != first[1]
+    gc.collect()
+    level = sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
+    for _ in range(10):
+        assert [draw(name) for name in names] == first
+    gc.collect()
+    assert sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects()) <= level
+    assert len(unets) == 1
+
+
+def test_another_lora_is_mixed_in(project: Path) -> None:
+    resident = Resident()
+    with resident.use(project / "models/tiny") as sampler:
+        (plain,) = sampler([3], ["a ramp"], steps=1)
+        (mixed,) = sampler([3], ["a ramp"], steps=1, loras={str(project / "runs/tuned"): 0.5})
+        (again,) = sampler([3], ["a ramp"], steps=1)
+        with pytest.raises(UserError, match="holds no LoRA"):
+            sampler([3], [""], loras={str(project / "runs/chest-gan"): 1.0})
+    with resident.use(project / "runs/tuned") as sampler:
+        (half,) = sampler([3], ["a ramp"], steps=1, lora_scale=0.5)
+        with pytest.raises(UserError, match="twice"):
+            sampler([3], [""], loras={str(project / "runs/tuned"): 1.0})
+    assert plain.tobytes() == again.tobytes()
+    assert mixed.tobytes() == half.tobytes() != plain.tobytes()
 
 
 def test_a_failed_load_leaves_nothing_behind(project: Path, tmp_path: Path) -> None:

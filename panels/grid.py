@@ -1,0 +1,223 @@
+"""One wish over up to three settings: a table of pictures (X/Y/Z), or a strip of LoRA scales."""
+
+import itertools
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from core.errors import UserError
+from core.images import grid as sheet_of
+from core.images import write_png
+from core.runs import now
+from panels import fields, look
+from panels.drawing import Failure, Picture, Progress, Task, draw
+from panels.label import WHEN, labelled, strip_height
+from panels.tasks import tasks_of
+from panels.thumbnails import img
+from panels.wish import MAX_TEXT, Wish
+from panels.workbench import Workbench, choices
+
+NONE = "none"
+AXES: dict[str, tuple[str, type]] = {
+    "Seed": ("seed", int),
+    "Prompt": ("prompt", str),
+    "Negative prompt": ("negative", str),
+    "Steps": ("steps", int),
+    "Guidance": ("guidance", float),
+    "Scheduler": ("scheduler", str),
+    "LoRA scale": ("lora_scale", float),
+    "Model": ("model", str),
+}
+"""Title -> name of the setting and what its values are."""
+MOST = 64  # pictures of a grid
+SMALL = 160  # pixels of a picture in the table
+SHOW_EVERY = 1.0  # seconds between two tables, at least
+STRIP = ("LoRA scale", "0, 0.25, 0.5, 0.75, 1")
+INFO = "Values with commas between them; prompts with | between them."
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One setting and the values that it takes."""
+
+    title: str
+    values: tuple[Any, ...]
+
+    @property
+    def name(self) -> str:
+        return AXES[self.title][0] if self.title in AXES else ""
+
+    def label(self, value: Any) -> str:
+        """Over a column or beside a row; "" where nothing varies."""
+        return f"{self.title}: {value}" if self.name else ""
+
+
+def read_axis(title: str, text: str) -> Axis:
+    """`title` of AXES or "none". Raises UserError for values that it cannot take."""
+    if title == NONE:
+        return Axis(NONE, ("",))
+    if title not in AXES:
+        raise UserError(f"There is no setting '{title}'; choose one from the list.")
+    name, kind = AXES[title]
+    parts = [part.strip() for part in text.split("|" if name in ("prompt", "negative") else ",")]
+    parts = [part for part in parts if part]
+    try:
+        values = tuple(kind(part) for part in parts)
+    except ValueError:
+        raise UserError(f"{title} takes numbers with commas between them, not '{text}'.") from None
+    if not values:
+        raise UserError(f"Write the values that {title} is to take. {INFO}")
+    return Axis(title, values)
+
+
+def section(bench: Workbench) -> None:
+    """Lay out the grid's fields; called inside a tab."""
+    maker = Grid(bench)
+    models = bench.models()
+    with gr.Row():
+        model = gr.Dropdown(
+            choices(models),
+            value=models[0].name if models else None,
+            label="Model of the grid",
+            allow_custom_value=True,
+            min_width=220,
+        )
+        prompt = gr.Textbox("", label="Prompt of the grid", max_length=MAX_TEXT, min_width=220)
+        seed = fields.seed_field("Of all pictures, unless it is varied.", min_width=200)
+    axes: list[Any] = []
+    with gr.Row():
+        for letter, (title, text) in zip("XYZ", (STRIP, (NONE, ""), (NONE, "")), strict=True):
+            with gr.Column(min_width=220):
+                axes.append(gr.Dropdown([NONE, *AXES], value=title, label=f"{letter}: setting"))
+                axes.append(gr.Textbox(text, label=f"{letter}: values", info=INFO))
+    settings = fields.settings_fields()
+    go, stop = fields.buttons("Draw the grid", bool(models))
+    status = gr.HTML(look.status("Ready."))
+    warning = gr.HTML(elem_classes="osteon-warn")
+    table = gr.HTML(elem_classes="osteon-grid")
+    sheet = gr.File(label="The whole grid as one PNG", visible=False)
+    asked = [model, prompt, seed, *axes, *settings]
+    run = fields.on_start([go.click], maker.draw, asked, [status, warning, table, sheet], "grid")
+    fields.can_stop(stop, run, status)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What the section's events do."""
+
+    bench: Workbench
+
+    def draw(
+        self,
+        model: str | None,
+        prompt: str | None,
+        seed: int | None,
+        x: str,
+        x_values: str,
+        y: str = NONE,
+        y_values: str = "",
+        z: str = NONE,
+        z_values: str = "",
+        negative: str = "",
+        steps: int = 25,
+        guidance: float = 4.0,
+        lora_scale: float = 1.0,
+        scheduler: str = "ddim",
+        label: str = WHEN[0],
+    ) -> Iterator[tuple[Any, ...]]:
+        """Every combination of the values, shown as they are made."""
+        try:
+            wish = Wish(prompt or "", negative, seed, 1, steps, guidance, scheduler, lora_scale)
+            texts = ((x, x_values), (y, y_values), (z, z_values))
+            axes = [read_axis(title, text or "") for title, text in texts]
+            tasks = self.tasks(model, wish, axes, label)
+        except UserError as error:
+            yield look.problem(str(error)), gr.skip(), gr.skip(), gr.skip()
+            return
+        yield from self._draw(tasks, axes)
+
+    def tasks(self, model: str | None, wish: Wish, axes: Sequence[Axis], label: str) -> list[Task]:
+        """In the order of the table: z, then y, then x. Raises UserError for what cannot be."""
+        x, y, z = axes
+        named = [axis.name for axis in axes if axis.name]
+        if len(set(named)) < len(named):
+            raise UserError("Two axes vary the same setting; choose another for one of them.")
+        count = len(x.values) * len(y.values) * len(z.values)
+        if count > MOST:
+            raise UserError(f"That would be {count} pictures; a grid holds {MOST} at most.")
+        tasks = []
+        for values in itertools.product(z.values, y.values, x.values):
+            changes = {
+                axis.name: value for axis, value in zip((z, y, x), values, strict=True) if axis.name
+            }
+            name = changes.pop("model", model)
+            tasks += tasks_of(self.bench, name, replace(wish, **changes), label)
+        return tasks
+
+    def _draw(self, tasks: list[Task], axes: list[Axis]) -> Iterator[tuple[Any, ...]]:
+        made: dict[int, Picture] = {}
+        small: dict[int, str] = {}
+        failed: dict[int, str] = {}
+        warning = look.warning([task.model for task in tasks], " ".join(t.prompt for t in tasks))
+        shown = time.monotonic()
+        yield look.status("Starting", 0.0), warning, "", gr.update(visible=False)
+        with closing(draw(self.bench.resident, tasks, self.bench.pictures)) as events:
+            for event in events:
+                number = f"Picture {event.place + 1} of {len(tasks)}"
+                if isinstance(event, Progress):
+                    line = look.status(f"{number}: {event.words}", event.share_of(len(tasks)))
+                    yield line, gr.skip(), gr.skip(), gr.skip()
+                    continue
+                if isinstance(event, Failure):
+                    failed[event.place] = event.sentence
+                if isinstance(event, Picture):
+                    made[event.place] = event
+                    with closing(event.open()) as image:
+                        small[event.place] = img(image, look.caption(event), SMALL)
+                if time.monotonic() - shown > SHOW_EVERY:
+                    shown = time.monotonic()
+                    yield gr.skip(), gr.skip(), _tables(axes, small), gr.skip()
+        done = f"{len(made)} of {len(tasks)} pictures drawn."
+        why = next(iter(failed.values()), "")
+        line = look.problem(f"{done} {why}") if failed else look.status(done)
+        file = gr.skip() if failed else gr.update(value=str(self._sheet(made, axes)), visible=True)
+        yield line, gr.skip(), _tables(axes, small), file
+
+    def _sheet(self, made: dict[int, Picture], axes: Sequence[Axis]) -> Any:
+        """All pictures in one PNG that carries the settings of each."""
+        pictures = [made[place] for place in sorted(made)]
+        side = max(picture.open().width for picture in pictures)
+        images = [picture.open().resize((side, side)) for picture in pictures]
+        facts = {
+            "axes": [[axis.title, list(axis.values)] for axis in axes],
+            "pictures": [picture.facts for picture in pictures],
+        }
+        path = self.bench.pictures / "grids" / f"grid-{now().replace(':', '')}.png"
+        text = {"osteon-grid": json.dumps(facts, ensure_ascii=False)}
+        sheet = sheet_of(images, len(axes[0].values))
+        if any(picture.facts.get("label") for picture in pictures):
+            sheet = labelled(sheet, strip_height(sheet.width))
+        write_png(sheet, path, text, synthetic=True)
+        return path
+
+
+def _tables(axes: Sequence[Axis], small: dict[int, str]) -> str:
+    """A table for each value of z; pictures that are not there yet are left out."""
+    x, y, z = axes
+    places = itertools.count()
+    html = ""
+    for deep in z.values:
+        head = "".join(f'<th scope="col">{escape(x.label(value))}</th>' for value in x.values)
+        rows = ""
+        for down in y.values:
+            cells = "".join(f"<td>{small.get(next(places), '')}</td>" for _ in x.values)
+            rows += f'<tr><th scope="row">{escape(y.label(down))}</th>{cells}</tr>'
+        caption = f"<caption>{escape(z.label(deep))}</caption>" if z.name else ""
+        html += f"<table>{caption}<thead><tr><td></td>{head}</tr></thead>{rows}</table>"
+    return html

@@ -1,0 +1,220 @@
+"""Latent: from one seed or prompt to another, a walk over seeds, arithmetic with their vectors."""
+
+import io
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from core.errors import UserError
+from core.files import atomic_path
+from panels import fields, look
+from panels.drawing import Failure, Mix, Picture, Progress, Task, draw
+from panels.label import WHEN, labelled
+from panels.tasks import tasks_of
+from panels.thumbnails import figure
+from panels.wish import MAX_TEXT, Wish
+from panels.workbench import Workbench, choices
+
+MODES = {
+    "Between": "From the first seed and prompt to the last, over all that are given.",
+    "Walk": "The same, and back to the first: the pictures make a loop.",
+    "Arithmetic": "First seed − second + third; the three and the sum.",
+}
+MOST = 48  # pictures
+MOST_POINTS = 8  # seeds or prompts
+SMALL = 192  # pixels of a picture on the page
+FRAME_MS = 160
+
+
+def tab(bench: Workbench, page: gr.Blocks) -> None:
+    """Lay out the tab and wire it; called inside its `gr.Tab`."""
+    latent = Latent(bench)
+    models = bench.models()
+    with gr.Row():
+        model = gr.Dropdown(
+            choices(models),
+            value=models[0].name if models else None,
+            label="Model",
+            allow_custom_value=True,
+            min_width=220,
+        )
+        mode = gr.Radio(list(MODES), value="Between", label="What to do", min_width=220)
+        count = gr.Slider(2, MOST, 8, step=1, label="Pictures", min_width=180)
+    how = gr.HTML(look.note(MODES["Between"]))
+    with gr.Row():
+        seeds = gr.Textbox("0, 1", label="Seeds", info="With commas between them.", min_width=200)
+        prompts = gr.Textbox(
+            "",
+            label="Prompts",
+            info="For diffusion models; with | between them.",
+            max_length=MAX_TEXT,
+            min_width=200,
+        )
+    settings = fields.settings_fields()
+    go, stop = fields.buttons("Draw the way", bool(models))
+    status = gr.HTML(look.status("Ready."))
+    warning = gr.HTML(elem_classes="osteon-warn")
+    row = gr.HTML()
+    film = gr.File(label="As a film (GIF)", visible=False)
+    asked = [model, mode, count, seeds, prompts, *settings]
+    run = fields.on_start([go.click], latent.draw, asked, [status, warning, row, film], "latent")
+    fields.can_stop(stop, run, status)
+    mode.input(lambda mode: look.note(MODES[mode]), mode, how, queue=False, **fields.QUIET)
+    page.load(latent.refresh, model, [model, go], **fields.QUIET)
+
+
+@dataclass(frozen=True)
+class Latent:
+    """What the tab's events do."""
+
+    bench: Workbench
+
+    def draw(
+        self,
+        model: str | None,
+        mode: str,
+        count: int,
+        seeds: str,
+        prompts: str = "",
+        negative: str = "",
+        steps: int = 25,
+        guidance: float = 4.0,
+        lora_scale: float = 1.0,
+        scheduler: str = "ddim",
+        label: str = WHEN[0],
+    ) -> Iterator[tuple[Any, ...]]:
+        """The pictures one by one, then all as a GIF."""
+        try:
+            numbers = read_seeds(seeds)
+            wish = Wish(
+                prompts or "", negative, numbers[0], 1, steps, guidance, scheduler, lora_scale
+            )
+            (task,) = tasks_of(self.bench, model, wish, label)  # marked if any prompt is an X-ray's
+            own = task.model.prompts[:1] if task.model.family.prompts else ()
+            texts = [text.strip() for text in task.prompt.split("|") if text.strip()] or [*own]
+            tasks = [
+                replace(task, seed=mix.seeds[0][0], prompt=mix.prompts[0][0], mix=mix)
+                for mix in way(mode, numbers, texts or [""], int(count))
+            ]
+        except UserError as error:
+            yield look.problem(str(error)), gr.skip(), gr.skip(), gr.skip()
+            return
+        yield from self._draw(tasks)
+
+    def _draw(self, tasks: list[Task]) -> Iterator[tuple[Any, ...]]:
+        made: list[Picture] = []
+        prompts = " ".join(task.prompt for task in tasks)
+        warning = look.warning([tasks[0].model], prompts)
+        yield look.status("Starting", 0.0), warning, "", gr.update(visible=False)
+        with closing(draw(self.bench.resident, tasks, self.bench.pictures)) as events:
+            for event in events:
+                if isinstance(event, Failure):
+                    yield look.problem(event.sentence), gr.skip(), gr.skip(), gr.skip()
+                    return
+                if isinstance(event, Progress):
+                    words = f"Picture {event.place + 1} of {len(tasks)}: {event.words}"
+                    line = look.status(words, event.share_of(len(tasks)))
+                    yield line, gr.skip(), gr.skip(), gr.skip()
+                if isinstance(event, Picture):
+                    made.append(event)
+                    line = look.status(f"{len(made)} of {len(tasks)}", len(made) / len(tasks))
+                    yield line, gr.skip(), _row(made), gr.skip()
+        film = write_film(made, self.bench.pictures / "films")
+        done = look.status(f"{len(made)} pictures.")
+        yield done, gr.skip(), gr.skip(), gr.update(value=str(film), visible=True)
+
+    def refresh(self, current: str | None) -> tuple[Any, Any]:
+        models = self.bench.models()
+        names = [model.name for model in models]
+        name = current if current in names else next(iter(names), None)
+        return gr.update(choices=choices(models), value=name), gr.update(interactive=bool(models))
+
+
+def read_seeds(text: str) -> list[int]:
+    """ "0, 5" -> [0, 5]. Raises UserError for anything else."""
+    try:
+        seeds = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"Seeds are whole numbers with commas between, not '{text}'.") from None
+    if len(seeds) > MOST_POINTS:
+        raise UserError(f"Give {MOST_POINTS} seeds at the most.")
+    for seed in seeds:
+        Wish(seed=seed)
+    return seeds
+
+
+def way(mode: str, seeds: list[int], prompts: list[str], count: int) -> list[Mix]:
+    """The places where pictures are drawn. Raises UserError where there is nothing to go between.
+
+    Between and walk: `count` places, evenly along the seeds and, at the same time, the prompts.
+    """
+    if mode not in MODES:
+        raise UserError(f"There is no '{mode}'; choose one of {', '.join(MODES)}.")
+    if mode == "Arithmetic":
+        if len(seeds) != 3:
+            raise UserError("Arithmetic takes three seeds: first − second + third.")
+        points = [{seed: 1.0} for seed in seeds]
+        total: dict[int, float] = {}
+        for seed, weight in zip(seeds, (1.0, -1.0, 1.0), strict=True):
+            total[seed] = total.get(seed, 0.0) + weight
+        if not any(total.values()):
+            raise UserError("That sum is nothing; take other seeds.")
+        return [Mix(tuple(p.items()), ((prompts[0], 1.0),)) for p in [*points, total]]
+    if not 2 <= count <= MOST:
+        raise UserError(f"Pictures must be 2 to {MOST}.")
+    if len(seeds) < 2 and len(prompts) < 2:
+        raise UserError("Give two seeds, or two prompts, to go between.")
+    if mode == "Walk":
+        seeds, prompts = [*seeds, seeds[0]], [*prompts, prompts[0]]
+    shares = np.linspace(0, 1, count, endpoint=mode == "Between")
+    return [Mix(_at(seeds, share), _at(prompts, share)) for share in shares]
+
+
+def _at(points: list[Any], share: float) -> tuple[tuple[Any, float], ...]:
+    """The two points next to `share` of the way, and their weights; one where it is on a point."""
+    place = share * (len(points) - 1)
+    number = min(int(place), len(points) - 1)
+    rest = float(place - number)
+    if rest < 1e-9 or points[number] == points[number + 1]:
+        return ((points[number], 1.0),)
+    return ((points[number], 1.0 - rest), (points[number + 1], rest))
+
+
+def write_film(pictures: list[Picture], folder: Path) -> Path:
+    """A GIF of the pictures that says what it is; with the visible mark where they have one."""
+    frames = []
+    for picture in pictures:
+        image, height = picture.open(), picture.facts.get("label", 0)
+        frames.append(labelled(image, height) if height else image)
+    facts = {"synthetic": True, "pictures": [picture.facts for picture in pictures]}
+    path = folder / f"{pictures[0].path.stem}-{len(pictures)}.gif"
+    content = io.BytesIO()
+    frames[0].save(
+        content,
+        "GIF",
+        save_all=True,
+        append_images=frames[1:],
+        duration=FRAME_MS,
+        loop=0,
+        comment=json.dumps(facts).encode(),
+    )
+    with atomic_path(path, flush=False) as temporary:
+        temporary.write_bytes(content.getvalue())
+    return path
+
+
+def _row(made: list[Picture]) -> str:
+    figures = "".join(figure(p.open(), _words(p.facts["mix"]), SMALL) for p in made)
+    return f'<div class="osteon-figures osteon-way">{figures}</div>'
+
+
+def _words(mix: dict[str, Any]) -> str:
+    """ "0 × 0.75 + 1 × 0.25" """
+    parts = [f"{seed} × {weight:.2g}" for seed, weight in mix["seeds"]]
+    return "Seed " + " + ".join(parts).replace(" × 1", "") if len(parts) == 1 else " + ".join(parts)

@@ -1,0 +1,97 @@
+"""Pictures of every tab for the README: `make screenshots`, on the models that `make demo` made.
+
+Needs Playwright's Python package and a chromium on the path.
+"""
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Page, sync_playwright
+
+from app import launch
+
+ROOT = Path(__file__).resolve().parents[2]
+OUT = ROOT / "docs" / "screenshots"
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+SIZE = {"width": 1180, "height": 860}
+LONG = 600_000  # ms
+
+
+def playground(page: Page) -> None:
+    page.get_by_role("button", name="Generate").click()
+    page.get_by_text("4 pictures in").wait_for()
+    page.get_by_text("How this picture was made").click()
+
+
+def side_by_side(page: Page) -> None:
+    page.get_by_role("button", name="Draw the row").click()
+    page.get_by_text(" drawn.").wait_for()
+    page.get_by_text("Mean difference").wait_for()
+
+
+def latent(page: Page) -> None:
+    page.get_by_role("button", name="Draw the way").click()
+    page.get_by_text("8 pictures.").wait_for()
+
+
+def arena(page: Page) -> None:
+    page.get_by_role("button", name="New pair").click()
+    page.get_by_alt_text("Left").wait_for()
+
+
+def train(page: Page) -> None:
+    page.get_by_text("After ").first.wait_for()
+
+
+def data(page: Page) -> None:
+    page.get_by_text("page 1 of").wait_for()
+    page.locator(".osteon-gallery button.thumbnail-lg:visible").first.click()
+    page.get_by_alt_text("larger").wait_for()
+
+
+def reports(page: Page) -> None:
+    page.frame_locator("iframe").get_by_role("heading").first.wait_for()
+
+
+TABS: dict[str, Callable[[Page], None]] = {
+    "Playground": playground,
+    "Side by side": side_by_side,
+    "Latent": latent,
+    "Arena": arena,
+    "Train": train,
+    "Data": data,
+    "Reports": reports,
+}
+
+
+def main(wanted: list[str]) -> None:
+    """Take the tabs named, all by default: light, dark, and 400 pixels wide."""
+    page, address = launch(ROOT, port=None)
+    OUT.mkdir(parents=True, exist_ok=True)
+    with sync_playwright() as playwright:
+        path = shutil.which("chromium") or shutil.which("chromium-browser")
+        browser: Any = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        for title in wanted or TABS:
+            visit = browser.new_page(viewport=SIZE)
+            visit.set_default_timeout(LONG)
+            visit.goto(address)
+            visit.get_by_role("tab", name=title).click()
+            TABS[title](visit)
+            name = title.lower().replace(" ", "-")
+            visit.screenshot(path=OUT / f"{name}.png", full_page=True)
+            visit.set_viewport_size({"width": 400, "height": 860})
+            visit.screenshot(path=OUT / f"{name}-narrow.png", full_page=True)
+            visit.set_viewport_size(SIZE)
+            visit.evaluate("document.body.classList.add('dark')")
+            visit.screenshot(path=OUT / f"{name}-dark.png", full_page=True)
+            print(OUT / f"{name}.png", flush=True)
+            visit.close()
+        browser.close()
+    page.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

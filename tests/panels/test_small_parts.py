@@ -1,0 +1,141 @@
+"""Label, viewer, ballots, grid axes, latent ways, edits: each by hand."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from core.errors import UserError
+from core.files import write_json, write_jsonl
+from core.images import write_png
+from core.sets import open_set
+from finetune.sample import SCHEDULERS as OF_SAMPLER
+from panels import ballots
+from panels.copies import _bank
+from panels.data import windowed
+from panels.grid import read_axis
+from panels.label import labelled, strip_height, unlabelled
+from panels.latent import way
+from panels.training import Training
+from panels.viewer import difference, pair
+from panels.wish import SCHEDULERS
+
+
+def noise(size: int = 64, seed: int = 0, mode: str = "L") -> Image.Image:
+    shape = (size, size) if mode == "L" else (size, size, 3)
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, np.uint8))
+
+
+@pytest.mark.parametrize(("size", "mode"), [(32, "L"), (64, "RGB"), (512, "L")])
+def test_the_label_comes_off_without_a_trace(size: int, mode: str) -> None:
+    image = noise(size, mode=mode)
+    marked = labelled(image, strip_height(size))
+    assert marked.size == (size, size + strip_height(size))
+    strip = np.asarray(marked)[size:]
+    assert strip.max() > 150  # words can be seen
+    assert strip[:, 0].max() == 0  # and fit
+    assert unlabelled(marked, strip_height(size)).tobytes() == image.tobytes()
+
+
+def test_difference_by_hand() -> None:
+    first = Image.new("L", (2, 2), 100)
+    second = first.copy()
+    assert difference(first, second).words == "The two are equal, pixel for pixel."
+    second.putpixel((0, 0), 108)
+    found = difference(first, second)
+    assert (found.mean, found.most, found.share) == (2.0, 8, 0.25)
+    with pytest.raises(UserError, match="sizes"):
+        difference(first, Image.new("L", (3, 3)))
+
+
+def test_the_viewer_has_labels_and_escapes_names() -> None:
+    html = pair(noise(8), noise(16), ("<b>", "two"))
+    assert "<b>" not in html
+    assert html.count("<img") == html.count("alt=") == 2
+    assert html.count('type="radio"') == 4
+    assert 'type="range"' in html
+
+
+def test_votes_and_answers_by_hand(tmp_path: Path) -> None:
+    file = tmp_path / "votes" / "arena.jsonl"
+    assert ballots.read(file) == []
+    for vote in ("left", "left", "tie", "bad"):
+        ballots.record(file, left="a", right="b", vote=vote)
+    shares = ballots.preferred(ballots.read(file))
+    assert list(shares) == ["a", "b"]
+    assert (shares["a"].hits, shares["b"].hits, shares["a"].count) == (2.5, 0.5, 4)
+    rows = [{"set": "x", "made": True, "answer": a} for a in ("made", "real")]
+    rows.append({"set": "x", "made": False, "answer": "real"})
+    assert {name: s[:2] for name, s in ballots.told_apart(rows).items()} == {
+        "x": (1, 2),
+        "real images": (1, 1),
+    }
+    low, high = ballots.Share(5, 10).interval  # Wilson, by hand: 0.2366, 0.7634
+    assert (round(low, 4), round(high, 4)) == (0.2366, 0.7634)
+
+
+def test_axes_are_read_or_refused() -> None:
+    assert read_axis("Guidance", "1, 2.5").values == (1.0, 2.5)
+    assert read_axis("Prompt", "a, b | c").values == ("a, b", "c")
+    assert read_axis("none", "").values == ("",)
+    for title, text in (("Steps", "two"), ("Nothing", "1"), ("Seed", " ")):
+        with pytest.raises(UserError):
+            read_axis(title, text)
+
+
+def test_ways_between_seeds_and_prompts() -> None:
+    first, middle, last = way("Between", [4, 9], ["a"], 3)
+    assert first.seeds == ((4, 1.0),)
+    assert middle.seeds == ((4, 0.5), (9, 0.5))
+    assert last.seeds == ((9, 1.0),)
+    assert middle.prompts == (("a", 1.0),)
+    loop = way("Walk", [1, 2], ["a", "b"], 4)
+    assert [mix.seeds[0] for mix in loop] == [(1, 1.0), (1, 0.5), (2, 1.0), (2, 0.5)]
+    assert loop[2].prompts == (("b", 1.0),)
+    *points, total = way("Arithmetic", [1, 2, 3], ["a"], 8)
+    assert [mix.seeds for mix in points] == [((1, 1.0),), ((2, 1.0),), ((3, 1.0),)]
+    assert total.seeds == ((1, 1.0), (2, -1.0), (3, 1.0))
+    for mode, seeds in (("Between", [1]), ("Arithmetic", [1, 2]), ("Fly", [1, 2])):
+        with pytest.raises(UserError):
+            way(mode, seeds, ["a"], 4)
+
+
+def test_schedulers_are_the_samplers() -> None:
+    assert set(SCHEDULERS) == set(OF_SAMPLER)
+
+
+def test_windowing_by_hand() -> None:
+    image = Image.fromarray(np.array([[0, 100, 110, 120, 255]], np.uint8))
+    assert np.asarray(windowed(image, 110, 20)).tolist() == [[0, 0, 128, 255, 255]]
+    assert windowed(image, 127.5, 255).tobytes() == image.tobytes()
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Path:
+    for split, count in (("train", 5), ("test", 4)):
+        rows = []
+        for number in range(count):
+            name = f"{number}.png"
+            write_png(noise(seed=number + 10 * (split == "test")), tmp_path / split / name)
+            rows.append({"file_name": name, "text": f"image {number}"})
+        write_jsonl(tmp_path / split / "metadata.jsonl", rows)
+    write_json(tmp_path / "set.json", {"mode": "L"})
+    return tmp_path
+
+
+def test_the_nearest_training_image_is_found(prepared: Path) -> None:
+    bank = _bank(str(prepared), 0.0)
+    near = bank.nearest(noise(seed=3))
+    assert near.image == prepared / "train/3.png"
+    assert near.cosine == pytest.approx(1.0, abs=1e-4)
+    assert (near.share, near.unseen) == (1.0, 4)
+    assert not near.possible_copy  # four unseen images are too few to say so
+    assert bank.nearest(noise(seed=99)).cosine < 0.2
+    assert open_set(prepared).captions[3] == "image 3"
+
+
+@pytest.mark.parametrize("name", ["", "../x", ".hidden", "a/b", "x" * 80])
+def test_runs_have_plain_names(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match="Name the run"):
+        Training(tmp_path).start("vae", name, [])

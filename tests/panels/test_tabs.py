@@ -1,0 +1,146 @@
+"""What the other tabs do, through their named endpoints, on the small project's real models."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gradio_client import Client, handle_file
+from PIL import Image
+
+from core.families import load_sampler
+from core.files import read_jsonl
+from core.generate import SETTINGS_KEY
+from core.images import png_text
+from panels.ballots import record
+from tests.panels.test_app import ask, pictures
+
+
+def last(client: Client, *asked: Any, api_name: str) -> list[Any]:
+    """The newest value of every part of an answer."""
+    job = client.submit(*asked, api_name=api_name)
+    job.result(timeout=600)
+    newest: list[Any] = []
+    for answer in job.outputs():
+        answer = answer if isinstance(answer, (list, tuple)) else [answer]
+        newest = [
+            old if _skipped(new) else new
+            for old, new in zip(newest or [None] * len(answer), answer, strict=True)
+        ]
+    return newest
+
+
+def _skipped(value: Any) -> bool:
+    return isinstance(value, dict) and value.get("__type__") == "update" and len(value) == 1
+
+
+def test_previews_come_while_it_draws(client: Client) -> None:
+    answers = ask(client, count=1, steps=4, seed=71)
+    previews = [answer[4] for answer in answers if isinstance(answer[4], str) and answer[4]]
+    assert any("data:image/jpeg;base64," in preview for preview in previews)
+    assert answers[-1][4] == ""  # the last one is taken away
+
+
+def test_x_rays_carry_a_visible_mark(client: Client, project: Path) -> None:
+    (path,) = pictures(ask(client, model="runs/chest-gan", prompt="", seed=3))
+    facts = json.loads(png_text(path)[SETTINGS_KEY])
+    assert facts["label"] == 10
+    (wanted,) = load_sampler(project / "runs/chest-gan", "cpu")([3], [""])
+    with Image.open(path) as image:
+        assert image.size == (32, 42)
+        assert image.crop((0, 0, 32, 32)).tobytes() == wanted.tobytes()
+    (path,) = pictures(ask(client, model="runs/chest-gan", prompt="", seed=3, label="never"))
+    with Image.open(path) as image:
+        assert image.size == (32, 32)
+
+
+def test_wildcards_and_other_loras_are_in_the_picture(client: Client) -> None:
+    (path,) = pictures(
+        ask(client, model="models/tiny", prompt="a {ramp|ramp}", lora_1="runs/tuned", scale_1=0.5)
+    )
+    facts = json.loads(png_text(path)[SETTINGS_KEY])
+    assert facts["prompt"] == "a ramp"
+    assert facts["loras"] == {"runs/tuned": 0.5}
+    status = ask(client, prompt="a __nothing__")[-1][1]
+    assert "There is no list for __nothing__" in status
+
+
+def test_a_grid_holds_every_combination(client: Client, project: Path) -> None:
+    axes = ["Guidance", "1, 4", "Seed", "0, 1", "none", ""]
+    asked = ["runs/tuned", "a ramp", 0, *axes, "", 1, 4.0, 1.0, "ddim", "never"]
+    status, _, table, sheet = last(client, *asked, api_name="/grid")
+    assert "4 of 4 pictures drawn" in status
+    assert table.count("<img") == 4
+    assert "Guidance: 1.0" in table
+    (file,) = (project / "reports/playground/grids").glob("*.png")
+    facts = json.loads(png_text(file)["osteon-grid"])
+    assert [(p["seed"], p["guidance"]) for p in facts["pictures"]] == [
+        (0, 1.0),
+        (0, 4.0),
+        (1, 1.0),
+        (1, 4.0),
+    ]
+    assert sheet is not None
+    asked[4] = "1, 2, x"
+    assert "takes numbers" in last(client, *asked, api_name="/grid")[0]
+
+
+@pytest.mark.parametrize("model", ["runs/tuned", "runs/chest-gan"])
+def test_the_way_between_two_seeds_ends_at_both(client: Client, project: Path, model: str) -> None:
+    asked = [model, "Between", 3, "5, 6", "", "", 1, 4.0, 1.0, "ddim", "never"]
+    status, _, row, film = last(client, *asked, api_name="/latent")
+    assert "3 pictures" in status
+    assert row.count("<img") == 3
+    with Image.open(film["value"] if isinstance(film, dict) else film) as gif:
+        assert gif.n_frames == 3
+        assert b"synthetic" in gif.info["comment"]
+    sampler = load_sampler(project / model, "cpu")
+    options = {"steps": 1} if "steps" in sampler.options else {}
+    (end,) = sampler([5], ["a ramp"], **options)
+    folder = project / "reports/playground" / Path(model).name
+    newest = sorted(folder.glob("000005-*.png"), key=lambda file: file.stat().st_mtime)[-2]
+    with Image.open(newest) as image:
+        assert image.tobytes() == end.tobytes()
+
+
+def test_a_replayed_picture_is_equal(client: Client, tmp_path: Path) -> None:
+    (path,) = pictures(ask(client, seed=8, label="always"))
+    status, view = last(client, handle_file(path), api_name="/replay")
+    assert "equal, pixel for pixel" in status
+    assert view.count("<img") == 2
+    foreign = tmp_path / "foreign.png"
+    Image.new("L", (4, 4)).save(foreign)
+    assert "no settings of ours" in last(client, handle_file(foreign), api_name="/replay")[0]
+    foreign.write_bytes(b"\x89PNG nonsense")
+    assert "not a readable image" in last(client, handle_file(foreign), api_name="/replay")[0]
+
+
+def test_votes_are_told(client: Client, project: Path) -> None:
+    record(project / "reports/votes/arena.jsonl", left="a", right="b", vote="left")
+    assert client.predict(api_name="/votes")[-1]["vote"] == "left"
+    assert client.predict(api_name="/answers") == []
+
+
+def test_training_starts_is_watched_and_ends(client: Client, project: Path) -> None:
+    small = {"img_size": "32", "in_channels": "1", "width": "4", "latent_dim": "8", "depth": "2"}
+    changes = json.dumps(small | {"batch_size": "2", "steps": "3", "preview_every": "0"})
+    with pytest.raises(Exception, match="no trainer 'flow'"):
+        client.predict("flow", "new", "data/ramps", "", "{}", api_name="/train")
+    with pytest.raises(Exception, match="latent_dim"):
+        client.predict("vae", "new", "data/ramps", "", '{"latent_dim": "x"}', api_name="/train")
+    for bad in ('{"model_save_dir": "/tmp"}', '{"log_file": "../../x"}', '{"config": "x"}'):
+        with pytest.raises(Exception, match=r"must lie in|no setting"):
+            client.predict("vae", "new", "data/ramps", "", bad, api_name="/train")
+    command = client.predict("vae", "new", "data/ramps", "", changes, api_name="/train")
+    assert command.startswith("osteon train vae --data data/ramps --img_size=32")
+    with pytest.raises(Exception, match="stop it first"):
+        client.predict("vae", "new", "data/ramps", "", changes, api_name="/train")
+    began = time.monotonic()
+    state: dict[str, Any] = {}
+    while state.get("status") != "finished":
+        assert time.monotonic() - began < 600, (project / "runs/.training/new.txt").read_text()
+        time.sleep(1.0)
+        if (project / "runs/new/run.json").exists():
+            state = client.predict("runs/new", api_name="/training")
+    assert read_jsonl(project / "runs/new/metrics.jsonl")[-1]["step"] == 3
