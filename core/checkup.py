@@ -43,7 +43,8 @@ def check_set(path: str | Path) -> list[Row]:
 
 def _look(name: str, images: ImageSet) -> tuple[np.ndarray, list[Row]]:
     """Perceptual hashes (N x 64 bool), and what was seen: sizes, colours, broken files."""
-    hashes, sizes, grey, broken = [], Counter(), 0, []
+    hashes, broken, grey = [], [], 0
+    sizes: Counter[int] = Counter()
     for path in images.paths[:MOST]:
         try:
             image = open_image(path, "RGB")
@@ -109,5 +110,6 @@ def _near(first: np.ndarray, second: np.ndarray, same: bool = False) -> list[tup
     """Pairs of rows of N x 64 and M x 64 bits that differ in at most NEAR; each pair once."""
     a, b = (bits.astype(np.float32) for bits in (first, second))
     apart = a.sum(1)[:, None] + b.sum(1)[None] - 2 * a @ b.T
-    close = (apart <= NEAR) & first.any(1)[:, None]  # no bit set: a blank or broken file
+    drawn = np.asarray(first.any(axis=1))  # no bit set: a blank or broken file
+    close = (apart <= NEAR) & drawn[:, None]
     return [(int(i), int(j)) for i, j in np.argwhere(np.triu(close, 1) if same else close)]
