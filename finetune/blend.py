@@ -12,6 +12,9 @@ from finetune.adapters import FILE
 from finetune.models import Place
 from finetune.weights import CARD
 
+FOLDERS = {"newest": "weights", "best": "best"}
+"""Of a run: its last weights, and those that measured best."""
+
 
 class Blend:
     """The adapters in one pipeline, each from the weights/ of a LoRA run."""
@@ -49,6 +52,22 @@ class Blend:
         if wanted:
             names = [name_of(number) for number in range(len(wanted))]
             self.pipeline.set_adapters(names, list(wanted.values()))
+
+    @property
+    def choice(self) -> list[str]:
+        """Which of the run's own weights there are to pick from."""
+        if self.own is None:
+            return []
+        folders = {name: self.own.with_name(folder) for name, folder in FOLDERS.items()}
+        return [name for name, own in folders.items() if mixes(own, card_of(own))]
+
+    def pick(self, name: str) -> None:
+        """Take the run's "newest" adapters, or the "best" ones. Raises UserError for others."""
+        if name not in self.choice or self.own is None:
+            raise UserError(f"--weights '{name}' should be one of: {', '.join(self.choice)}.")
+        own = self.own.with_name(FOLDERS[name])
+        if own != self.own:
+            self.switch(own)
 
     def switch(self, own: Path | None) -> None:
         """Make `own` the run's own adapters; None: the base as it is."""

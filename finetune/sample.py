@@ -66,6 +66,8 @@ class StableDiffusionSampler:
             self.options["loras"] = None  # {run: scale}, further LoRA runs on the same base
             if blend.own is not None:
                 self.options["lora_scale"] = 1.0  # 0: the base model itself
+            if "best" in blend.choice:
+                self.options["weights"] = "newest"  # or those that measured best while training
 
     @torch.no_grad()
     def __call__(
@@ -132,6 +134,8 @@ class StableDiffusionSampler:
         pipeline = self.pipeline
         pipeline.scheduler = self._scheduler(chosen["scheduler"])
         if self.blend is not None:
+            if "weights" in chosen:
+                self.blend.pick(str(chosen["weights"]))
             self.blend.set(float(chosen.get("lora_scale", 1.0)), chosen["loras"] or {})
 
         def after(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:

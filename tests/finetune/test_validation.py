@@ -7,10 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from safetensors.torch import load_file
 
 from core.errors import UserError
+from core.families import load_sampler
 from core.images import list_images
 from core.runs import read_metrics
+from finetune.adapters import adapter_state
+from finetune.blend import name_of
 from finetune.losses import denoising_loss, target
 from finetune.models import Denoiser, open_pipeline, training_scheduler
 from finetune.settings import DreamBoothSettings, Lora, Optim
@@ -70,6 +74,17 @@ def test_the_best_weights_are_kept_and_the_reason_said(
         assert facts["plan"][name] >= 0
         assert facts["measured"][name] >= 0
     assert 0.75 < facts["plan"]["memory_mb"] / facts["measured"]["memory_mb"] < 1.25
+
+    sampler = load_sampler(run, "cpu")
+    assert sampler.options["weights"] == "newest"
+    wanted = {"newest": "weights", "best": "best"}
+    for name in ("best", "newest"):
+        sampler([0], ["a ramp"], steps=2, weights=name)
+        own = load_file(run / wanted[name] / "pytorch_lora_weights.safetensors")
+        held = adapter_state(sampler.pipeline.unet, name_of(0))
+        assert all(torch.equal(held[key], own[f"unet.{key}"]) for key in held)
+    with pytest.raises(UserError, match="newest, best"):
+        sampler([0], ["a ramp"], steps=2, weights="first")
 
     # Looking changes nothing: the same weights without it
     blind = settings(**values | {"validate_every": 0, "run_dir": str(tmp_path / "blind")})
