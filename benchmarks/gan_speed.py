@@ -6,6 +6,8 @@
 Both read the same PNGs, draw the same numbers and begin with the same weights; their losses of the
 first steps are compared, and their times. The plain loop is what one writes first: files decoded
 again each time, a graph through the generator for the critic too, the losses read at every update.
+It adds up in the trainer's order: Adam's first steps are as long for a gradient of rounding errors
+as for any other, so another order is another run after some steps.
 """
 
 import argparse
@@ -51,6 +53,7 @@ def plain_loop(settings: WganGpSettings, device: str) -> list[dict[str, float]]:
         losses = []
         for k in range(settings.critic_steps):
             fake = generator(noise[:, k])
+            real_score, fake_score = critic(real).mean(), critic(fake).mean()
             alpha = alphas[:, k].reshape(-1, 1, 1, 1)
             mixed = real * alpha + fake * (1 - alpha)
             scores = critic(mixed)
@@ -58,7 +61,7 @@ def plain_loop(settings: WganGpSettings, device: str) -> list[dict[str, float]]:
                 scores, mixed, torch.ones_like(scores), create_graph=True, retain_graph=True
             )[0]
             penalty = ((gradient.reshape(len(real), -1).norm(2, dim=1) - 1) ** 2).mean()
-            loss = critic(fake).mean() - critic(real).mean() + settings.penalty * penalty
+            loss = fake_score - real_score + settings.penalty * penalty
             critic_adam.zero_grad()
             loss.backward()
             critic_adam.step()

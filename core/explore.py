@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -46,7 +46,7 @@ class Space:
         Raises UserError for a family without latents.
         """
         self.run = run
-        self.sampler: Any = load_sampler(run, device)
+        self.sampler = cast(Any, load_sampler(run, device))
         if not hasattr(self.sampler, "from_latents"):
             raise UserError(
                 f"{run} is of the family '{family_of(run)}', which has no latent vectors to walk "

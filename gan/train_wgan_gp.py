@@ -67,6 +67,7 @@ def train(settings: WganGpSettings, dry_run: bool = False) -> None:
         generator_parameters=count_parameters(players.generator),
         critic_parameters=count_parameters(players.critic),
     )
+    now = Snapshot(players, ema, settings, session.run.path, names, labels)
 
     for step in session.steps(settings.batch):
         batch = batches(step)
@@ -89,22 +90,21 @@ def train(settings: WganGpSettings, dry_run: bool = False) -> None:
         session.log(**means(updates), **made, **chances(players))
 
         # Grids of samples, scores, weights for the sampler
-        last = Snapshot(players, ema, settings, session.run.path, names, labels)
         if session.due_after(settings.preview_every) and session.main:
-            last.write_preview(step + 1)
+            now.write_preview(step + 1)
         if session.due_after(settings.checkpoint_every):
             session.flush()  # refuses what is not finite: the older weights stay
             if session.main:
-                last.write_weights(session.run.weights)
+                now.write_weights(session.run.weights)
                 write_curves(session.run.path)
                 session.warn(health.warnings_of(read_metrics(session.run.path)))
         if scored and session.due_after(settings.score_every):
             session.flush()
-            score = take_score(last, scored, image_set, session)
+            score = take_score(now, scored, image_set, session)
             session.log(**{f"score_{name}": value for name, value in score.items()})
             if session.main:
-                last.write_weights(session.run.weights)
-                keep_if_best(session.run.weights, score, step + 1, last.run / "best")
+                now.write_weights(session.run.weights)
+                keep_if_best(session.run.weights, score, step + 1, now.run / "best")
 
     session.finish()
 
@@ -156,18 +156,18 @@ def scored_set(settings: WganGpSettings) -> ImageSet | None:
 
 
 def take_score(
-    last: Snapshot, real: ImageSet, image_set: ImageSet, session: Session
+    now: Snapshot, real: ImageSet, image_set: ImageSet, session: Session
 ) -> dict[str, float]:
     """Scores of fresh images, which are left in run_dir/scored; all processes work together."""
-    folder = last.run / "scored"
+    folder = now.run / "scored"
     if session.main:
-        for number, image in enumerate(last.draw(last.settings.score_images)):
+        for number, image in enumerate(now.draw(now.settings.score_images)):
             write_png(image, folder / f"{number:06d}.png", synthetic=True)
     session.accelerator.wait_for_everyone()
     searched = dataclasses.replace(
         image_set, paths=image_set.paths[:MOST_SEARCHED], rows=image_set.rows[:MOST_SEARCHED]
     )
-    return measure(open_set(folder), real, searched, last.settings.size, str(session.device))
+    return measure(open_set(folder), real, searched, now.settings.size, str(session.device))
 
 
 def means(updates: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

@@ -27,7 +27,6 @@ def test_the_first_20_losses_equal_a_plain_loops(
         run_dir=str(tmp_path / "run"),
         steps=20,
         size=32,
-        width=4,
         z_dim=6,
         batch=4,
         preview_every=0,
