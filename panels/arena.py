@@ -161,9 +161,9 @@ class Arena:
                 raise UserError("Choose real images, and pictures made by a model.")
             pictures = list(self._pictures(made).values())
             is_made = random.random() < CHANCE
-            files = pictures if is_made else open_set(self.bench.root / real).paths
-            if not files:
+            if not pictures:
                 raise UserError(f"{made} holds no pictures.")
+            files = pictures if is_made else open_set(self.bench.root / real).paths
         except UserError as error:
             return look.problem(str(error)), None
         case = Case(random.choice(files), is_made, made)

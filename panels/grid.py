@@ -33,6 +33,7 @@ AXES: dict[str, tuple[str, type]] = {
     "Scheduler": ("scheduler", str),
     "LoRA scale": ("lora_scale", float),
     "Model": ("model", str),
+    "Weights": ("weights", str),
 }
 """Title -> name of the setting and what its values are."""
 MOST = 64  # pictures of a grid
@@ -157,7 +158,10 @@ class Grid:
                 axis.name: value for axis, value in zip((z, y, x), values, strict=True) if axis.name
             }
             name = changes.pop("model", model)
-            tasks += tasks_of(self.bench, name, replace(wish, **changes), label)
+            (task,) = tasks_of(self.bench, name, replace(wish, count=1, **changes), label)
+            if changes.get("weights") == "best" and not (task.model.folder / "best").exists():
+                raise UserError(f"{task.model.name} did not keep its best weights while training.")
+            tasks.append(task)
         return tasks
 
     def _draw(self, tasks: list[Task], axes: list[Axis]) -> Iterator[tuple[Any, ...]]:

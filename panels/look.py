@@ -118,9 +118,10 @@ ROWS = {
     "lora_scale": "LoRA scale",
     "loras": "Mixed in",
     "scheduler": "Scheduler",
+    "weights": "Weights",
     "dtype": "Arithmetic",
 }
-OF_CALL = ("steps", "guidance", "negative", "lora_scale", "loras", "scheduler")
+OF_CALL = ("steps", "guidance", "negative", "lora_scale", "loras", "scheduler", "weights")
 
 
 def theme() -> Base:

@@ -85,7 +85,7 @@ def task_of(facts: dict[str, Any], model: Model, models: Sequence[Model]) -> Tas
             seed=facts["seed"],
             **{
                 name: facts[name]
-                for name in ("steps", "guidance", "scheduler", "lora_scale")
+                for name in ("steps", "guidance", "scheduler", "lora_scale", "weights")
                 if name in facts
             },
         )

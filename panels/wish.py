@@ -12,6 +12,9 @@ SCHEDULERS = ("ddim", "dpm++", "euler", "euler_a", "unipc")
 """Those of finetune.sample, which is not imported here: it loads torch."""
 
 
+WEIGHTS = ("newest", "best")
+
+
 class Limits(NamedTuple):
     """Of one number: lowest, highest, default, and the slider's step."""
 
@@ -50,6 +53,8 @@ class Wish:
     lora_scale: float = LIMITS["lora_scale"].default
     loras: Mapping[str, float] = field(default_factory=dict)
     """Names of further LoRA runs to mix in, and their scales."""
+    weights: str = WEIGHTS[0]
+    """Of a run that measured itself while it trained: its last weights, or the best."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.seed, int) or not 0 <= self.seed <= MAX_SEED:
@@ -60,6 +65,8 @@ class Wish:
             check("lora_scale", scale, f"The scale of {name}")
         if self.scheduler not in SCHEDULERS:
             raise UserError(f"There is no scheduler '{self.scheduler}'; choose one from the list.")
+        if self.weights not in WEIGHTS:
+            raise UserError(f"Weights are {' or '.join(WEIGHTS)}, not '{self.weights}'.")
         for name, text in (("prompt", self.prompt), ("negative prompt", self.negative)):
             if len(text) > MAX_TEXT:
                 raise UserError(f"The {name} is longer than {MAX_TEXT} characters; shorten it.")
@@ -78,6 +85,7 @@ class Wish:
             "negative": self.negative.strip(),
             "scheduler": self.scheduler,
             "lora_scale": float(self.lora_scale),
+            "weights": self.weights,
         }
 
 
