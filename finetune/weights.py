@@ -85,6 +85,9 @@ def check_tuned(
     wanted = outputs(fresh)
 
     loaded = open_tuned(place, folder, card, NAME)
+    for network in (loaded.unet, loaded.text_encoder):  # what the file lacks has no storage
+        lost = [name for name, tensor in network.named_parameters() if tensor.is_meta]
+        _refuse(lost, len(trained), folder)
     for part, own in (("unet", settings.unet), ("text_encoder", settings.text_encoder)):
         if settings.adapted and own:
             states = (adapter_state(getattr(each, part)) for each in (pipeline, loaded))
@@ -120,8 +123,13 @@ def compare_states(
     apart += [
         name for name in wanted.keys() & got.keys() if not torch.equal(wanted[name], got[name])
     ]
+    _refuse(apart, len(wanted), folder)
+
+
+def _refuse(apart: list[str], count: int, folder: Path) -> None:
+    """Raise RuntimeError if any tensors came back other than they were."""
     if apart:
         raise RuntimeError(
-            f"The weights do not load back from {folder.parent}: {len(apart)} of {len(wanted)} "
+            f"The weights do not load back from {folder.parent}: {len(apart)} of {count} "
             f"tensors differ, such as {apart[0]}. The newest checkpoint is kept."
         )

@@ -11,10 +11,12 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import core.session
 import finetune.train_dreambooth
+import finetune.weights
 from core.config import to_yaml
 from core.errors import UserError
 from core.families import load_sampler
@@ -24,7 +26,14 @@ from finetune.settings import Concept, DreamBoothSettings, Lora, Optim, Prior
 from finetune.subjects import instance_subject
 from finetune.train_dreambooth import main, train
 from tests.finetune.tiny import write_images
-from tests.trainers import ACCELERATE, TWO, check_broken_equals_unbroken, launch, run_facts
+from tests.trainers import (
+    ACCELERATE,
+    TWO,
+    check_broken_equals_unbroken,
+    check_killed_equals_unbroken,
+    launch,
+    run_facts,
+)
 
 SCRIPT = "finetune/train_dreambooth.py"
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -109,6 +118,14 @@ def test_a_killed_run_ends_with_the_same_bits(settings: Make, tmp_path: Path) ->
     prior = Prior("a thing", count=2, folder=str(tmp_path / "class"))
     own = settings(prior=prior, checkpoint_every=3, **BUSY)
     check_broken_equals_unbroken(SCRIPT, train, own, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["step", "checkpoint"])
+def test_two_processes_killed_end_the_same(settings: Make, tmp_path: Path, moment: str) -> None:
+    prior = Prior("a thing", count=2, folder=str(tmp_path / "class"))
+    own = settings(prior=prior, **BUSY | {"checkpoint_every": 1, "checkpoints_kept": 3})
+    check_killed_equals_unbroken(SCRIPT, own, tmp_path, processes=2, moment=moment)
 
 
 @pytest.mark.parametrize("where", ["in a step", "in a save"])
@@ -199,6 +216,28 @@ def test_epsilon_base_and_min_snr_weight(settings: Make, tmp_path: Path) -> None
         train(each)
     assert losses_of(own[0]) == pytest.approx(losses_of(own[1]))
     assert losses_of(own[2])[0] < 0.5 * losses_of(own[0])[0]
+
+
+def test_weights_that_do_not_read_back_are_refused(
+    settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that lacks one layer loads with a warning at most; here the run says so and ends."""
+    real = finetune.weights.save_adapters
+
+    def lossy(unet: Any, text_encoder: Any, folder: Path) -> None:
+        real(unet, text_encoder, folder)
+        with safe_open(folder / LORA_FILE, "pt") as file:
+            metadata = file.metadata()
+        state = load_file(folder / LORA_FILE)
+        del state[next(iter(state))]
+        save_file(state, folder / LORA_FILE, metadata)
+
+    monkeypatch.setattr(finetune.weights, "save_adapters", lossy)
+    own = settings(steps=2)
+    with pytest.raises(RuntimeError, match="do not load back"):
+        train(own)
+    assert not (Path(own.run_dir) / "weights").exists()
+    assert checkpoints(Path(own.run_dir))
 
 
 def test_several_concepts_share_a_run(settings: Make, plain: Path, captioned: Path) -> None:
