@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from compare.findings import fakes_in_order, headline
+from compare.findings import fakes_in_order, headline, main_tables
 
 INK = "#010203"  # stands for the page's text colour, replaced below
 COLOURS = ("#3d7ebf", "#d6762b", "#3f9b6b", "#8f66c4", "#cc5161", "#2f9aa0")
@@ -72,6 +72,55 @@ def interval_chart(table: dict[str, Any]) -> str:
         axes.grid(axis="x")
         axes.tick_params(length=0)
         return _svg(figure)
+
+
+def sweep_chart(results: dict[str, Any]) -> str:
+    """The first extractor's scores over the values of a sweep; precision over recall too."""
+    values = results["axis"]["values"]
+    points: dict[str, list[tuple[float, dict[str, Any]]]] = {}
+    facts: dict[str, dict[str, Any]] = {}
+    for table in main_tables(results):
+        facts |= {key: metric for key, metric in table["metrics"].items() if metric["main"]}
+        for row in (row for row in table["rows"] if row["kind"] == "fake"):
+            for key, score in row["scores"].items():
+                points.setdefault(key, []).append((values[row["label"]], score))
+    points = {key: sorted(found, key=lambda point: point[0]) for key, found in points.items()}
+    both = {"precision", "recall"} <= facts.keys()
+    columns = min(3, len(facts) + both)
+    lines = -(-(len(facts) + both) // columns)
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": "sweep"}):
+        figure = Figure(figsize=(2.6 * columns, 2.2 * lines), layout="constrained")
+        panels = figure.subplots(lines, columns, squeeze=False).flatten()
+        for panel in panels[len(facts) + both :]:
+            panel.set_axis_off()
+        for panel, (key, metric) in zip(panels, facts.items(), strict=False):
+            x = [value for value, _ in points[key]]
+            y, low, high = (
+                np.array([score[k] if score[k] is not None else np.nan for _, score in points[key]])
+                * metric["scale"]
+                for k in ("value", "low", "high")
+            )
+            panel.fill_between(x, low, high, color=COLOURS[0], alpha=0.2, lw=0)
+            panel.plot(x, y, "o-", color=COLOURS[0], lw=1.4, ms=4)
+            panel.set_title(metric["title"].partition(" (")[0], fontsize=9)
+            panel.set_xlabel(results["axis"]["name"].replace("_", " "))
+            panel.grid()
+            panel.tick_params(length=0)
+        if both:
+            _trade(panels[len(facts)], points)
+        return _svg(figure)
+
+
+def _trade(panel: Any, points: dict[str, list[tuple[float, dict[str, Any]]]]) -> None:
+    """Precision over recall, each point named by its value."""
+    precision, recall = ([s["value"] for _, s in points[key]] for key in ("precision", "recall"))
+    panel.plot(recall, precision, "o-", color=COLOURS[1], lw=1.4, ms=4)
+    for (value, _), x, y in zip(points["precision"], recall, precision, strict=True):
+        panel.annotate(f"{value:g}", (x, y), (3, 3), textcoords="offset points", fontsize=7)
+    panel.set_title("Precision over recall", fontsize=9)
+    panel.set_xlabel("recall")
+    panel.grid()
+    panel.tick_params(length=0)
 
 
 def curve_chart(label: str, curves: dict[str, dict[str, list[float]]]) -> str:

@@ -5,6 +5,9 @@ from dataclasses import dataclass, fields
 
 from core.errors import UserError
 
+SCHEMA = 2
+"""Of results.json."""
+
 
 @dataclass(frozen=True)
 class Contract:

@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ ENCODER = ROOT / "models" / "encoder-mini"
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_HASH = "6726825d"  # first digits of its SHA-256, as its name says
 INCEPTION_SIZE_MB = 91
-NAMES = ("auto", "inception", "encoder-mini")
+NAMES = ("auto", "inception", "encoder-mini", "legacy-ignite")
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,18 @@ class Extractor:
     resize: str
     """What becomes of an image on its way in."""
     forward: Callable[[Tensor], dict[str, Tensor]]
-    """uint8 B x 3 x H x W -> "features" B x dimension and, of Inception, "logits" B x 1008."""
+    """uint8 B x 3 x H x W -> "features" B x dimension, and "logits" of classifiers."""
     dtype: str = "float32"
     official: bool = False
     """Whether it is the Inception that FID, KID and Inception Score are named after."""
     has_logits: bool = False
+    """Whether its logits are ImageNet's classes."""
+    read: Callable[[list[str]], Tensor] | None = None
+    """Prompts -> B x dimension, beside the images' features; CLIP's."""
+    attributes: tuple[str, ...] = ()
+    """What its logits say, "column=value"; encoder-mini's."""
+    legacy: bool = False
+    """Whether it is pytorch-ignite's default, which has metrics of its own."""
 
 
 def choose_extractor(
@@ -48,21 +56,43 @@ def choose_extractor(
     encoder: Path | None = None,
     device: str = "cpu",
 ) -> Extractor:
-    """The extractor asked for; "auto" is Inception where its weights are at hand.
+    """The extractor asked for: one of NAMES, or a folder with CLIP or DINOv2.
 
-    Nothing is downloaded. Raises UserError where the weights are not there.
+    "auto" is Inception where its weights are at hand. Nothing is downloaded. Raises UserError where
+    the weights are not there.
     """
+    from compare.pretrained import load_legacy, load_transformers  # which import this module
+
+    if name == "legacy-ignite":
+        return load_legacy(device)
+    if name not in NAMES:
+        if not (Path(name) / "config.json").exists():
+            known = ", ".join(NAMES)
+            raise UserError(f"'{name}' is no extractor: {known}, or a folder of CLIP or DINOv2.")
+        return load_transformers(Path(name), device)
     found = inception_weights or inception_file()
     if name == "inception" or inception_weights or (name == "auto" and found.exists()):
         return load_inception(found, device)
     return load_mini(encoder or ENCODER, device)
 
 
+def checkpoints_folder() -> Path:
+    """Where torch keeps downloaded weights."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return Path(os.environ.get("TORCH_HOME", cache / "torch")) / "hub" / "checkpoints"
+
+
 def inception_file() -> Path:
     """Where torch-fidelity keeps its weights."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    home = Path(os.environ.get("TORCH_HOME", cache / "torch"))
-    return home / "hub" / "checkpoints" / INCEPTION_FILE
+    return checkpoints_folder() / INCEPTION_FILE
+
+
+def read_weights(file: Path) -> Any:
+    """What a .pth file holds, where that is tensors only. Raises UserError for anything else."""
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
+        raise UserError(f"{file} does not hold weights ({_brief(error)}).") from None
 
 
 def load_inception(path: Path, device: str) -> Extractor:
@@ -77,14 +107,14 @@ def load_inception(path: Path, device: str) -> Extractor:
             f"{path} is not there; put torch-fidelity's {INCEPTION_FILE} ({INCEPTION_SIZE_MB} MB) "
             "there, or give --inception_weights FILE, or --extractor encoder-mini."
         )
+    read_weights(path)  # refuses a pickle that runs code
     try:
-        torch.load(path, map_location="cpu", weights_only=True)  # refuses a pickle that runs code
         network = FeatureExtractorInceptionV3(
             "inception-v3-compat",
             ["2048", "logits_unbiased"],
             feature_extractor_weights_path=str(path),
         )
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
+    except (RuntimeError, KeyError, ValueError) as error:
         raise UserError(f"{path} does not hold Inception's weights ({_brief(error)}).") from None
     network.to(device)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -122,7 +152,8 @@ def load_mini(folder: Path, device: str) -> Extractor:
             pixels = pixels.mean(1, keepdim=True)
         if pixels.shape[-1] != size:
             pixels = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True)
-        return {"features": network(pixels.clamp(0, 1))[0]}
+        features, logits = network(pixels.clamp(0, 1))
+        return {"features": features, "logits": logits}
 
     return Extractor(
         name="encoder-mini",
@@ -131,6 +162,7 @@ def load_mini(folder: Path, device: str) -> Extractor:
         dimension=network.dimension,
         resize=f"bicubic with antialiasing to {size} px",
         forward=forward,
+        attributes=network.config.attributes,
     )
 
 

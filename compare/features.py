@@ -11,22 +11,25 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
 from accelerate.utils import gather_object
+from PIL import Image
 from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
 from compare.extractors import Extractor
+from compare.fid import Gaussian, gaussian
 from core.files import atomic_path
 from core.images import fit, open_image, to_array
 from core.parallel import process_state
 from core.sets import ImageSet
 
-FORMAT = 1  # of the cache; a change here makes everything anew
+FORMAT = 2  # of the cache; a change here makes everything anew
 
 
 @dataclass(frozen=True)
@@ -37,27 +40,36 @@ class PixelPath:
     mode: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Features:
-    """Of one set: float32 N x d, and logits N x C or None."""
+    """Of one set, equal to itself alone: float32 N x d, logits N x C or None."""
 
     features: np.ndarray
     logits: np.ndarray | None
     fingerprint: str
     """Of the images."""
+    texts: np.ndarray | None = None
+    """Embeddings of the prompts, N x d, of an extractor that reads text."""
 
     def __len__(self) -> int:
         return len(self.features)
 
+    @cached_property
+    def gaussian(self) -> Gaussian:
+        return gaussian(self.features)
 
-class Images(Protocol):
-    """An image set, or one made in memory."""
+
+class Made(Protocol):
+    """Images that are made in memory and lie in no file."""
 
     @property
     def name(self) -> str: ...
     @property
     def fingerprint(self) -> str: ...
     def __len__(self) -> int: ...
+    def batch(self, first: int, last: int, path: PixelPath) -> np.ndarray:
+        """uint8, images `first` to `last`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -88,8 +100,37 @@ class Noise:
         )
 
 
+@dataclass(frozen=True)
+class MeanImage:
+    """The mean of all images of a set, again and again: what a raw cosine likes best."""
+
+    count: int
+    of: ImageSet
+    name: str = "mean image"
+
+    @property
+    def fingerprint(self) -> str:
+        return f"mean-image-{self.of.fingerprint}-{self.count}"
+
+    def __len__(self) -> int:
+        return self.count
+
+    def batch(self, first: int, last: int, path: PixelPath) -> np.ndarray:
+        """uint8, `last` - `first` times the same."""
+        if path not in self._means:
+            total = sum(
+                block.astype(np.float64).sum(0) for block in pixel_batches(self.of, path, 64)
+            )
+            self._means[path] = np.round(total / len(self.of)).astype(np.uint8)
+        return np.repeat(self._means[path][None], last - first, axis=0)
+
+    @cached_property
+    def _means(self) -> dict[PixelPath, np.ndarray]:
+        return {}
+
+
 def pixel_batches(
-    images: ImageSet | Noise, path: PixelPath, size: int, numbers: Sequence[int] | None = None
+    images: ImageSet | Made, path: PixelPath, size: int, numbers: Sequence[int] | None = None
 ) -> Iterator[np.ndarray]:
     """uint8 blocks of up to `size` images, N x H x W or N x H x W x 3, decoded in threads.
 
@@ -100,13 +141,13 @@ def pixel_batches(
 
         def load(number: int) -> np.ndarray:
             first, last = number * size, min((number + 1) * size, len(images))
-            if isinstance(images, Noise):
+            if not isinstance(images, ImageSet):
                 return images.batch(first, last, path)
 
-            def one(file: Path) -> object:
+            def one(file: Path) -> Image.Image:
                 return fit(open_image(file, path.mode), path.size)
 
-            return to_array(list(pool.map(one, images.paths[first:last])))  # type: ignore[arg-type]
+            return to_array(list(pool.map(one, images.paths[first:last])))
 
         waiting = None
         for number in wanted:
@@ -119,7 +160,7 @@ def pixel_batches(
 
 
 def extract(
-    images: ImageSet | Noise,
+    images: ImageSet | Made,
     extractor: Extractor,
     path: PixelPath,
     device: str = "cpu",
@@ -146,7 +187,10 @@ def extract(
                 save_file(arrays, temporary)
         state.wait_for_everyone()
     arrays = load_file(file)
-    return Features(arrays["features"], arrays.get("logits"), images.fingerprint)
+    texts = None
+    if extractor.read and isinstance(images, ImageSet) and all(images.captions):
+        texts = extractor.read(images.captions).float().cpu().numpy()
+    return Features(arrays["features"], arrays.get("logits"), images.fingerprint, texts)
 
 
 def subset(images: ImageSet, numbers: Sequence[int]) -> ImageSet:
@@ -162,7 +206,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("OSTEON_CACHE", base)) / "features"
 
 
-def _key(images: ImageSet | Noise, extractor: Extractor, path: PixelPath) -> str:
+def _key(images: ImageSet | Made, extractor: Extractor, path: PixelPath) -> str:
     """Everything the features depend on, hashed; names and places are not among it."""
     parts = [
         FORMAT,
@@ -180,7 +224,7 @@ def _key(images: ImageSet | Noise, extractor: Extractor, path: PixelPath) -> str
 
 @torch.inference_mode()
 def _run(
-    images: ImageSet | Noise, extractor: Extractor, path: PixelPath, device: str, batch: int
+    images: ImageSet | Made, extractor: Extractor, path: PixelPath, device: str, batch: int
 ) -> list[tuple[int, dict[str, np.ndarray]]]:
     """(batch number, arrays) of the batches that are this process's."""
     state = process_state()

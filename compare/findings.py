@@ -15,11 +15,12 @@ RAW_COSINE_IS_HIGH = 0.9
 def findings(results: Results) -> list[str]:
     """What came out, most important first."""
     told: list[str] = []
-    for table in results["tables"]:
+    for table in main_tables(results):
         told += _similarity(results, table)
         told += _ranking(results, table)
         told += _real_level(table)
         told += _agreement(table)
+    told += _species(results)
     told += _copies(results)
     told += _raw_cosine(results)
     told += _costs(results)
@@ -28,7 +29,13 @@ def findings(results: Results) -> list[str]:
 
 def headline(table: dict[str, Any]) -> str:
     """The key of the metric that ranks a table."""
-    return next(key for key in ("frechet", "kid") if key in table["metrics"])
+    return next(key for key in ("frechet", "kid", "legacy_fid") if key in table["metrics"])
+
+
+def main_tables(results: Results) -> list[dict[str, Any]]:
+    """Those on the first extractor, which the sentences are about."""
+    name = results["extractor"]["name"]
+    return [table for table in results["tables"] if table["contract"]["extractor"] == name]
 
 
 def fakes_in_order(table: dict[str, Any], key: str) -> list[dict[str, Any]]:
@@ -49,7 +56,7 @@ def _ranking(results: Results, table: dict[str, Any]) -> list[str]:
 
     best = order[0]
     among = ""
-    if len(results["tables"]) > 1:
+    if len(main_tables(results)) > 1:
         among = f"Of the sets of {table['contract']['n_fake']:,} images, "
     if len(order) == 1:
         return [
@@ -120,6 +127,9 @@ def _similarity(results: Results, table: dict[str, Any]) -> list[str]:
         else:
             place = "within" if score["value"] >= band["low"] else "below"
             told.append(f"{label}, with {text}, is {place} that.")
+    for label, share in results.get("species", {}).get("in_band", {}).items():
+        if label in rows:
+            told.append(f"{percent(share)} of the images of {label} lie in that band one by one.")
     return told
 
 
@@ -135,6 +145,30 @@ def _tuning(base: str, label: str, rows: dict[str, Any], gap: dict[str, Any]) ->
     )
 
 
+def _species(results: Results) -> list[str]:
+    """For a few images of a species: taken for another one, and the class pulled along."""
+    facts = results.get("species") or {}
+    told = []
+    for label, sides in facts.get("confusion", {}).items():
+        own = next(iter(sides["fake"]))
+        told.append(
+            f"{percent(sides['fake'][own])} of {label} resemble {own} more than any other species; "
+            f"of its real images, {percent(sides['real'][own])} do."
+        )
+    if "bleed" in facts:
+        gap = facts["bleed"]
+        change = f"{signed(gap['value'])} [{signed(gap['low'])}, {signed(gap['high'])}]"
+        verdict = (
+            "tuning has pulled the whole class towards the subject"
+            if gap["bleeds"]
+            else "no sign that tuning has pulled the class towards the subject"
+        )
+        told.append(
+            f"Asked for the class without the name: similarity changes by {change}: {verdict}."
+        )
+    return told
+
+
 def _copies(results: Results) -> list[str]:
     near = results["closest"]
     if near["held_out"] is None:
@@ -144,7 +178,7 @@ def _copies(results: Results) -> list[str]:
     if not over:
         beside = "themselves" if near["leave_one_out"] else f"{count} unseen real images"
         return [
-            "No sign of copies: no set is nearer to the training images than chance allows beside "
+            "No sign of copies: no set is more like the training images than chance allows beside "
             f"{beside}."
         ]
     kind = (
@@ -154,8 +188,8 @@ def _copies(results: Results) -> list[str]:
     )
     parts = " and ".join(f"{percent(share)} of {label}" for label, share in over.items())
     return [
-        f"Possible copies: {parts} are closer to a training image than {kind} (mean-centred "
-        f"cosine {near['bound']:.3f})."
+        f"Possible copies: {parts} are more like a training image than {kind} (copy score "
+        f"above {near['bound']:.3f})."
     ]
 
 
@@ -229,8 +263,9 @@ def limits(results: Results) -> list[str]:
             "There are no held-out images: the scores are against the images that were learned "
             "from, so that a model that copies scores best."
         )
-    if len(results["tables"]) > 1:
-        least = min(table["contract"]["n_fake"] for table in results["tables"])
+    tables = main_tables(results)
+    if len(tables) > 1:
+        least = min(table["contract"]["n_fake"] for table in tables)
         told.append(
             "The sets differ in number of images, and a Fréchet distance depends on it: they "
             f"stand in separate tables. Give --images {least} to compare all on as many."

@@ -4,9 +4,18 @@ Its expectation does not depend on the number of images, so that it serves for f
 fall below 0.
 """
 
+from itertools import combinations
+from math import comb
+
 import numpy as np
+import torch
+
+from core.seeds import stream
 
 BLOCK = 2048  # columns of the kernel matrix held at once
+MOST_TESTED = 1000  # images of either side in a permutation test
+PERMUTATIONS = 999
+EXACT = 10_000  # splits up to which all are counted
 
 
 def kid(real: np.ndarray, fake: np.ndarray) -> float:
@@ -44,6 +53,44 @@ def kid_subsets(
         chosen_fake = fake[rng.choice(len(fake), size, replace=False)]
         values.append(kid(real[rng.choice(len(real), size, replace=False)], chosen_fake))
     return float(np.mean(values)), float(np.std(values))
+
+
+def kid_test(
+    real: np.ndarray, fake: np.ndarray, seed: int = 0, permutations: int = PERMUTATIONS
+) -> float:
+    """Permutation test of "both sets are draws from one distribution": the share of splits of all
+    images into sets of these sizes that have a KID as high as this one.
+
+    Exact where there are at most EXACT splits (4 against 8 images, say); else over random splits,
+    this one among them, so that p is at least 1 / (permutations + 1).
+    """
+    real, fake = _some(real, seed, "real"), _some(fake, seed, "fake")
+    pooled = np.concatenate([real, fake]).astype(np.float64)
+    count, n = len(pooled), len(real)
+    kernel = _kernel(pooled @ pooled.T, pooled.shape[1])
+    np.fill_diagonal(kernel, 0)
+    if comb(count, n) <= EXACT:
+        chosen = np.array(list(combinations(range(count), n)))  # the first is the true one
+    else:
+        generator = stream(seed, "permutations")
+        drawn = [torch.randperm(count, generator=generator)[:n] for _ in range(permutations)]
+        chosen = np.stack([np.arange(n), *(row.numpy() for row in drawn)])
+    first = np.zeros((len(chosen), count))
+    np.put_along_axis(first, chosen, 1.0, axis=1)
+    second = 1 - first
+    to_first = first @ kernel  # splits x images
+    a, between = (to_first * first).sum(1), (to_first * second).sum(1)
+    b = kernel.sum() - a - 2 * between
+    m = count - n
+    values = a / (n * (n - 1)) + b / (m * (m - 1)) - 2 * between / (n * m)
+    return float((values >= values[0] - 1e-12 * np.abs(values).max()).mean())
+
+
+def _some(x: np.ndarray, seed: int, place: str) -> np.ndarray:
+    if len(x) <= MOST_TESTED:
+        return x
+    order = torch.randperm(len(x), generator=stream(seed, "kid test", place)).numpy()
+    return x[order[:MOST_TESTED]]
 
 
 def _within(x: np.ndarray, counts: np.ndarray) -> np.ndarray:

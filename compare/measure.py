@@ -1,7 +1,7 @@
 """Scores of every set with its anchors and intervals, in tables of like contract."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -12,7 +12,7 @@ from compare import similarity
 from compare.bootstrap import interval, resample_counts
 from compare.contract import Contract, check_alike
 from compare.extractors import Extractor
-from compare.features import Features, Noise, PixelPath, extract, subset
+from compare.features import Features, Made, MeanImage, Noise, PixelPath, extract, subset
 from compare.fid import fid
 from compare.metrics import Metric, metrics_for
 from compare.sources import Fake, Real
@@ -23,6 +23,10 @@ MANY, FEWER = 200, 40
 """Resamples behind an interval: usually, and where a single one takes seconds."""
 COSTLY = 2e9
 """Multiplications of one Fréchet distance above which there are fewer resamples."""
+FAR = ("mean", "noise")
+"""Landmarks far away, whose spread is of no interest."""
+AVERAGED = 1000
+"""Training images in the mean image, at most."""
 RELIABLE_SCORE = 5000
 """Images below which an Inception Score is not to be set beside published ones."""
 
@@ -37,7 +41,7 @@ class Setup:
     batch: int
     seed: int
 
-    def extract(self, images: ImageSet | Noise) -> Features:
+    def extract(self, images: ImageSet | Made) -> Features:
         return extract(images, self.extractor, self.path, self.device, self.batch)
 
     def contract(self, real: Features, fake: Features) -> Contract:
@@ -61,30 +65,38 @@ class Row:
 
     label: str
     kind: str
-    """"fake", "real", "copies" or "noise"."""
+    """"fake", "real", "copies", "mean" or "noise"."""
     features: Features
 
 
-def measure(real: Real, fakes: Sequence[Fake], setup: Setup) -> dict[str, Any]:
-    """All tables, one for each number of generated images, and what goes with them.
+def measure(
+    real: Real, fakes: Sequence[Fake], setup: Setup, also: Sequence[Extractor] = ()
+) -> dict[str, Any]:
+    """All tables, one for each extractor and number of generated images, and what goes with them.
 
     Raises UserError for files that are not images.
     """
+    held_out = setup.extract(real.held_out)
+    band = similarity.real_band(held_out.features) if len(held_out) > 1 else None
+    setups = [setup, *(replace(setup, extractor=extractor) for extractor in also)]
+    return {
+        "tables": [table for one in setups for table in _tables(real, fakes, one)],
+        "band": dict(zip(("mean", "low", "high"), band, strict=True)) if band else None,
+        "halves": None if real.few else _halves(real, held_out, setup),
+    }
+
+
+def _tables(real: Real, fakes: Sequence[Fake], setup: Setup) -> list[dict[str, Any]]:
+    """By one extractor, a table for each number of images, the largest first."""
     held_out = setup.extract(real.held_out)
     groups: dict[int, list[Row]] = {}
     for fake in fakes:
         row = Row(fake.label, "fake", setup.extract(fake.images))
         groups.setdefault(len(row.features), []).append(row)
-    tables = [
+    return [
         _table([*rows, *_anchors(real, count, setup)], held_out, real, setup)
         for count, rows in sorted(groups.items(), reverse=True)
     ]
-    band = similarity.real_band(held_out.features) if len(held_out) > 1 else None
-    return {
-        "tables": tables,
-        "band": dict(zip(("mean", "low", "high"), band, strict=True)) if band else None,
-        "halves": None if real.few else _halves(real, held_out, setup),
-    }
 
 
 def pick(images: ImageSet, count: int, seed: int, place: str) -> ImageSet:
@@ -94,7 +106,8 @@ def pick(images: ImageSet, count: int, seed: int, place: str) -> ImageSet:
 
 
 def _anchors(real: Real, count: int, setup: Setup) -> list[Row]:
-    """Real images against real ones, training images given out as new, and noise; `count` each."""
+    """Real images against real ones, training images given out as new, their mean, and noise:
+    `count` each."""
     rows = []
     other = next((images for images in real.others if len(images) >= count), None)
     if other is not None:
@@ -103,35 +116,37 @@ def _anchors(real: Real, count: int, setup: Setup) -> list[Row]:
     if not real.same and other is not real.train and len(real.train) >= count:
         images = pick(real.train, count, setup.seed, "anchor copies")
         rows.append(Row("Training images, given out as new", "copies", setup.extract(images)))
+    mean = setup.extract(MeanImage(count, pick(real.train, AVERAGED, setup.seed, "mean image")))
+    rows.append(Row("The mean training image, again and again", "mean", mean))
     rows.append(Row("Uniform noise", "noise", setup.extract(Noise(count, setup.seed))))
     return rows
 
 
 def _table(rows: Sequence[Row], held_out: Features, real: Real, setup: Setup) -> dict[str, Any]:
-    """Scores of rows of one size, and the differences between any two but noise."""
+    """Scores of rows of one size, and the differences between any two but the far landmarks."""
     contracts = {row.label: setup.contract(held_out, row.features) for row in rows}
     check_alike(contracts)
     contract = contracts[rows[0].label]
-    metrics = metrics_for(setup.extractor, real.few, contract.n_fake)
+    metrics = metrics_for(setup.extractor, real.few, contract.n_real, contract.n_fake)
     resamples = _resamples(setup.extractor.dimension, contract)
     patients = [row.get("patient_id", number) for number, row in enumerate(real.held_out.rows)]
+    counts = {
+        row.label: resample_counts(range(contract.n_fake), resamples, setup.seed, row.label)
+        for row in rows
+    }
     real_counts = resample_counts(patients, resamples, setup.seed, "real")
-    scores: dict[str, dict[str, Any]] = {row.label: {} for row in rows}
-    differences = []
+    columns, differences = {}, []
     for metric in metrics:
-        values, drawn = {}, {}
-        for row in rows:
-            values[row.label] = metric.value(held_out, row.features)
-            if row.kind == "noise":  # a landmark far away: its spread is of no interest
-                continue
-            images = range(contract.n_fake)
-            counts = resample_counts(images, resamples, setup.seed, row.label)
-            drawn[row.label] = metric.resamples(held_out, row.features, real_counts, counts)
+        values, drawn = _draw(metric, rows, held_out, real_counts, counts)
         floor = next((values[row.label] for row in rows if row.kind == "real"), None)
+        column = {}
         for row in rows:
-            scores[row.label][metric.key] = _score(
-                metric, values[row.label], drawn.get(row.label), floor, contract, setup.extractor
-            )
+            value, many = values[row.label], drawn.get(row.label)
+            score = _score(metric, value, many, floor, contract, setup.extractor)
+            if metric.test and row.kind not in FAR:
+                score["p"] = metric.test(held_out, row.features)
+            column[row.label] = score
+        columns[metric.key] = column
         names = [row.label for row in rows if row.label in drawn]
         differences += _differences(metric.key, names, values, drawn)
     return {
@@ -144,12 +159,30 @@ def _table(rows: Sequence[Row], held_out: Features, real: Real, setup: Setup) ->
                 "label": row.label,
                 "kind": row.kind,
                 "fingerprint": row.features.fingerprint,
-                "scores": scores[row.label],
+                "scores": {key: column[row.label] for key, column in columns.items()},
             }
             for row in rows
         ],
         "differences": differences,
     }
+
+
+def _draw(
+    metric: Metric,
+    rows: Sequence[Row],
+    held_out: Features,
+    real_counts: np.ndarray,
+    counts: Mapping[str, np.ndarray],
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """One metric's value of every row, and its resampled values where there is a use for them."""
+    values, drawn = {}, {}
+    for row in rows:
+        values[row.label] = metric.value(held_out, row.features)
+        if metric.resamples and row.kind not in FAR and np.isfinite(values[row.label]):
+            drawn[row.label] = metric.resamples(
+                held_out, row.features, real_counts, counts[row.label]
+            )
+    return values, drawn
 
 
 def _score(
@@ -164,9 +197,10 @@ def _score(
     low, high = (None, None) if drawn is None else interval(value, drawn)
     if metric.key == "frechet" and low is not None:
         low = max(low, 0.0)
-    score = {"value": value, "low": low, "high": high, "interpretable": True, "note": ""}
+    known = value if np.isfinite(value) else None  # no prompt, no agreement with it
+    score = {"value": known, "low": low, "high": high, "interpretable": True, "note": ""}
     fewest = min(contract.n_real, contract.n_fake)
-    if metric.key == "frechet":
+    if metric.key in ("frechet", "legacy_fid"):
         score["times_floor"] = value / floor if floor else None
         if fewest <= extractor.dimension:
             score["interpretable"] = False

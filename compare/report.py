@@ -14,13 +14,18 @@ from markupsafe import Markup
 from PIL import Image
 
 from compare import wording
-from compare.charts import curve_chart, interval_chart
+from compare.charts import curve_chart, interval_chart, sweep_chart
+from compare.contract import SCHEMA
+from compare.exchange import to_csv, to_model_index
 from compare.findings import fakes_in_order, findings, headline, limits
 from compare.templating import html_templates, text_templates
 from core.errors import UserError, command
 from core.files import read_json, write_text
 
 MOST_BYTES = 4_500_000  # of the page
+NEAR_COLUMNS = (
+    "raw_median", "centred_median", "feature_median", "copy_median", "copy_highest", "ms_ssim"
+)  # fmt: skip
 SIDES = (256, 192, 128, 96, 64)
 """Pictures are this large at most; the first size with which the page is small enough."""
 
@@ -34,12 +39,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def write_report(folder: Path) -> Path:
-    """Write report.md and report.html beside results.json and return the page's path.
+    """Write report.md, scores.csv, model-index.yaml and report.html beside results.json and return
+    the page's path.
 
     Raises UserError if results.json or one of its pictures is missing.
     """
     results = read_json(folder / "results.json")
+    if results.get("schema") != SCHEMA:
+        raise UserError(f"{folder} is by another version; run its `osteon compare` again.")
     write_text(folder / "report.md", markdown(results))
+    write_text(folder / "scores.csv", to_csv(results))
+    write_text(folder / "model-index.yaml", to_model_index(results))
     page = ""
     for side in SIDES:
         page = html(results, folder / "pictures", side)
@@ -68,8 +78,17 @@ def html(results: dict[str, Any], pictures: Path, side: int) -> str:
         for fake in results["fakes"]
         if fake["curves"]
     ]
-    charts = [Markup(interval_chart(table)) for table in results["tables"]]
-    view = _view(results, str) | {"picture": picture, "curves": curves, "charts": charts}
+    charts = [
+        Markup(interval_chart(table)) if {"frechet", "kid"} & table["metrics"].keys() else ""
+        for table in results["tables"]
+    ]
+    sweep = Markup(sweep_chart(results)) if results["axis"] else ""
+    view = _view(results, str) | {
+        "sweep": sweep,
+        "picture": picture,
+        "curves": curves,
+        "charts": charts,
+    }
     return html_templates().get_template("report.html.jinja").render(view)
 
 
@@ -110,6 +129,10 @@ def _view(results: dict[str, Any], clean: Any) -> dict[str, Any]:
         "limits": [clean(line) for line in limits(results)],
         "tables": [_table_view(table) for table in results["tables"]],
         "near": _near_view(results),
+        "agreement": _agreement_view(results),
+        "use": _use_view(results),
+        "people": _people_view(results),
+        "against": _against_view(results),
         "costs": [_cost_view(fake) for fake in results["fakes"]],
         "number": wording.number,
         "duration": wording.duration,
@@ -153,46 +176,49 @@ def _first_cells(sections: list[dict[str, Any]], label: str | None) -> list[dict
 
 
 def _table_view(table: dict[str, Any]) -> dict[str, Any]:
-    """Scores as text, generated sets first and the best of them on top."""
-    keys = list(table["metrics"])
+    """Scores as text, generated sets first and the best of them on top; the metrics in a main
+    part and, where there are more, a further one."""
+    metrics = [metric | {"key": key} for key, metric in table["metrics"].items()]
     ranked = fakes_in_order(table, headline(table))
     rows = ranked + [row for row in table["rows"] if row["kind"] != "fake"]
-    notes = list(
-        dict.fromkeys(
-            row["scores"][key]["note"]
-            for key in keys
-            for row in ranked
-            if row["scores"][key]["note"]
-        )
-    )
+    notes = [row["scores"][m["key"]]["note"] for m in metrics for row in ranked]
+    parts = [[m for m in metrics if m["main"]], [m for m in metrics if not m["main"]]]
     return {
         "contract": table["contract"],
         "resamples": table["resamples"],
         "resampled": table["resampled"],
-        "metrics": [table["metrics"][key] | {"key": key} for key in keys],
-        "rows": [
+        "metrics": metrics,
+        "parts": [
             {
-                "label": row["label"],
-                "kind": row["kind"],
-                "cells": [_cell_view(table, key, row) for key in keys],
+                "metrics": part,
+                "rows": [
+                    {
+                        "label": row["label"],
+                        "kind": row["kind"],
+                        "cells": [_cell_view(table, metric["key"], row) for metric in part],
+                    }
+                    for row in rows
+                ],
             }
-            for row in rows
+            for part in parts
+            if part
         ],
-        "notes": notes,
+        "notes": list(dict.fromkeys(filter(None, notes))),
     }
 
 
 def _cell_view(table: dict[str, Any], key: str, row: dict[str, Any]) -> dict[str, str]:
     score, scale = row["scores"][key], table["metrics"][key]["scale"]
     places = wording.decimals_of(table, key)
-    far = row["kind"] == "noise"
-    times = score.get("times_floor")
+    value = "–" if score["value"] is None else wording.fixed(score["value"] * scale, places)
+    if row["kind"] in ("mean", "noise") and score["value"] is not None:
+        value = wording.number(score["value"] * scale)
+    times, p = score.get("times_floor"), score.get("p")
     return {
-        "value": wording.number(score["value"] * scale)
-        if far
-        else wording.fixed(score["value"] * scale, places),
+        "value": value,
         "span": "" if score["low"] is None else wording.span(score, scale, places),
         "times": f"{times:.1f} ×" if times and row["kind"] == "fake" else "",
+        "p": "" if p is None else wording.p_value(p),
         "mark": "" if score["interpretable"] else "†",
     }
 
@@ -207,12 +233,82 @@ def _near_view(results: dict[str, Any]) -> dict[str, Any]:
             if near["leave_one_out"]
             else "Unseen real images"
         )
-        rows.append({"label": label, "kind": "real", "share_above": None, **near["held_out"]})
-    rows.append({"label": "Uniform noise", "kind": "noise", "share_above": None, **near["noise"]})
+        rows.append({"label": label, "kind": "real", **near["held_out"]})
+    rows.append({"label": "The mean training image", "kind": "mean", **near["mean"]})
+    rows.append({"label": "Uniform noise", "kind": "noise", **near["noise"]})
     for row in rows:
-        share = row.get("share_above")
-        row["share_above"] = "" if share is None else wording.percent(share)
+        share, p = row.get("share_above"), row.get("p")
+        row["share"] = "" if share is None else wording.percent(share)
+        row["chance"] = "" if p is None else wording.p_value(p)
+        for key in NEAR_COLUMNS:
+            row[key] = f"{row[key]:.3f}" if row.get(key) is not None else ""
     return {"rows": rows, **{k: near[k] for k in ("bank", "pairs", "held_out_pairs", "bound")}}
+
+
+def _agreement_view(results: dict[str, Any]) -> dict[str, Any] | None:
+    """A column for each kind of attribute, a row for each set, real images last."""
+    columns = results["agreement"]
+    if not columns:
+        return None
+    rows = [
+        {
+            "label": label,
+            "kind": "fake",
+            "cells": [_auroc(column["sets"][label]) for column in columns],
+        }
+        for label in columns[0]["sets"]
+    ]
+    ceiling = [_auroc(column["real"]) for column in columns]
+    rows.append({"label": "Real images and their captions", "kind": "real", "cells": ceiling})
+    return {"columns": [column["column"] for column in columns], "rows": rows}
+
+
+def _use_view(results: dict[str, Any]) -> dict[str, Any] | None:
+    if results["use"] is None:
+        return None
+    keys = ("auroc", "sensitivity", "specificity")
+    rows = [row | {"cells": [_auroc(row[key]) for key in keys]} for row in results["use"]["rows"]]
+    return results["use"] | {"rows": rows}
+
+
+def _auroc(score: dict[str, Any] | None) -> dict[str, str]:
+    if score is None:
+        return {"value": "–", "span": ""}
+    return {"value": wording.fixed(score["value"], 2), "span": wording.span(score, 1, 2)}
+
+
+def _people_view(results: dict[str, Any]) -> dict[str, Any] | None:
+    """Votes and quiz answers as text."""
+    people = results["people"]
+    if people is None:
+        return None
+
+    def said(row: dict[str, Any], key: str) -> str:
+        low, high = (wording.percent(row[name]) for name in ("low", "high"))
+        return f"{wording.percent(row[key])} [{low}, {high}]"
+
+    return {
+        "strength": [row | {"text": said(row, "preferred")} for row in people["strength"]],
+        "quiz": [
+            row | {"text": said(row, "right"), "chance": wording.p_value(row["p"])}
+            for row in people["quiz"]
+        ],
+    }
+
+
+def _against_view(results: dict[str, Any]) -> dict[str, Any] | None:
+    """What changed since an older report, as text; scores of unlike contracts give the reason."""
+    old = results["against"]
+    if old is None:
+        return None
+
+    def said(row: dict[str, Any], prefix: str) -> str:
+        value, low, high = (row[f"{prefix}{name}"] for name in ("value", "low", "high"))
+        span = "" if low is None else f" [{wording.number(low)}, {wording.number(high)}]"
+        return wording.number(value) + span
+
+    rows = [row | {"now": said(row, ""), "before": said(row, "old_")} for row in old["rows"]]
+    return old | {"rows": rows}
 
 
 def _cost_view(fake: dict[str, Any]) -> dict[str, str]:

@@ -17,23 +17,27 @@ from typing import Any
 
 import torch
 
-from compare.closest import closest
+from compare.agreement import agreement
+from compare.closest import closest, unseen_images, write_flags
+from compare.contract import SCHEMA
 from compare.cost import describe
+from compare.exchange import against
 from compare.extractors import NAMES, choose_extractor
 from compare.features import PixelPath
 from compare.measure import Setup, measure
 from compare.pictures import Album, add_pairs, sections
 from compare.report import write_report
 from compare.sources import Fake, Real, open_fakes, open_real
+from compare.species import species_facts
+from compare.use import use
+from compare.votes import people
 from core.errors import UserError, command
 from core.files import atomic_folder, write_json
 from core.images import open_image
 from core.parallel import process_state
 from core.runs import commit, now, versions
 from core.session import pick_device
-from core.sets import ImageSet
-
-SCHEMA = 1
+from core.sets import ImageSet, open_set
 
 
 @command
@@ -58,21 +62,40 @@ def compare(arguments: argparse.Namespace) -> Path | None:
     real = open_real(arguments.real, arguments.train)
     bases = [arguments.base] if arguments.base else []
     fakes = open_fakes([*arguments.fake, *bases], arguments.images)
+    axis = _axis(arguments.axis, fakes)
     _say(f"Scored against {real.choice}: {len(real.held_out)} images.")
     extractor = choose_extractor(
         arguments.extractor, arguments.inception_weights, arguments.encoder, device
     )
+    if extractor.legacy:
+        raise UserError("legacy-ignite stands beside honest scores: give it as --also instead.")
     _say(f"Features: {extractor.name} (SHA-256 {extractor.sha256[:8]}).")
     torch.backends.cudnn.allow_tf32 = False  # the same numbers on a GPU as on the CPU
     path = PixelPath(_side(real.held_out), real.held_out.mode)
     setup = Setup(extractor, path, device, arguments.batch, arguments.seed)
     began = time.monotonic()
-    measured = measure(real, fakes, setup)
+    also = [choose_extractor(name, device=device) for name in arguments.also]
+    measured = measure(real, fakes, setup, also)
+    others = {(one := open_set(place)).name: one for place in arguments.others}
+    class_images = [fake.images for fake in open_fakes(arguments.class_images or [])]
+    for images in (real.train, unseen_images(real, setup.seed), *others.values(), *class_images):
+        setup.extract(images)  # by all processes; below, one alone finds them in the cache
     page = None
     if state.is_main_process:
-        near = closest(real, fakes, path, device, arguments.seed)
+        near = closest(real, fakes, setup)
+        write_flags(fakes, near.pop("flags"))
         results = _facts(arguments, real, fakes, setup) | measured
         results["base"] = fakes[-1].label if bases else _base(fakes)
+        if real.few and measured["band"]:
+            results["species"] = species_facts(real, fakes, others, class_images, setup)
+        results["axis"] = axis
+        results["agreement"] = _agreement(real, fakes, setup)
+        epochs = arguments.use
+        results["use"] = use(real, fakes, epochs, device, arguments.seed) if epochs else None
+        labels = {fake.folder.resolve(): fake.label for fake in fakes}
+        votes = arguments.votes
+        results["people"] = people(votes, labels, arguments.seed) if votes else None
+        results["against"] = against(results, arguments.against) if arguments.against else None
         with atomic_folder(arguments.out / "pictures") as folder:
             album = Album(folder)
             results["sections"] = sections(real, fakes, album, arguments.seed)
@@ -82,6 +105,26 @@ def compare(arguments: argparse.Namespace) -> Path | None:
         page = write_report(arguments.out)
     state.wait_for_everyone()
     return page
+
+
+def _axis(name: str | None, fakes: Sequence[Fake]) -> dict[str, Any] | None:
+    """The sets' labels as numbers on an axis. Raises UserError where they are none."""
+    if name is None:
+        return None
+    try:
+        return {"name": name, "values": {fake.label: float(fake.label) for fake in fakes}}
+    except ValueError:
+        raise UserError("--axis needs sets named by numbers: --fake 32=FOLDER 64=FOLDER.") from None
+
+
+def _agreement(real: Real, fakes: Sequence[Fake], setup: Setup) -> list[dict[str, Any]]:
+    """Prompts against what the extractor reads, where it reads attributes."""
+    if not setup.extractor.attributes:
+        return []
+    patients = [row.get("patient_id", i) for i, row in enumerate(real.held_out.rows)]
+    made = {fake.label: (setup.extract(fake.images).logits, fake.prompts) for fake in fakes}
+    held_out = (setup.extract(real.held_out).logits, real.held_out.captions, patients)
+    return agreement(setup.extractor.attributes, held_out, made, setup.seed)
 
 
 def _facts(
@@ -134,7 +177,35 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--images", type=int, help="use the first so many images of each set")
     parser.add_argument("--title", help="of the report")
-    parser.add_argument("--extractor", choices=NAMES, default="auto")
+    parser.add_argument(
+        "--axis", help="what the sets' names, all numbers, are values of: curves over it"
+    )
+    parser.add_argument(
+        "--others", nargs="+", default=[], metavar="SET", help="real images of other species"
+    )
+    parser.add_argument(
+        "--class_images",
+        nargs=2,
+        metavar=("BASE", "TUNED"),
+        help="images of the class prompt without the name, by the model before and after tuning",
+    )
+    parser.add_argument(
+        "--use",
+        type=int,
+        metavar="EPOCHS",
+        help="train classifiers of findings on real and on generated images, for so many epochs",
+    )
+    parser.add_argument("--votes", type=Path, help="folder of the app's votes (reports/votes)")
+    parser.add_argument("--against", type=Path, help="an older report, to show what changed")
+    parser.add_argument(
+        "--extractor",
+        default="auto",
+        metavar="NAME",
+        help=f"{', '.join(NAMES)}, or a folder of CLIP or DINOv2 (default auto)",
+    )
+    parser.add_argument(
+        "--also", nargs="+", default=[], metavar="NAME", help="further extractors, each a table"
+    )
     parser.add_argument(
         "--inception_weights", type=Path, help="torch-fidelity's file of Inception's weights"
     )

@@ -19,24 +19,41 @@ def similarity_resamples(real: np.ndarray, fake: np.ndarray, fake_counts: np.nda
     return fake_counts @ nearest_cosine(real, fake) / fake_counts.sum(1)
 
 
+def likeness(real: np.ndarray, fake: np.ndarray) -> float:
+    """Mean cosine over all pairs of a real (N x d) and a fake image (M x d)."""
+    return float(unit(real).mean(0) @ unit(fake).mean(0))
+
+
+def likeness_resamples(
+    real: np.ndarray, fake: np.ndarray, real_counts: np.ndarray, fake_counts: np.ndarray
+) -> np.ndarray:
+    """`likeness` of R resamples (counts, R x N and R x M)."""
+    sums = (real_counts @ unit(real)) * (fake_counts @ unit(fake))
+    return sums.sum(1) / (real_counts.sum(1) * fake_counts.sum(1))
+
+
 def real_band(real: np.ndarray) -> tuple[float, float, float]:
     """Cosine of every real image with the nearest *other* one: mean, 10th and 90th percentile."""
-    products = _unit(real) @ _unit(real).T
-    np.fill_diagonal(products, -np.inf)
-    nearest = products.max(1)
+    nearest = nearest_cosine(real, real, np.arange(len(real)))
     low, high = np.quantile(nearest, [0.1, 0.9])
     return float(nearest.mean()), float(low), float(high)
 
 
-def nearest_cosine(real: np.ndarray, fake: np.ndarray) -> np.ndarray:
-    """Highest cosine of every fake image with a real one, M."""
-    unit, queries = _unit(real), _unit(fake)
-    blocks = [
-        (queries @ unit[first : first + BLOCK].T).max(1) for first in range(0, len(unit), BLOCK)
-    ]
-    return np.max(blocks, axis=0)
+def nearest_cosine(real: np.ndarray, fake: np.ndarray, own: np.ndarray | None = None) -> np.ndarray:
+    """Highest cosine of every fake image with a real one, M; `own` (M) is each one's place among
+    the real, which does not count."""
+    bank, queries = unit(real), unit(fake)
+    best = np.full(len(queries), -np.inf)
+    for first in range(0, len(bank), BLOCK):
+        cosines = queries @ bank[first : first + BLOCK].T
+        if own is not None:
+            here = np.flatnonzero((own >= first) & (own < first + BLOCK))
+            cosines[here, own[here] - first] = -np.inf
+        best = np.maximum(best, cosines.max(1))
+    return best
 
 
-def _unit(features: np.ndarray) -> np.ndarray:
+def unit(features: np.ndarray) -> np.ndarray:
+    """Rows of length 1, float64."""
     features = np.asarray(features, np.float64)
     return features / np.linalg.norm(features, axis=1, keepdims=True).clip(min=1e-12)

@@ -12,6 +12,7 @@ from core.errors import UserError
 from core.families import FAMILIES
 from core.files import read_json
 from core.images import list_images
+from core.prompts import read_prompts
 from core.sets import SPLITS, ImageSet, is_set, open_set
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -202,7 +203,24 @@ def _open_fake(text: str) -> Fake:
         raise UserError(
             f"{path} holds no samples yet; `osteon generate --run {path} --seeds 0-99` makes some."
         )
-    return Fake(given or path.resolve().name, open_set(path), path, None)
+    return Fake(given or path.resolve().name, _with_prompts(open_set(path), path), path, None)
+
+
+def _with_prompts(images: ImageSet, folder: Path) -> ImageSet:
+    """Captions from the folder's prompts.txt, where there is one: a line for each image in the
+    order of their names, or one line for all. Raises UserError for any other number."""
+    file = folder / "prompts.txt"
+    if not file.exists():
+        return images
+    prompts = read_prompts(file)
+    if len(prompts) not in (1, len(images)):
+        raise UserError(
+            f"{file} holds {len(prompts)} prompts for {len(images)} images; write one for each, in "
+            "the order of their names, or one for all."
+        )
+    prompts = prompts * (len(images) // len(prompts))
+    rows = [row | {"text": text} for row, text in zip(images.rows, prompts, strict=True)]
+    return replace(images, rows=rows)
 
 
 def _only_set(run: Path) -> Path:

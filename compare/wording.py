@@ -58,6 +58,11 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share >= 0.1 or share == 0 else f"{100 * share:.1f} %"
 
 
+def p_value(p: float) -> str:
+    """ "p = 0.042", "p < 0.001" """
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
 def duration(seconds: float) -> str:
     """ "4.2 s", "3 min 20 s", "5 h 3 min" """
     if seconds < 10:

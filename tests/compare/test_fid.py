@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
-from compare.fid import Gaussian, fid, fid_resamples, frechet, gaussian
+from compare.fid import Gaussian, fid, fid_infinity, fid_resamples, frechet, gaussian
 
 
 def test_two_gaussians_with_commuting_covariances_by_hand() -> None:
@@ -61,3 +61,22 @@ def test_resamples_take_images_as_often_as_counted() -> None:
     plain, drawn = fid_resamples(real, fake, *counts)
     assert plain == pytest.approx(fid(real, fake))
     assert drawn == pytest.approx(fid(real[[0, 0, 2, 3]], fake[[1, 1, 2]]))
+
+
+def test_the_real_root_may_be_given() -> None:
+    rng = np.random.default_rng(4)
+    real, fake = rng.normal(size=(40, 6)), rng.normal(size=(50, 6)) * 1.2
+    known = gaussian(real)
+    assert fid(real, fake, known) == pytest.approx(fid(real, fake), rel=1e-12)
+    assert "root" in vars(known)
+
+
+def test_infinity_takes_out_what_few_images_add() -> None:
+    rng = np.random.default_rng(5)
+    real = rng.normal(size=(4000, 8))
+    shift = np.zeros(8)
+    shift[0] = 0.5  # the true distance is 0.25
+    found = [fid_infinity(real, rng.normal(size=(200, 8)) + shift, seed) for seed in range(8)]
+    plain = [fid(real, rng.normal(size=(200, 8)) + shift) for _ in range(8)]
+    assert abs(np.mean(found) - 0.25) < abs(np.mean(plain) - 0.25)
+    assert np.mean(found) == pytest.approx(0.25, abs=0.06)

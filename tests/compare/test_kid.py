@@ -1,10 +1,12 @@
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
 from torch_fidelity.metric_kid import kid_features_to_metric
 
 from compare import kid as module
-from compare.kid import kid, kid_resamples, kid_subsets
+from compare.kid import kid, kid_resamples, kid_subsets, kid_test
 
 
 def by_pairs(real: np.ndarray, fake: np.ndarray) -> float:
@@ -75,3 +77,26 @@ def test_an_image_drawn_twice_makes_no_pair_with_itself() -> None:
     inside = (fake @ fake.T / 3 + 1) ** 3
     within = (inside.sum() - np.trace(inside)) / 6
     assert drawn == pytest.approx(k[0, 1] + within - 2 * between)
+
+
+def test_permutation_test_exact_by_hand() -> None:
+    rng = np.random.default_rng(5)
+    real, fake = rng.normal(size=(4, 3)), rng.normal(size=(5, 3)) + 2
+    pooled = np.concatenate([real, fake])
+    values = []
+    for chosen in combinations(range(9), 4):
+        rest = [i for i in range(9) if i not in chosen]
+        values.append(by_pairs(pooled[list(chosen)], pooled[rest]))
+    share = np.mean([value >= values[0] - 1e-9 for value in values])
+    assert kid_test(real, fake) == pytest.approx(share)
+    assert share < 0.05
+
+
+def test_permutation_test_over_random_splits() -> None:
+    rng = np.random.default_rng(6)
+    same = [
+        kid_test(rng.normal(size=(30, 4)), rng.normal(size=(30, 4)), permutations=99)
+        for _ in range(60)
+    ]
+    assert 0.3 < np.mean(same) < 0.7  # p is uniform where both are alike
+    assert kid_test(rng.normal(size=(30, 4)), rng.normal(size=(30, 4)) + 1) == 1 / 1000

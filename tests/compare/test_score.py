@@ -1,5 +1,6 @@
 """The command from end to end, on pictures of 16 pixels and an encoder with random weights."""
 
+import csv
 import os
 import re
 import subprocess
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from compare import report
 from compare.score import main
-from core.files import read_json, write_json
+from core.files import read_json, read_jsonl, write_json, write_jsonl
 
 from .conftest import draw, write_folder
 
@@ -62,7 +64,7 @@ def test_runs_and_a_folder(
     large, small = results["tables"]
     assert (large["contract"]["n_fake"], small["contract"]["n_fake"]) == (24, 4)
     kinds = [row["kind"] for row in large["rows"]]
-    assert kinds == ["fake", "fake", "real", "copies", "noise"]
+    assert kinds == ["fake", "fake", "real", "copies", "mean", "noise"]
     values = {row["label"]: row["scores"]["frechet"]["value"] for row in large["rows"]}
     noise = values.pop("Uniform noise")
     assert values["good"] < values["bad"] < noise
@@ -101,7 +103,7 @@ def test_copies_are_seen(
     results = compare(real, [real / "train", write_folder(tmp_path / "new", draw(26, 77))])
     # 30 training images serve as the real ones, for there are too few others; and are the copies
     kinds = [[row["kind"] for row in table["rows"]] for table in results["tables"]]
-    assert kinds == [["fake", "real", "noise"], ["fake", "real", "noise"]]
+    assert kinds == [["fake", "real", "mean", "noise"]] * 2
     sets = results["closest"]["sets"]
     assert sets["train"]["share_above"] == 1
     assert sets["train"]["centred_median"] == pytest.approx(1, abs=1e-4)
@@ -123,7 +125,12 @@ def test_few_real_images_and_the_base_model(
     assert results["few"]
     assert results["base"] == "base"
     (table,) = results["tables"]
-    assert set(table["metrics"]) == {"kid", "similarity"}  # no Fréchet distance of five images
+    assert set(table["metrics"]) == {
+        "kid",
+        "similarity",
+        "diversity",
+        "vendi",
+    }
     assert results["closest"]["leave_one_out"]
     assert [section["title"] for section in results["sections"]] == ["Real images", "“a bat”"]
     assert [row["label"] for row in results["sections"][1]["rows"]] == ["base", "tuned"]
@@ -192,11 +199,46 @@ def test_a_second_call_extracts_nothing_and_finds_the_same(
     real, run = make_set(), make_run()
     first = compare(real, [run])
     times = {file: file.stat().st_mtime_ns for file in (own_cache / "features").iterdir()}
-    assert len(times) == 5  # held-out, generated, real anchor, copies, noise
+    assert len(times) == 7  # held-out, generated, real anchor, copies, mean image, noise, train
     second = compare(real, [run])
     assert times == {file: file.stat().st_mtime_ns for file in (own_cache / "features").iterdir()}
     assert first["tables"] == second["tables"]
     assert first["closest"] == second["closest"]
+
+
+def test_votes_an_older_report_and_tables_for_others(
+    make_set: Callable[..., Path],
+    make_run: Callable[..., Path],
+    compare: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+) -> None:
+    real, a, b = make_set(), make_run("a"), make_run("b", seed=8)
+    compare(real, [a, b])
+    out = tmp_path / "report"
+    (out / "results.json").rename(tmp_path / "old.json")
+    votes = tmp_path / "votes"
+    votes.mkdir()
+    sides = {"left": str(a / "samples/default"), "right": str(b / "samples/default")}
+    write_jsonl(votes / "arena.jsonl", [sides | {"vote": "left"}] * 3)
+    more = ["--votes", str(votes), "--against", str(tmp_path / "old.json")]
+    (out / "results.json").touch()
+    results = compare(real, [a, b], *more)
+    rows = results["against"]["rows"]
+    assert rows
+    assert all(row["value"] == row["old_value"] and not row["reason"] for row in rows)
+    assert results["people"]["strength"][0]["label"] == "a"
+    page = (out / "report.html").read_text()
+    assert "What people said" in page
+    assert "Since “Generated images against set”" in page
+    table = list(csv.DictReader((out / "scores.csv").open()))
+    scores = [row for row in table if row["label"] == "a" and row["metric"] == "kid"]
+    row = next(row for row in results["tables"][0]["rows"] if row["label"] == "a")
+    assert float(scores[0]["value"]) == pytest.approx(row["scores"]["kid"]["value"])
+    index = yaml.safe_load((out / "model-index.yaml").read_text())["model-index"]
+    assert [entry["name"] for entry in index] == ["a", "b"]
+    assert index[0]["results"][0]["metrics"][0]["args"]["n_fake"] == 24
+    flagged = read_jsonl(a / "samples/default/samples.jsonl")
+    assert {"seed", "prompt", "nearest", "copy_score", "possible_copy"} <= flagged[0].keys()
 
 
 @pytest.mark.parametrize(

@@ -88,3 +88,14 @@ def test_unlike_contracts_share_no_column(name: str) -> None:
     assert list(CONTRACT.differences(other)) == [name]
     with pytest.raises(UserError, match=rf"a and b were not measured alike \({name}"):
         check_alike({"a": CONTRACT, "b": other})
+
+
+def test_outside_folder_with_a_prompts_file(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "dalle", draw(3, 1))
+    (folder / "prompts.txt").write_text("a bat\na wolf\na bird\n")
+    assert open_fakes([str(folder)])[0].prompts == ["a bat", "a wolf", "a bird"]
+    (folder / "prompts.txt").write_text("a bat\n")
+    assert open_fakes([str(folder)])[0].prompts == ["a bat"] * 3
+    (folder / "prompts.txt").write_text("a bat\na wolf\n")
+    with pytest.raises(UserError, match="2 prompts for 3 images"):
+        open_fakes([str(folder)])

@@ -1,0 +1,190 @@
+"""Training images given out again: as they are, mirrored, cropped, re-lit or compressed.
+
+A plain cosine of pixels misses a copy that is mirrored or cropped, and calls any two radiographs
+alike. Here images are compared by their middle frequencies (the broad shading, which they share, is
+taken out), and a generated image is sought inside the training images:
+
+1. candidates by cosine with many crops of every training image, at 16 pixels;
+2. for each candidate, template matching: the image, shrunk step by step, is moved over the training
+   image at 32 pixels, and the highest normalised cross-correlation counts.
+
+Both also for the mirrored image. What the score means is told by unseen real images alone.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.stats import mannwhitneyu
+from torch import Tensor
+
+from compare.features import Made, PixelPath, pixel_batches
+from compare.neighbours import Neighbours
+from core.sets import ImageSet
+
+SIDE, COARSE = 32, 16  # pixels
+BROAD, NARROW = 4.0, 2.0  # deviations, in pixels of SIDE, of the shading taken out in steps 1 and 2
+CROPS = {1.0: 1, 0.95: 2, 0.9: 3, 0.85: 3, 0.8: 4}
+"""Share of a side -> places along it: the crops of a training image in step 1."""
+TEMPLATES = range(25, SIDE + 1)
+"""Sides of the shrunk image in step 2: crops of 0.78 and more."""
+CANDIDATES = 8
+BLOCK, PAIRS = 256, 512  # training images, and pairs, at once
+QUANTILE = 0.999
+
+
+def find_copies(
+    images: ImageSet | Made,
+    bank: ImageSet,
+    path: PixelPath,
+    device: str = "cpu",
+    own: np.ndarray | None = None,
+) -> Neighbours:
+    """The training image that each image is most likely a copy of, and its score: Q x 1 both.
+
+    Args:
+        own: place in the bank of each image itself, Q, which is not its own copy.
+
+    Of the bank 2 kB an image are held in memory, of the queries 6 kB.
+    """
+    queries = torch.cat(list(_maps(images, path, device)))
+    queries = torch.stack([queries, queries.flip(-1)])  # 2 x Q x 32 x 32, the second mirrored
+    fine, best, places = [], None, None
+    first = 0
+    for block in _maps(bank, path, device):
+        fine.append(_without_shading(block, NARROW).half())
+        found = _likeness(queries, block)  # 2 x Q x B
+        if own is not None:
+            here = torch.arange(first, first + len(block), device=device)
+            found[:, here[None] == torch.from_numpy(own).to(device)[:, None]] = -1
+        index = torch.arange(first, first + len(block), device=device).expand_as(found)
+        if best is not None:
+            found, index = torch.cat([best, found], 2), torch.cat([places, index], 2)
+        best, order = found.topk(min(CANDIDATES, found.shape[2]), dim=2)
+        places = index.gather(2, order)
+        first += len(block)
+    scores = _match_all(queries, torch.cat(fine), places, best > -1)
+    top = scores.argmax(1, keepdim=True)  # Q x 1, over both sides' candidates
+    index = torch.cat([*places], 1).gather(1, top)
+    return Neighbours(index.cpu().numpy(), scores.gather(1, top).cpu().numpy())
+
+
+def copy_test(scores: np.ndarray, unseen: np.ndarray) -> dict[str, Any]:
+    """Whether generated images (M scores) are nearer to training images than unseen real ones (N).
+
+    Returns `bound`, the 99.9th percentile of the unseen (with fewer than 1000, nearly their
+    highest), `share_above` it, and `p` of a one-sided Mann-Whitney test.
+    """
+    bound = float(np.quantile(unseen, QUANTILE))
+    return {
+        "bound": bound,
+        "share_above": float((scores > bound).mean()),
+        "p": float(mannwhitneyu(scores, unseen, alternative="greater").pvalue),
+    }
+
+
+def _maps(images: ImageSet | Made, path: PixelPath, device: str) -> Iterator[Tensor]:
+    """Grey, 32 x 32, in [0, 1], a block at a time."""
+    for block in pixel_batches(images, path, BLOCK):
+        pixels = torch.from_numpy(block).to(device).float() / 255
+        pixels = pixels if pixels.ndim == 3 else pixels.mean(-1)
+        yield F.interpolate(pixels[:, None], (SIDE, SIDE), mode="bilinear", antialias=True)[:, 0]
+
+
+def _likeness(queries: Tensor, block: Tensor) -> Tensor:
+    """Step 1: highest cosine of each query (2 x Q x 32 x 32) with a crop of each training image
+    (B x 32 x 32): 2 x Q x B."""
+    detail = _detail(block)
+    crops = torch.stack([_small(detail, *crop) for crop in _crops()], 1)  # B x V x 256
+    rows = _small(_detail(queries.flatten(0, 1)), 1.0, 0.0, 0.0)  # 2Q x 256
+    found = [torch.einsum("qd,bvd->qbv", part, crops).amax(2) for part in rows.split(PAIRS)]
+    return torch.cat(found).unflatten(0, (2, -1))
+
+
+def _crops() -> list[tuple[float, float, float]]:
+    """(share of the side, shift in x, shift in y); shifts in half sides, 0 for the middle."""
+    found = []
+    for share, count in CROPS.items():
+        shifts = np.linspace(share - 1, 1 - share, count) if count > 1 else [0.0]
+        found += [(share, float(x), float(y)) for x in shifts for y in shifts]
+    return found
+
+
+def _detail(maps: Tensor) -> Tensor:
+    """Without broad shading, and smooth enough for half the side."""
+    return _blur(_without_shading(maps, BROAD), 1.0)
+
+
+def _small(detail: Tensor, share: float, x: float, y: float) -> Tensor:
+    """A crop of N x 32 x 32 at 16 pixels, as rows of mean 0 and length 1: N x 256."""
+    theta = torch.tensor([[share, 0, x], [0, share, y]], device=detail.device)
+    places = F.affine_grid(
+        theta.expand(len(detail), 2, 3), [len(detail), 1, COARSE, COARSE], align_corners=False
+    )
+    rows = F.grid_sample(
+        detail[:, None], places, align_corners=False, padding_mode="border"
+    ).flatten(1)
+    return F.normalize(rows - rows.mean(1, keepdim=True), dim=1)
+
+
+def _match_all(queries: Tensor, fine: Tensor, places: Tensor, valid: Tensor) -> Tensor:
+    """Step 2 for all candidates (places, 2 x Q x K): scores, Q x 2K; -1 where not valid."""
+    side, query, _ = torch.meshgrid(*map(torch.arange, places.shape), indexing="ij")
+    side, query, bank = side.flatten(), query.flatten(), places.flatten()
+    parts = []
+    for pick in torch.arange(len(bank)).split(PAIRS):
+        templates = queries[side[pick], query[pick]]
+        parts.append(_match(templates, fine[bank[pick]].float()))
+    scores = torch.cat(parts).view(places.shape)
+    return torch.cat([*torch.where(valid, scores, -1.0)], 1)
+
+
+def _match(templates: Tensor, bank: Tensor) -> Tensor:
+    """Highest normalised cross-correlation of N templates, shrunk to each of TEMPLATES, with N
+    training images (both N x 32 x 32) over all places inside."""
+    best = torch.full((len(templates),), -1.0, device=templates.device)
+    both = torch.stack([bank, bank * bank], 1)
+    for size in TEMPLATES:
+        small = F.interpolate(templates[:, None], (size, size), mode="bilinear", antialias=True)
+        small = _without_shading(small[:, 0], NARROW)
+        small = small - small.mean((1, 2), keepdim=True)
+        small = F.normalize(small.flatten(1), dim=1).view(-1, size, size)
+        windows = bank.unfold(1, size, 1).unfold(2, size, 1)  # N x places x places x size x size
+        inner = torch.einsum("nxyij,nij->nxy", windows, small)
+        mean, square = F.avg_pool2d(both, size, 1).unbind(1)
+        spread = (size**2 * (square - mean**2)).clamp_min(1e-6)
+        best = torch.maximum(best, (inner * spread.rsqrt()).flatten(1).amax(1))
+    return best
+
+
+def _without_shading(maps: Tensor, deviation: float) -> Tensor:
+    return maps - _blur(maps, deviation)
+
+
+def _blur(maps: Tensor, deviation: float) -> Tensor:
+    """N x H x W under a Gaussian, edges repeated."""
+    reach = round(3 * deviation)
+    row = torch.exp(
+        -(torch.arange(-reach, reach + 1, device=maps.device) ** 2) / (2 * deviation**2)
+    )
+    row = row / row.sum()
+    padded = F.pad(maps[:, None], (reach, reach, reach, reach), mode="replicate")
+    return F.conv2d(F.conv2d(padded, row[None, None, None]), row[None, None, :, None])[:, 0]
+
+
+def flag_rows(
+    rows: Sequence[dict[str, Any]], found: Neighbours, bank: ImageSet, bound: float
+) -> list[dict[str, Any]]:
+    """samples.jsonl's rows with what was found: `nearest` training file, `copy_score` and
+    `possible_copy`."""
+    return [
+        row
+        | {
+            "nearest": bank.paths[index].name,
+            "copy_score": round(float(score), 4),
+            "possible_copy": bool(score > bound),
+        }
+        for row, index, score in zip(rows, found.index[:, 0], found.cosine[:, 0], strict=True)
+    ]

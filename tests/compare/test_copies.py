@@ -1,0 +1,97 @@
+"""Copies of drawn radiographs are caught, unseen ones are not."""
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from compare.copies import copy_test, find_copies, flag_rows
+from compare.features import PixelPath
+from core.sets import ImageSet, open_set
+from prepare.chest import draw_chest, sample_chest
+
+from .conftest import write_folder
+
+PATH = PixelPath(64, "L")
+COPIED = 30
+
+
+def radiographs(count: int, first: int) -> list[Image.Image]:
+    drawn = [draw_chest(sample_chest(seed), 64) for seed in range(first, first + count)]
+    return [Image.fromarray(pixels) for pixels in drawn]
+
+
+def as_jpeg(image: Image.Image, quality: int = 40) -> Image.Image:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return Image.open(buffer).convert("L")
+
+
+def cropped(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    side = 64 * rng.uniform(0.85, 1)
+    x, y = rng.uniform(0, 64 - side, 2)
+    return image.resize((64, 64), Image.Resampling.BICUBIC, box=(x, y, x + side, y + side))
+
+
+def relit(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    pixels = np.asarray(image) * rng.uniform(0.75, 1.25) + rng.uniform(-30, 30)
+    return Image.fromarray(np.uint8(pixels.clip(0, 255)))
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[ImageSet, Callable[..., ImageSet]]:
+    """A bank, and `as_set(name, images)`."""
+    root = tmp_path_factory.mktemp("copies")
+
+    def as_set(name: str, images: list[Image.Image]) -> ImageSet:
+        return open_set(write_folder(root / name, images))
+
+    return as_set("train", radiographs(150, 0)), as_set
+
+
+def test_copies_are_caught_and_unseen_images_are_not(
+    pictures: tuple[ImageSet, Callable[..., ImageSet]],
+) -> None:
+    bank, as_set = pictures
+    rng = np.random.default_rng(0)
+    originals = [Image.open(path) for path in bank.paths[:COPIED]]
+    unseen = find_copies(as_set("unseen", radiographs(300, 1000)), bank, PATH).cosine[:, 0]
+    yardstick, others = unseen[:200], unseen[200:]
+    assert copy_test(others, yardstick)["share_above"] <= 0.01
+    assert copy_test(others, yardstick)["p"] > 0.001
+    variants = {
+        "same": originals,
+        "jpeg": [as_jpeg(image) for image in originals],
+        "mirrored": [image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for image in originals],
+        "cropped": [cropped(image, rng) for image in originals],
+        "relit": [relit(image, rng) for image in originals],
+        "all": [as_jpeg(relit(cropped(image, rng), rng)) for image in originals],
+    }
+    for name, images in variants.items():
+        found = find_copies(as_set(name, images), bank, PATH)
+        result = copy_test(found.cosine[:, 0], yardstick)
+        right = (found.index[:, 0] == np.arange(COPIED)).mean()
+        print(name, result, right, np.quantile(found.cosine, 0.05))
+        assert result["share_above"] >= (1 if name == "same" else 0.95), name
+        assert right >= 0.95, name
+        assert result["p"] < 1e-6, name
+
+
+def test_an_image_is_not_its_own_copy(pictures: tuple[ImageSet, Callable[..., ImageSet]]) -> None:
+    bank, _ = pictures
+    few = ImageSet("few", bank.paths[:12], bank.rows[:12], {})
+    found = find_copies(few, few, PATH, own=np.arange(12))
+    assert (found.index[:, 0] != np.arange(12)).all()
+    assert found.cosine.max() < 0.95
+
+
+def test_rows_are_flagged(pictures: tuple[ImageSet, Callable[..., ImageSet]]) -> None:
+    bank, as_set = pictures
+    images = as_set("two", [Image.open(bank.paths[5]), *radiographs(1, 5000)])
+    found = find_copies(images, bank, PATH)
+    rows = flag_rows([{"seed": 0}, {"seed": 1}], found, bank, 0.95)
+    assert rows[0]["nearest"] == "000005.png"
+    assert [row["possible_copy"] for row in rows] == [True, False]
+    assert rows[1]["seed"] == 1
