@@ -218,8 +218,9 @@ def _costs(results: Results) -> list[str]:
 
 
 def _lower(title: str) -> str:
-    """A title inside a sentence: "Kernel distance" -> "kernel distance", but "FID" stays."""
-    return title[0].lower() + title[1:] if title[1].islower() else title
+    """A title inside a sentence: "Kernel distance" -> "kernel distance", but FID and names stay."""
+    common = title[1].islower() and not title.startswith("Fréchet")
+    return title[0].lower() + title[1:] if common else title
 
 
 def _difference(table: dict[str, Any], key: str, first: str, second: str) -> dict[str, Any]:
