@@ -127,8 +127,7 @@ class Arena:
         except UserError as error:
             return look.problem(str(error)), None
         pair = Pair(first[name], second[name])
-        pictures = _picture(pair.left, "Left") + _picture(pair.right, "Right")
-        return f'<div class="osteon-figures osteon-arena">{pictures}</div>', pair
+        return _row(_picture(pair.left, "Left"), _picture(pair.right, "Right")), pair
 
     def vote(self, pair: Pair | None, vote: str) -> tuple[Any, None, Any]:
         """Record what was preferred, and say whose pictures they were."""
@@ -168,7 +167,7 @@ class Arena:
             return look.problem(str(error)), None
         case = Case(random.choice(files), is_made, made)
         side = min(open_image(pictures[0]).size)  # sizes must not tell
-        return _picture(case.file, "Real or made?", side), case
+        return _row(_picture(case.file, "Real or made?", side)), case
 
     def answer(self, case: Case | None, answer: str) -> tuple[str, None, Any]:
         """Record an answer, and tell the truth."""
@@ -179,7 +178,7 @@ class Arena:
         truth = f"made, by {case.samples}" if case.made else "real"
         right = "Right" if (answer == "made") == case.made else "Wrong"
         words = look.note(f"{right}: it was {truth}. Press Next for another.")
-        return _picture(case.file, f"It was {truth}") + words, None, self.score()
+        return _row(_picture(case.file, f"It was {truth}")) + words, None, self.score()
 
     def score(self) -> str:
         """The quiz so far: 50 % is what guessing gives."""
@@ -211,6 +210,10 @@ class Arena:
 
     def _file(self, name: str) -> Path:
         return self.bench.root / "reports" / "votes" / f"{name}.jsonl"
+
+
+def _row(*figures: str) -> str:
+    return f'<div class="osteon-figures osteon-arena">{"".join(figures)}</div>'
 
 
 def _picture(file: Path, alt: str, side: int | None = None) -> str:

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 import numpy as np
@@ -31,6 +31,19 @@ SHOWN = 12
 Row = dict[str, Any]
 
 
+class OneImage(NamedTuple):
+    """The parts that show and change the selected image."""
+
+    view: gr.HTML
+    level: gr.Slider
+    window: gr.Slider
+    caption: gr.Textbox
+    exclude: gr.Checkbox
+    save: gr.Button
+    saved: gr.HTML
+    facts: gr.HTML
+
+
 def tab(bench: Workbench, page: gr.Blocks) -> None:
     """Lay out the tab and wire it; called inside its `gr.Tab`."""
     data = Data(bench)
@@ -54,17 +67,7 @@ def tab(bench: Workbench, page: gr.Blocks) -> None:
         elem_classes="osteon-gallery",
         buttons=["fullscreen"],
     )
-    with gr.Accordion("The selected image", open=True), gr.Row():
-        with gr.Column(min_width=280):
-            view = gr.HTML(look.note("Select an image."), elem_classes="osteon-large")
-            level = gr.Slider(0, 255, 127.5, label="Level", info="Grey value of middle grey.")
-            window = gr.Slider(1, 255, 255, label="Window", info="Grey values from black to white.")
-        with gr.Column(min_width=280):
-            caption = gr.Textbox("", label="Caption", lines=3, max_length=MAX_TEXT)
-            exclude = gr.Checkbox(False, label="Leave it out of training and comparing")
-            save = gr.Button("Save", variant="primary")
-            saved = gr.HTML(look.note("Changes are noted in edits.jsonl; the set stays as it is."))
-            facts = gr.HTML()
+    one = _one_image()
     with gr.Accordion("Left out, and near-duplicates", open=False):
         rejects = gr.HTML()
         search = gr.Button("Look for near-duplicates in this split")
@@ -84,15 +87,32 @@ def tab(bench: Workbench, page: gr.Blocks) -> None:
         **fields.QUIET,
     )
     page.load(data.refresh, name, [name, notice], **fields.QUIET)
-    chosen = [picked, caption, exclude, facts, view]
-    gallery.select(data.select, [name, split, rows, level, window], chosen, **fields.QUIET)
-    for slider in (level, window):
-        slider.release(data.view, [name, split, picked, level, window], view, **fields.QUIET)
-    given = [name, split, picked, caption, exclude]
-    save.click(data.save, given, saved, api_name="edit_image", show_progress="hidden").then(
+    chosen = [picked, one.caption, one.exclude, one.facts, one.view]
+    greys = [one.level, one.window]
+    gallery.select(data.select, [name, split, rows, *greys], chosen, **fields.QUIET)
+    for slider in greys:
+        slider.release(data.view, [name, split, picked, *greys], one.view, **fields.QUIET)
+    given = [name, split, picked, one.caption, one.exclude]
+    one.save.click(data.save, given, one.saved, api_name="edit_image", show_progress="hidden").then(
         data.browse, asked, shown, **fields.QUIET
     )
     search.click(data.doubles, [name, split], doubles, api_name="near_duplicates")
+
+
+def _one_image() -> OneImage:
+    """The selected image, larger, with what can be changed of it."""
+    with gr.Accordion("The selected image", open=True), gr.Row():
+        with gr.Column(min_width=280):
+            view = gr.HTML(look.note("Select an image."), elem_classes="osteon-large")
+            level = gr.Slider(0, 255, 127.5, label="Level", info="Grey value of middle grey.")
+            window = gr.Slider(1, 255, 255, label="Window", info="Grey values from black to white.")
+        with gr.Column(min_width=280):
+            caption = gr.Textbox("", label="Caption", lines=3, max_length=MAX_TEXT)
+            exclude = gr.Checkbox(False, label="Leave it out of training and comparing")
+            save = gr.Button("Save", variant="primary")
+            saved = gr.HTML(look.note("Changes are noted in edits.jsonl; the set stays as it is."))
+            facts = gr.HTML()
+    return OneImage(view, level, window, caption, exclude, save, saved, facts)
 
 
 @dataclass(frozen=True)

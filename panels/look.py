@@ -46,6 +46,8 @@ CSS = """
 .osteon-figures figure { margin: 0; width: min(12rem, 46%); }
 .osteon-figures img { width: 100%; border-radius: 6px; }
 .osteon-sheets figure { width: 100%; }
+.osteon-arena figure { width: min(22rem, 46%); }
+.osteon-large img { width: min(100%, 32rem); border-radius: 6px; }
 .osteon-figures figcaption { font-size: .85rem; color: var(--body-text-color-subdued); }
 .osteon-pair { --cut: 50%; max-width: 34rem; }
 .osteon-pair fieldset { border: 0; padding: 0; margin: 0 0 .3rem; display: flex; gap: .9rem;
