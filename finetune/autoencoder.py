@@ -16,7 +16,7 @@ from core.seeds import batch_at, stream
 from core.session import Session
 from core.sets import open_set
 from finetune.base_settings import AutoencoderRun
-from finetune.networks import build_autoencoder
+from finetune.networks import build_autoencoder, latent_side
 
 
 def reconstruction_loss(output: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
@@ -95,7 +95,8 @@ def train_autoencoder(settings: AutoencoderRun) -> None:
         parameters=count_parameters(model),
     )
     images = torch.from_numpy(image_set.pixels(settings.size, "RGB"))  # uint8 N x H x W x 3
-    latent = (own.batch, vae.config.latent_channels, settings.size // 4, settings.size // 4)
+    side = latent_side(own, settings.size)
+    latent = (own.batch, own.latent_channels, side, side)
 
     for step in session.steps(own.batch):
         chosen = batch_at(step, len(images), own.batch, settings.seed)

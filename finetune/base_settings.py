@@ -6,12 +6,12 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Autoencoder:
-    """The image autoencoder, trained first: latents of a quarter of the images' sides."""
+    """The image autoencoder, trained first: its depth sets the size of the latents."""
 
     channels: tuple[int, ...] = (32, 64, 64)
-    """Width at full, half and quarter resolution."""
+    """Width at full, half, quarter... resolution; latents have the last."""
     latent_channels: int = 4
-    """Numbers for each 4x4 pixels; Stable Diffusion has 4, for 8x8."""
+    """Numbers for each pixel of a latent."""
     steps: int = 1800
     """Optimiser steps."""
     batch: int = 24
@@ -63,7 +63,7 @@ class BaseSettings:
     seed: int = 0
     """Of weights, order and noise."""
     size: int = 64
-    """Pixels a side; a multiple of 16."""
+    """Pixels a side; a multiple of 2 for each level of autoencoder and UNet but their first."""
     batch: int = 48
     """Images a step of the denoiser, over all processes."""
     lr: float = 1e-3
@@ -91,8 +91,9 @@ class BaseSettings:
     """none, tensorboard, wandb or trackio."""
 
     def __post_init__(self) -> None:
-        if self.size % 16:
-            raise ValueError(f"size {self.size} is not a multiple of 16")
+        smallest = 2 ** (len(self.autoencoder.channels) + len(self.unet.channels) - 2)
+        if self.size % smallest:
+            raise ValueError(f"size {self.size} is not a multiple of {smallest}")
         if self.steps < 1 or self.autoencoder.steps < 1:
             raise ValueError("steps must be at least 1")
         if not 0 <= self.caption_dropout < 1:

@@ -18,7 +18,7 @@ WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"  # CLIP's o
 
 
 def build_autoencoder(settings: Autoencoder, size: int) -> AutoencoderKL:
-    """size x size RGB in [-1, 1] <-> latent_channels x size/4 x size/4 latents."""
+    """size x size RGB in [-1, 1] <-> latent_channels x h x w latents (see `latent_side`)."""
     depth = len(settings.channels)
     return AutoencoderKL(
         in_channels=3,
@@ -33,6 +33,11 @@ def build_autoencoder(settings: Autoencoder, size: int) -> AutoencoderKL:
         mid_block_add_attention=False,
         force_upcast=False,
     )
+
+
+def latent_side(settings: Autoencoder, size: int) -> int:
+    """Pixels a side of the latents of size x size images: each level but the first halves them."""
+    return size >> (len(settings.channels) - 1)
 
 
 def build_tokenizer(captions: Iterable[str], vocabulary: int) -> CLIPTokenizer:
@@ -114,12 +119,12 @@ def build_text_encoder(settings: TextEncoder, tokenizer: CLIPTokenizer) -> CLIPT
 
 
 def build_unet(
-    settings: Unet, text: TextEncoder, latent_channels: int, size: int
+    settings: Unet, text: TextEncoder, latent_channels: int, side: int
 ) -> UNet2DConditionModel:
-    """Denoiser of C x size/4 x size/4 latents; plain blocks first, cross-attention below."""
+    """Denoiser of latent_channels x side x side; plain blocks first, cross-attention below."""
     lower = len(settings.channels) - 1
     return UNet2DConditionModel(
-        sample_size=size // 4,
+        sample_size=side,
         in_channels=latent_channels,
         out_channels=latent_channels,
         block_out_channels=settings.channels,

@@ -36,6 +36,7 @@ from finetune.networks import (
     build_text_encoder,
     build_tokenizer,
     build_unet,
+    latent_side,
     save_tokenizer_files,
 )
 
@@ -66,11 +67,10 @@ def train_denoiser(settings: BaseSettings, image_set: ImageSet, autoencoder: Pat
     session = Session("base", settings, image_set)
     device = session.device
     torch.manual_seed(settings.seed)
+    own, side = settings.autoencoder, latent_side(settings.autoencoder, settings.size)
     tokenizer = build_tokenizer(image_set.captions, settings.text.vocabulary)
     model = Denoiser(
-        build_unet(
-            settings.unet, settings.text, settings.autoencoder.latent_channels, settings.size
-        ),
+        build_unet(settings.unet, settings.text, own.latent_channels, side),
         build_text_encoder(settings.text, tokenizer),
     ).to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=0.01)
@@ -130,7 +130,7 @@ def train_denoiser(settings: BaseSettings, image_set: ImageSet, autoencoder: Pat
 def encode_all(
     vae: AutoencoderKL, image_set: ImageSet, size: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Posterior mean and standard deviation of every image, N x C x size/4 x size/4 on the CPU."""
+    """Posterior mean and standard deviation of every image, N x C x h x w on the CPU."""
     images = torch.from_numpy(image_set.pixels(size, "RGB"))
     means, stds = [], []
     for part in images.split(64):
@@ -178,7 +178,8 @@ def preview(
     """A sheet of two seeds (rows) by eight prompts (columns)."""
     spread = max(1, len(image_set) // 8)
     prompts = list(settings.preview_prompts) or image_set.captions[::spread][:8]
-    shape = (pipeline.unet.config.in_channels, settings.size // 4, settings.size // 4)
+    config = pipeline.unet.config
+    shape = (config.in_channels, config.sample_size, config.sample_size)
     seeds = [seed for seed in range(2) for _ in prompts]
     pipeline.set_progress_bar_config(disable=True)
     output = pipeline(

@@ -28,8 +28,7 @@ def augment(
     amount = numbers[:, 4:] - 0.5  # N x 6
     light = amount[:, :2, None, None, None]
     images = images + chance[:, 0] * light[:, 0] / 2
-    mean = images.mean((1, 2, 3), keepdim=True)
-    images = mean + (images - mean) * (1 + chance[:, 1] * light[:, 1])
+    images = images + (images - images.mean((1, 2, 3), keepdim=True)) * chance[:, 1] * light[:, 1]
     images = shift(images, amount[:, 2:4] * 2 * SHIFT * chance[:, 2, 0, 0])
     return images * (1 - chance[:, 3] * box(images, amount[:, 4:6] + 0.5))
 
