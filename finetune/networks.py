@@ -134,7 +134,7 @@ def build_unet(
         cross_attention_dim=text.hidden,
         attention_head_dim=settings.heads,  # diffusers' name for the number of heads
         use_linear_projection=True,
-        norm_num_groups=32,
+        norm_num_groups=16,
     )
 
 

@@ -45,11 +45,14 @@ def tab(bench: Workbench, page: gr.Blocks) -> None:
                 label="Settings to begin with",
                 info="A preset, or a run to go on with.",
             )
-            name = gr.Textbox("my-run", label="Name of the run", info="Its folder under runs/.")
+            name = gr.Textbox(
+                "my-run", label="Name of the run", info="Its folder under runs/.", interactive=True
+            )
             data = gr.Dropdown(
                 bench.sets(),
                 label="Images to learn from",
                 info="A prepared set under data/, or a folder of images.",
+                interactive=True,
                 allow_custom_value=True,
             )
             status = gr.HTML(look.note(NOTE))
@@ -100,7 +103,8 @@ def _form(train: "Train", family: Any, begin: Any, asked: list[Any], shown: list
 
 
 def _part(field: form.Field, value: str) -> Any:
-    words = {"label": field.name, "info": field.help}
+    # Gradio takes a field with a value, made while the page runs, for one to be read only
+    words: dict[str, Any] = {"label": field.name, "info": field.help, "interactive": True}
     if field.boolean:
         return gr.Checkbox(value == "true", **words)
     if field.choices:
