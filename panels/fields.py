@@ -86,7 +86,9 @@ def buttons(words: str, ready: bool) -> Buttons:
 def can_stop(stop: gr.Button, run: Any, status: gr.HTML) -> None:
     """End the event `run`, waiting or under way; what it has shown so far stays."""
     words = look.status("Stopped. Pictures already made are kept.")
-    stop.click(lambda: words, outputs=status, cancels=[run], queue=False, **QUIET)
+    # First the end, then the words: else the run's last line, on its way, would overwrite them
+    ended = stop.click(None, cancels=[run], queue=False, **QUIET)
+    ended.then(lambda: words, outputs=status, queue=False, **QUIET)
 
 
 def on_start(

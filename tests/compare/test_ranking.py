@@ -141,15 +141,24 @@ def spread() -> dict[str, float]:
 
 
 def sees(metric: str, course: Sequence[float]) -> bool:
-    """Whether it goes one way, but for steps back within the noise, and far beyond the noise."""
-    noise = spread().get(metric, 0.0)
-    way = course[-1] - course[0]
-    steps = [(after - before) * (1 if way > 0 else -1) for before, after in pairwise(course)]
-    return way != 0 and abs(way) > COUNTS * noise and all(step >= -noise for step in steps)
+    steps = [after - before for before, after in pairwise(course)]
+    one_way = all(step >= 0 for step in steps) or all(step <= 0 for step in steps)
+    far = abs(course[-1] - course[0]) > COUNTS * spread().get(metric, 0.0)
+    return one_way and far and course[-1] != course[0]
+
+
+NOT_YET = {"one view only": "recall", "few images again and again": "Vendi"}
+
+
+def marks(fault: str) -> Sequence[pytest.MarkDecorator]:
+    if fault not in NOT_YET:
+        return ()
+    reason = f"{NOT_YET[fault]} steps back within the noise at a small fault"
+    return (pytest.mark.xfail(strict=True, reason=reason),)
 
 
 @pytest.mark.slow  # draws 1,200 radiographs
-@pytest.mark.parametrize("fault", list(FAULTS))
+@pytest.mark.parametrize("fault", [pytest.param(f, marks=marks(f)) for f in FAULTS])
 def test_the_metrics_meant_to_see_a_fault_rank_it(fault: str) -> None:
     courses = table([fault])[fault]
     for metric in MEANT[fault]:

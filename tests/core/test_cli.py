@@ -41,8 +41,17 @@ def test_every_family_is_whole(name: str) -> None:
     assert (ROOT / family.script).is_file()
     settings = resolve(family.settings)
     assert {"data", "run_dir", "steps", "seed"} <= set(leaf_names(settings))
-    assert len(leaf_names(settings)) <= (60 if name == "dreambooth" else 40)
     assert callable(resolve(family.sampler))
+
+
+TOO_MANY = pytest.mark.xfail(strict=True, reason="55 settings: to be cut, or the limit argued")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=TOO_MANY if n == "dreambooth" else ()) for n in FAMILIES]
+)
+def test_no_trainer_has_more_than_40_settings(name: str) -> None:
+    assert len(leaf_names(resolve(FAMILIES[name].settings))) <= 40
 
 
 def test_settings_load_no_torch() -> None:
