@@ -197,23 +197,27 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--votes", type=Path, help="folder of the app's votes (reports/votes)")
     parser.add_argument("--against", type=Path, help="an older report, to show what changed")
-    parser.add_argument(
+    _add_measuring(parser.add_argument_group("how to measure"))
+    return parser
+
+
+def _add_measuring(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--extractor",
         default="auto",
         metavar="NAME",
         help=f"{', '.join(NAMES)}, or a folder of CLIP or DINOv2 (default auto)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--also", nargs="+", default=[], metavar="NAME", help="further extractors, each a table"
     )
-    parser.add_argument(
+    group.add_argument(
         "--inception_weights", type=Path, help="torch-fidelity's file of Inception's weights"
     )
-    parser.add_argument("--encoder", type=Path, help="folder of a small encoder")
-    parser.add_argument("--device", help="cpu, cuda, mps (default: the best at hand)")
-    parser.add_argument("--batch", type=int, default=64, help="images at once (default 64)")
-    parser.add_argument("--seed", type=int, default=0, help="of anchors and resamples (default 0)")
-    return parser
+    group.add_argument("--encoder", type=Path, help="folder of a small encoder")
+    group.add_argument("--device", help="cpu, cuda, mps (default: the best at hand)")
+    group.add_argument("--batch", type=int, default=64, help="images at once (default 64)")
+    group.add_argument("--seed", type=int, default=0, help="of anchors and resamples (default 0)")
 
 
 def _check_out(out: Path) -> None:

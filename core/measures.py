@@ -4,8 +4,6 @@ What measures lies in `compare`; the names below are resolved when used, so that
 no sibling.
 """
 
-from typing import Any
-
 import torch
 
 from core.families import resolve
@@ -18,7 +16,8 @@ MEASURES = {
     "features": "compare.features:extract",
     "similarity": "compare.similarity:similarity",
     "frechet": "compare.fid:fid",
-    "search": "compare.closest:search",
+    "find_copies": "compare.copies:find_copies",
+    "copy_test": "compare.copies:copy_test",
 }
 
 
@@ -34,7 +33,7 @@ def measure(
     Returns:
         similarity: mean cosine of features with the nearest held-out image (higher is better).
         frechet: distance of features, by whatever extractor is at hand; above FEW images only.
-        copies: share of images nearer to a training image than any held-out image comes.
+        copies: share of images more like a training image than held-out ones are (`copy_test`).
     """
     use = {name: resolve(place) for name, place in MEASURES.items()}
     path = use["path"](size, held_out.mode)
@@ -44,11 +43,8 @@ def measure(
     if min(len(real), len(fake)) > FEW:
         scores["frechet"] = use["frechet"](real.features, fake.features)
     with torch.inference_mode():
-        unseen, drawn = (_cosines(use["search"], images, train, path, device)
-                         for images in (held_out, fakes))  # fmt: skip
-    return scores | {"copies": float((drawn > unseen.max()).mean())}
-
-
-def _cosines(search: Any, images: ImageSet, bank: ImageSet, path: Any, device: str) -> Any:
-    """Of every image with the nearest of the bank, on mean-centred pixels."""
-    return search(images, bank, path, device)["centred"].cosine[:, 0]
+        unseen, drawn = (
+            use["find_copies"](images, train, path, device).cosine[:, 0]
+            for images in (held_out, fakes)
+        )
+    return scores | {"copies": use["copy_test"](drawn, unseen)["share_above"]}
