@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from compare.extractors import Extractor
 from compare.fid import Gaussian, gaussian
+from core.families import Autoencoder
 from core.files import atomic_path
 from core.images import fit, open_image, to_array
 from core.parallel import process_state
@@ -129,6 +130,30 @@ class MeanImage:
         return {}
 
 
+@dataclass(frozen=True)
+class RoundTrip:
+    """Images of a set, encoded and decoded: what no model on those latents can do better."""
+
+    of: ImageSet
+    through: Autoencoder
+
+    @property
+    def name(self) -> str:
+        return f"{self.of.name} through {self.through.name}"
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self.of.fingerprint}-through-{self.through.fingerprint}"
+
+    def __len__(self) -> int:
+        return len(self.of)
+
+    def batch(self, first: int, last: int, path: PixelPath) -> np.ndarray:
+        """uint8, images `first` to `last`."""
+        pixels: np.ndarray = self.through(_pixels(self.of.paths[first:last], path))
+        return pixels
+
+
 def pixel_batches(
     images: ImageSet | Made, path: PixelPath, size: int, numbers: Sequence[int] | None = None
 ) -> Iterator[np.ndarray]:
@@ -144,10 +169,7 @@ def pixel_batches(
             if not isinstance(images, ImageSet):
                 return images.batch(first, last, path)
 
-            def one(file: Path) -> Image.Image:
-                return fit(open_image(file, path.mode), path.size)
-
-            return to_array(list(pool.map(one, images.paths[first:last])))
+            return _pixels(images.paths[first:last], path, pool.map)
 
         waiting = None
         for number in wanted:
@@ -157,6 +179,15 @@ def pixel_batches(
             waiting = coming
         if waiting is not None:
             yield waiting.result()
+
+
+def _pixels(files: Sequence[Path], path: PixelPath, mapping: Any = map) -> np.ndarray:
+    """uint8, N x H x W or N x H x W x 3, each decoded by `mapping`'s workers."""
+
+    def one(file: Path) -> Image.Image:
+        return fit(open_image(file, path.mode), path.size)
+
+    return to_array(list(mapping(one, files)))
 
 
 def extract(

@@ -12,10 +12,21 @@ from compare import similarity
 from compare.bootstrap import interval, resample_counts
 from compare.contract import Contract, check_alike
 from compare.extractors import Extractor
-from compare.features import Features, Made, MeanImage, Noise, PixelPath, extract, subset
+from compare.features import (
+    Features,
+    Made,
+    MeanImage,
+    Noise,
+    PixelPath,
+    RoundTrip,
+    extract,
+    subset,
+)
 from compare.fid import fid
 from compare.metrics import Metric, metrics_for
 from compare.sources import Fake, Real
+from core.errors import UserError
+from core.families import Autoencoder, load_autoencoder
 from core.seeds import stream
 from core.sets import ImageSet
 
@@ -65,7 +76,7 @@ class Row:
 
     label: str
     kind: str
-    """"fake", "real", "copies", "mean" or "noise"."""
+    """"fake", "real", "autoencoder", "copies", "mean" or "noise"."""
     features: Features
 
 
@@ -79,14 +90,33 @@ def measure(
     held_out = setup.extract(real.held_out)
     band = similarity.real_band(held_out.features) if len(held_out) > 1 else None
     setups = [setup, *(replace(setup, extractor=extractor) for extractor in also)]
+    codecs = autoencoders(fakes, setup.device)
     return {
-        "tables": [table for one in setups for table in _tables(real, fakes, one)],
+        "tables": [table for one in setups for table in _tables(real, fakes, codecs, one)],
         "band": dict(zip(("mean", "low", "high"), band, strict=True)) if band else None,
         "halves": None if real.few else _halves(real, held_out, setup),
     }
 
 
-def _tables(real: Real, fakes: Sequence[Fake], setup: Setup) -> list[dict[str, Any]]:
+def autoencoders(fakes: Sequence[Fake], device: str) -> list[Autoencoder]:
+    """Of the latent models among the runs, each once; none where its base is not at hand."""
+    found: dict[str, Autoencoder] = {}
+    for fake in fakes:
+        if fake.run is None or not (fake.run / "run.json").exists():
+            continue
+        try:
+            autoencoder = load_autoencoder(fake.run, device)
+        except UserError as error:
+            print(f"No anchor for the autoencoder of {fake.label}: {error}", flush=True)
+            continue
+        if autoencoder is not None:
+            found.setdefault(autoencoder.fingerprint, autoencoder)
+    return list(found.values())
+
+
+def _tables(
+    real: Real, fakes: Sequence[Fake], codecs: Sequence[Autoencoder], setup: Setup
+) -> list[dict[str, Any]]:
     """By one extractor, a table for each number of images, the largest first."""
     held_out = setup.extract(real.held_out)
     groups: dict[int, list[Row]] = {}
@@ -94,7 +124,7 @@ def _tables(real: Real, fakes: Sequence[Fake], setup: Setup) -> list[dict[str, A
         row = Row(fake.label, "fake", setup.extract(fake.images))
         groups.setdefault(len(row.features), []).append(row)
     return [
-        _table([*rows, *_anchors(real, count, setup)], held_out, real, setup)
+        _table([*rows, *_anchors(real, count, codecs, setup)], held_out, real, setup)
         for count, rows in sorted(groups.items(), reverse=True)
     ]
 
@@ -105,14 +135,18 @@ def pick(images: ImageSet, count: int, seed: int, place: str) -> ImageSet:
     return subset(images, sorted(order[:count]))
 
 
-def _anchors(real: Real, count: int, setup: Setup) -> list[Row]:
-    """Real images against real ones, training images given out as new, their mean, and noise:
-    `count` each."""
+def _anchors(real: Real, count: int, codecs: Sequence[Autoencoder], setup: Setup) -> list[Row]:
+    """Real images against real ones, the same through each autoencoder, training images given out
+    as new, their mean, and noise: `count` each."""
     rows = []
     other = next((images for images in real.others if len(images) >= count), None)
     if other is not None:
         images = pick(other, count, setup.seed, "anchor real")
         rows.append(Row(f"Real images ({other.name})", "real", setup.extract(images)))
+        for codec in codecs:
+            label = f"The same, through the autoencoder of {codec.name}"
+            features = setup.extract(RoundTrip(images, codec))
+            rows.append(Row(label, "autoencoder", features))
     if not real.same and other is not real.train and len(real.train) >= count:
         images = pick(real.train, count, setup.seed, "anchor copies")
         rows.append(Row("Training images, given out as new", "copies", setup.extract(images)))

@@ -27,6 +27,8 @@ class Family:
     """Whether a prompt changes the image."""
     switch: str | None = None
     """`switch_sampler(sampler, run) -> Sampler | None`, of families that share a base in memory."""
+    autoencoder: str | None = None
+    """`load_autoencoder(run, device) -> Autoencoder`, of families that work on its latents."""
 
 
 FAMILIES: dict[str, Family] = {
@@ -37,6 +39,7 @@ FAMILIES: dict[str, Family] = {
         "finetune.sample:load_sampler",
         prompts=True,
         switch="finetune.sample:switch_sampler",
+        autoencoder="finetune.sample:load_autoencoder",
     ),
     "base": Family(
         "Diffusion, base model",
@@ -45,6 +48,7 @@ FAMILIES: dict[str, Family] = {
         "finetune.sample:load_sampler",
         prompts=True,
         switch="finetune.sample:switch_sampler",
+        autoencoder="finetune.sample:load_autoencoder",
     ),
     "wgan-gp": Family(
         "WGAN-GP",
@@ -80,6 +84,18 @@ class Sampler(Protocol):
         `mix(seeds, prompts, **options)`, both with weights, or its `latent_dim` numbers by
         `from_latents` (N x latent_dim to N x C x H x W in [0, 1]).
         """
+        ...
+
+
+class Autoencoder(Protocol):
+    """What a latent model's images can be at best: real ones, encoded and decoded."""
+
+    name: str
+    """Of the model it belongs to."""
+    fingerprint: str
+
+    def __call__(self, pixels: Any) -> Any:
+        """uint8 arrays in and out, N x H x W or N x H x W x 3."""
         ...
 
 
@@ -120,6 +136,16 @@ def load_sampler(run: Path, device: str) -> Sampler:
             f"The weights of {run} cannot be read ({error}); copy them again or train it anew."
         ) from None
     return sampler
+
+
+def load_autoencoder(run: Path, device: str) -> Autoencoder | None:
+    """What encodes images for the model of `run`; None for a family that works on pixels.
+
+    Raises UserError as `load_sampler` does.
+    """
+    place = FAMILIES[family_of(run)].autoencoder
+    autoencoder: Autoencoder | None = resolve(place)(run, device) if place else None
+    return autoencoder
 
 
 def switch_sampler(sampler: Sampler, run: Path) -> Sampler | None:

@@ -145,6 +145,21 @@ def open_pipeline(folder: Path) -> StableDiffusionPipeline:
     return pipeline
 
 
+def open_vae(folder: Path) -> AutoencoderKL:
+    """The autoencoder alone, as in `open_pipeline`. Raises UserError where it cannot be read."""
+    _quiet()
+    plain = [file for file in (folder / "vae").glob("*.safetensors") if ".fp16." not in file.name]
+    variant = None if plain else "fp16"
+    try:
+        vae = AutoencoderKL.from_pretrained(
+            folder / "vae", variant=variant, use_safetensors=True, local_files_only=True
+        )
+    except Exception as error:
+        raise UserError(f"{folder / 'vae'} cannot be opened; fetch or copy it again.") from error
+    opened: AutoencoderKL = vae.float().requires_grad_(False).eval()
+    return opened
+
+
 def open_empty(place: Place) -> tuple[UNet2DConditionModel, CLIPTextModel, AutoencoderKL]:
     """The three networks without weights ("meta" device): to count parameters."""
     with torch.device("meta"):

@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 from PIL import Image
 
 from core.errors import UserError
 from core.files import read_json
-from core.images import from_array, to_mode
+from core.images import from_array, to_array, to_mode
 from core.seeds import image_noise, mixed_noise, stream
 from finetune.adapters import FILE
 from finetune.blend import Blend, card_of, mixes, name_of
-from finetune.models import Place, locate, open_pipeline
+from finetune.models import Place, locate, open_pipeline, open_vae
 from finetune.weights import CARD, open_tuned
 
 SCHEDULERS = {
@@ -30,6 +31,16 @@ DECODE_AT_ONCE = 16  # images; decoding takes more memory than denoising
 
 OnStep = Callable[[int, int, torch.Tensor], None]
 """Called after each denoising step: its number (from 1), their count, B x 4 x h x w latents."""
+
+
+def decode(vae: AutoencoderKL, latents: torch.Tensor, mode: str) -> list[Image.Image]:
+    """B x 4 x h x w latents to images, "L" or "RGB"."""
+    images: list[Image.Image] = []
+    for part in (latents / vae.config.scaling_factor).split(DECODE_AT_ONCE):
+        pixels = vae.decode(part.to(vae.dtype), return_dict=False)[0]  # B x 3 x H x W, [-1, 1]
+        pixels = pixels.float().add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+        images += from_array(pixels.permute(0, 2, 3, 1).cpu().numpy())
+    return [to_mode(image, mode) for image in images]
 
 
 class StableDiffusionSampler:
@@ -160,13 +171,7 @@ class StableDiffusionSampler:
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> list[Image.Image]:
         """B x 4 x h x w latents to images, also of unfinished ones."""
-        vae = self.pipeline.vae
-        images: list[Image.Image] = []
-        for part in (latents / vae.config.scaling_factor).split(DECODE_AT_ONCE):
-            pixels = vae.decode(part.to(vae.dtype), return_dict=False)[0]  # B x 3 x H x W, [-1, 1]
-            pixels = pixels.float().add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8)
-            images += from_array(pixels.permute(0, 2, 3, 1).cpu().numpy())
-        return [to_mode(image, self.mode) for image in images]
+        return decode(self.pipeline.vae, latents, self.mode)
 
     def _known(self, options: dict[str, Any]) -> dict[str, Any]:
         for name, value in options.items():
@@ -188,6 +193,29 @@ class StableDiffusionSampler:
             raise UserError(f"No scheduler '{name}'; choose one of {', '.join(SCHEDULERS)}.")
         kind = getattr(diffusers, SCHEDULERS[name])
         return kind.from_config(self.schedule)
+
+
+class RoundTrip:
+    """Images through a base's autoencoder and back."""
+
+    def __init__(self, place: Place, device: str) -> None:
+        self.name = place.name
+        self.fingerprint = place.identity
+        self._vae = open_vae(place.folder).to(device)
+
+    @torch.no_grad()
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """uint8, N x H x W or N x H x W x 3, both ways; by the posterior's mean."""
+        mode = "L" if pixels.ndim == 3 else "RGB"
+        colours = to_array([to_mode(image, "RGB") for image in from_array(pixels)])
+        images = torch.from_numpy(colours).to(self._vae.device).permute(0, 3, 1, 2)
+        latents = torch.cat(
+            [
+                self._vae.encode(part.float() / 127.5 - 1).latent_dist.mean
+                for part in images.split(DECODE_AT_ONCE)
+            ]
+        )
+        return to_array(decode(self._vae, latents * self._vae.config.scaling_factor, mode))
 
 
 @dataclass(frozen=True)
@@ -224,6 +252,11 @@ def load_sampler(run: Path, device: str) -> StableDiffusionSampler:
     else:
         pipeline = open_pipeline(found.place.folder)
     return _sampler(pipeline.to(device), found, Blend(pipeline, found.place, found.own))
+
+
+def load_autoencoder(run: Path, device: str) -> RoundTrip:
+    """The autoencoder on whose latents `run` works. Raises UserError as `load_sampler` does."""
+    return RoundTrip(_find(run).place, device)
 
 
 def switch_sampler(sampler: Any, run: Path) -> StableDiffusionSampler | None:

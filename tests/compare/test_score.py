@@ -16,6 +16,7 @@ import yaml
 from compare import report
 from compare.score import main
 from core.files import read_json, read_jsonl, write_json, write_jsonl
+from tests.finetune.tiny import tiny_pipeline
 
 from .conftest import draw, write_folder
 
@@ -94,6 +95,25 @@ def test_runs_and_a_folder(
     text = (tmp_path / "report" / "report.md").read_text()
     assert "| good | " in text
     assert str(tmp_path / "report" / "pictures") not in page
+
+
+def test_a_latent_model_has_its_autoencoder_as_an_anchor(
+    make_set: Callable[..., Path],
+    make_run: Callable[..., Path],
+    compare: Callable[..., dict[str, Any]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    one, two, bare = (
+        make_run(name, seed=number, family="base") for number, name in enumerate("abc")
+    )
+    for run in (one, two):
+        tiny_pipeline().save_pretrained(run / "weights")
+    (table,) = compare(make_set(), [one, two, bare])["tables"]
+    rows = {row["kind"]: row["scores"]["frechet"]["value"] for row in table["rows"]}
+    kinds = [row["kind"] for row in table["rows"]]
+    assert kinds.count("autoencoder") == 1  # the same weights, once
+    assert rows["real"] < rows["autoencoder"] < rows["noise"]  # untrained: it loses much
+    assert "No anchor for the autoencoder of c" in capsys.readouterr().out
 
 
 def test_copies_are_seen(

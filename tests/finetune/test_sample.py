@@ -9,7 +9,7 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from core.errors import UserError
-from core.families import load_sampler
+from core.families import load_autoencoder, load_sampler
 from core.images import to_array
 from core.seeds import image_noise
 from finetune.adapters import save_adapters
@@ -111,3 +111,19 @@ def test_epsilon_and_unfinished_runs(tmp_path: Path) -> None:
     (run / "run.json").write_text('{"family": "dreambooth"}')
     with pytest.raises(UserError, match="no weights yet"):
         load_sampler(run, "cpu")
+
+
+def test_round_trip_is_encode_and_decode(base: Path) -> None:
+    codec = load_autoencoder(base, "cpu")
+    random = np.random.default_rng(0)
+    colour = random.integers(0, 256, (3, 16, 16, 3), np.uint8)
+    back = codec(colour)
+    vae = StableDiffusionPipeline.from_pretrained(base, safety_checker=None).vae
+    images = torch.from_numpy(colour).permute(0, 3, 1, 2) / 127.5 - 1
+    with torch.no_grad():
+        wanted = vae.decode(vae.encode(images).latent_dist.mean).sample
+    wanted = ((wanted.clamp(-1, 1) + 1) * 127.5).permute(0, 2, 3, 1).numpy()
+    assert np.abs(back - wanted).max() <= 1
+    assert back.dtype == np.uint8
+    assert np.array_equal(codec(colour[1:2]), back[1:2])
+    assert codec(colour[..., 0]).shape == (3, 16, 16)  # grey stays grey
