@@ -15,13 +15,10 @@ from typing import Any, cast
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 from core.curves import scatter
 from core.errors import UserError, command
 from core.families import family_of, load_sampler
-from core.files import atomic_path
 from core.films import write_gif, write_mp4
 from core.generate import SETTINGS_KEY, read_seeds
 from core.images import fit, from_array, grid, open_image, write_png
@@ -29,6 +26,7 @@ from core.latent import KINDS, combine, path, plane, project
 from core.seeds import image_noise
 from core.session import pick_device
 from core.sets import open_set
+from core.vectors import read_vector, saved_vectors, write_vector
 
 STARTS = 64  # random vectors among which a projection begins
 BATCH = 64
@@ -72,21 +70,13 @@ class Space:
             return self.truncation * image_noise(read_seeds(text), (self.d,)).mean(0)
         if Path(text).is_file():
             return self.project(Path(text))[0]
-        file = self._file(text)
-        if not file.exists():
-            saved = ", ".join(sorted(f.stem for f in file.parent.glob("*.safetensors")))
+        saved = saved_vectors(self.run)
+        if text not in saved:
             raise UserError(
-                f"'{text}' is no seed, no picture and no saved vector (saved: {saved or 'none'})."
+                f"'{text}' is no seed, no picture and no saved vector "
+                f"(saved: {', '.join(saved) or 'none'})."
             )
-        with safe_open(file, "pt") as tensors:
-            vector: torch.Tensor = tensors.get_tensor("latent")
-        return vector
-
-    def save(self, name: str, vector: torch.Tensor, what: str) -> Path:
-        """Keep a vector by name; `what` says how it came about."""
-        with atomic_path(self._file(name)) as temporary:
-            save_file({"latent": vector.contiguous()}, temporary, {"what": what})
-        return self._file(name)
+        return read_vector(self.run, text)
 
     def pixels(self, picture: Path) -> torch.Tensor:
         """A picture as the model sees them, C x H x W in [0, 1], on the device."""
@@ -117,9 +107,6 @@ class Space:
 
     def _device(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(self.device)
-
-    def _file(self, name: str) -> Path:
-        return self.run / "latent" / "vectors" / f"{name}.safetensors"
 
 
 def interpolate(space: Space, arguments: argparse.Namespace) -> list[Path]:
@@ -157,7 +144,7 @@ def arithmetic(space: Space, arguments: argparse.Namespace) -> list[Path]:
     sheet = grid(space.draw(torch.stack([*groups.values(), vector])), len(groups) + 1)
     written = [_picture(sheet, space, arguments)]
     if arguments.save:
-        written.append(space.save(arguments.save, vector, arguments.formula))
+        written.append(write_vector(space.run, arguments.save, vector, arguments.formula))
     print(f"From left to right: {', '.join(groups)}; {arguments.formula}")
     return written
 
@@ -172,7 +159,8 @@ def find(space: Space, arguments: argparse.Namespace) -> list[Path]:
     rows = torch.stack([target, nearest, difference]).clamp(0, 1)
     images = from_array((rows * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy())
     written = [_picture(grid(images, 3), space, arguments, residual=residual)]
-    written.append(space.save(arguments.save or arguments.image.stem, vector, str(arguments.image)))
+    name = arguments.save or arguments.image.stem
+    written.append(write_vector(space.run, name, vector, str(arguments.image)))
     print(
         f"Picture, projection, {DIFFERENCE_GAIN} x difference. Residual {residual:.4f} "
         "(root mean squared error, of 1)."

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from PIL import Image
 
@@ -33,9 +33,10 @@ log = logging.getLogger("osteon.app")
 
 @dataclass(frozen=True)
 class Mix:
-    """A place between seeds and between prompts, each with its weight."""
+    """A place between seeds (or a GAN's or VAE's saved vectors) and between prompts, each with its
+    weight."""
 
-    seeds: tuple[tuple[int, float], ...]
+    seeds: tuple[tuple[int | str, float], ...]
     prompts: tuple[tuple[str, float], ...]
 
 
@@ -55,6 +56,8 @@ class Task:
     """Whether a visible mark goes below the picture."""
     mix: Mix | None = None
     """In place of the seed and the prompt."""
+    keep: str = ""
+    """Name by which to save the vector of the mix; "": not at all."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +186,7 @@ class _Hand:
             if task.mix is None:
                 (image,) = sampler([task.seed], [prompt], **options, **watch)
             else:
-                image = _between(sampler, task.mix, options | watch)
+                image = _between(sampler, task, options | watch)
                 named["mix"] = asdict(task.mix)
             settings = settings_of(model.folder, "fp32", sampler.options | named)
         if task.label:
@@ -215,9 +218,14 @@ class _Hand:
         return on_step
 
 
-def _between(sampler: Any, mix: Mix, options: dict[str, Any]) -> Image.Image:
-    """By the family's own way, or through its latent vectors. Raises UserError without either."""
+def _between(sampler: Any, task: Task, options: dict[str, Any]) -> Image.Image:
+    """By the family's own way, or through its latent vectors. Raises UserError without either, or
+    for a vector that is not saved."""
+    mix = cast(Mix, task.mix)
+    named = [key for key, _ in mix.seeds if isinstance(key, str)]
     if hasattr(sampler, "mix"):
+        if named or task.keep:
+            raise UserError("Vectors are saved of a GAN or VAE; for a diffusion model give seeds.")
         image: Image.Image = sampler.mix(dict(mix.seeds), dict(mix.prompts), **options)
         return image
     if not hasattr(sampler, "from_latents"):
@@ -225,13 +233,29 @@ def _between(sampler: Any, mix: Mix, options: dict[str, Any]) -> Image.Image:
     import torch
 
     from core.images import from_array
-    from core.seeds import mixed_noise
+    from core.vectors import write_vector
 
     with torch.no_grad():
-        vector = mixed_noise(dict(mix.seeds), (sampler.latent_dim,))
+        vector = _vector(mix, task.model.folder, sampler.latent_dim)
         pixels = sampler.from_latents(vector[None].to(sampler.device))  # 1 x C x H x W in [0, 1]
+    if task.keep:
+        write_vector(task.model.folder, task.keep, vector, str(mix.seeds))
     levels = pixels.mul(255).round().clamp(0, 255).to(torch.uint8)
     return from_array(levels.permute(0, 2, 3, 1).cpu().numpy())[0]
+
+
+def _vector(mix: Mix, run: Path, d: int) -> Any:
+    """d numbers: seeds alone stay N(0, I) (`mixed_noise`); with saved vectors, the plain sum."""
+    from core.seeds import image_noise, mixed_noise
+    from core.vectors import read_vector
+
+    if all(isinstance(key, int) for key, _ in mix.seeds):
+        return mixed_noise(dict(mix.seeds), (d,))  # type: ignore[arg-type]
+    points = [
+        image_noise([key], (d,))[0] if isinstance(key, int) else read_vector(run, key)
+        for key, _ in mix.seeds
+    ]
+    return sum(weight * point for (_, weight), point in zip(mix.seeds, points, strict=True))
 
 
 def _prompt(task: Task, defaults: Sequence[str]) -> str:

@@ -48,12 +48,24 @@ def tab(bench: Workbench, page: gr.Blocks) -> None:
         count = gr.Slider(2, MOST, 8, step=1, label="Pictures", min_width=180)
     how = gr.HTML(look.note(MODES["Between"]))
     with gr.Row():
-        seeds = gr.Textbox("0, 1", label="Seeds", info="With commas between them.", min_width=200)
+        seeds = gr.Textbox(
+            "0, 1",
+            label="Seeds",
+            info="With commas between them. Of a GAN or VAE also names of saved vectors.",
+            min_width=200,
+        )
         prompts = gr.Textbox(
             "",
             label="Prompts",
             info="For diffusion models; with | between them.",
             max_length=MAX_TEXT,
+            min_width=200,
+        )
+        keep = gr.Textbox(
+            "",
+            label="Save the last vector as",
+            info="Of a GAN or VAE; empty: not at all.",
+            max_length=64,
             min_width=200,
         )
     settings = fields.settings_fields()
@@ -62,7 +74,7 @@ def tab(bench: Workbench, page: gr.Blocks) -> None:
     warning = gr.HTML(elem_classes="osteon-warn")
     row = gr.HTML()
     film = gr.File(label="As a film (GIF)", visible=False)
-    asked = [model, mode, count, seeds, prompts, *settings]
+    asked = [model, mode, count, seeds, prompts, *settings, keep]
     run = fields.on_start([go.click], latent.draw, asked, [status, warning, row, film], "latent")
     fields.can_stop(stop, run, status)
     mode.input(lambda mode: look.note(MODES[mode]), mode, how, queue=False, **fields.QUIET)
@@ -88,20 +100,21 @@ class Latent:
         lora_scale: float = 1.0,
         scheduler: str = "ddim",
         label: str = WHEN[0],
+        keep: str = "",
     ) -> Iterator[tuple[Any, ...]]:
         """The pictures one by one, then all as a GIF."""
         try:
-            numbers = read_seeds(seeds)
-            wish = Wish(
-                prompts or "", negative, numbers[0], 1, steps, guidance, scheduler, lora_scale
-            )
+            points = read_points(seeds)
+            seed = _number(points[0])
+            wish = Wish(prompts or "", negative, seed, 1, steps, guidance, scheduler, lora_scale)
             (task,) = tasks_of(self.bench, model, wish, label)  # marked if any prompt is an X-ray's
             own = task.model.prompts[:1] if task.model.family.prompts else ()
             texts = [text.strip() for text in task.prompt.split("|") if text.strip()] or [*own]
             tasks = [
-                replace(task, seed=mix.seeds[0][0], prompt=mix.prompts[0][0], mix=mix)
-                for mix in way(mode, numbers, texts or [""], int(count))
+                replace(task, seed=_number(mix.seeds[0][0]), prompt=mix.prompts[0][0], mix=mix)
+                for mix in way(mode, points, texts or [""], int(count))
             ]
+            tasks[-1] = replace(tasks[-1], keep=(keep or "").strip())
         except UserError as error:
             yield look.problem(str(error)), gr.skip(), gr.skip(), gr.skip()
             return
@@ -136,20 +149,25 @@ class Latent:
         return gr.update(choices=choices(models), value=name), gr.update(interactive=bool(models))
 
 
-def read_seeds(text: str) -> list[int]:
-    """ "0, 5" -> [0, 5]. Raises UserError for anything else."""
-    try:
-        seeds = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise UserError(f"Seeds are whole numbers with commas between, not '{text}'.") from None
-    if len(seeds) > MOST_POINTS:
+def read_points(text: str) -> list[int | str]:
+    """ "0, smile" -> [0, "smile"]: seeds, and names of saved vectors. Raises UserError."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts):
+        raise UserError(f"Seeds are whole numbers with commas between, not '{text}'.")
+    if len(parts) > MOST_POINTS:
         raise UserError(f"Give {MOST_POINTS} seeds at the most.")
-    for seed in seeds:
-        Wish(seed=seed)
-    return seeds
+    points = [int(part) if part.lstrip("-").isdigit() else part for part in parts]
+    for point in points:
+        Wish(seed=_number(point))
+    return points
 
 
-def way(mode: str, seeds: list[int], prompts: list[str], count: int) -> list[Mix]:
+def _number(point: int | str) -> int:
+    """A seed as it is; 0 for a saved vector, whose picture has none."""
+    return point if isinstance(point, int) else 0
+
+
+def way(mode: str, seeds: list[int | str], prompts: list[str], count: int) -> list[Mix]:
     """The places where pictures are drawn. Raises UserError where there is nothing to go between.
 
     Between and walk: `count` places, evenly along the seeds and, at the same time, the prompts.
@@ -158,9 +176,9 @@ def way(mode: str, seeds: list[int], prompts: list[str], count: int) -> list[Mix
         raise UserError(f"There is no '{mode}'; choose one of {', '.join(MODES)}.")
     if mode == "Arithmetic":
         if len(seeds) != 3:
-            raise UserError("Arithmetic takes three seeds: first − second + third.")
+            raise UserError("Arithmetic takes three: first − second + third.")
         points = [{seed: 1.0} for seed in seeds]
-        total: dict[int, float] = {}
+        total: dict[int | str, float] = {}
         for seed, weight in zip(seeds, (1.0, -1.0, 1.0), strict=True):
             total[seed] = total.get(seed, 0.0) + weight
         if not any(total.values()):

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from core.errors import UserError
-from panels import fields, look, replay
+from panels import differences, fields, look, replay
 from panels.workbench import Workbench
 
 MAX_BYTES = 64 * 2**20  # of a report shown in the page
@@ -26,6 +26,7 @@ def tab(bench: Workbench, page: gr.Blocks) -> None:
     )
     body = gr.HTML(elem_classes="osteon-report")
     other = gr.Dropdown([("none", ""), *names], value="", label="Beside it", visible=len(names) > 1)
+    apart = gr.HTML()
     second = gr.HTML(elem_classes="osteon-report")
     with gr.Accordion("Replay a picture", open=False):
         replay.section(bench)
@@ -42,6 +43,18 @@ def tab(bench: Workbench, page: gr.Blocks) -> None:
         except UserError as error:
             return look.problem(str(error))
 
+    def beside(name: str | None, other: str | None) -> tuple[str, str]:
+        """The scores of both reports in one table, and the page of `other`."""
+        if not other:
+            return "", ""
+        folders = {path.parent.name: path.parent for path in bench.reports()}
+        if not {name, other} <= set(folders):
+            return "", show(other)
+        try:
+            return differences.table(folders[str(name)], folders[other]), show(other)
+        except UserError as error:
+            return look.note(str(error)), show(other)
+
     def refresh(current: str | None) -> list[Any]:
         names = bench.report_names()
         name = current if current in names else next(iter(names), None)
@@ -53,7 +66,9 @@ def tab(bench: Workbench, page: gr.Blocks) -> None:
         ]
 
     report.input(show, report, body, api_name="report", show_progress="hidden")
-    other.input(lambda name: show(name) if name else "", other, second, **fields.QUIET)
+    both = {"fn": beside, "inputs": [report, other], "outputs": [apart, second]}
+    report.input(**both, **fields.QUIET)
+    other.input(**both, api_name="two_reports", show_progress="hidden")
     page.load(refresh, report, [notice, report, body, other], **fields.QUIET)
 
 

@@ -11,7 +11,7 @@ from core.files import write_json, write_jsonl
 from core.images import write_png
 from core.sets import open_set
 from finetune.sample import SCHEDULERS as OF_SAMPLER
-from panels import ballots
+from panels import ballots, differences
 from panels.copies import _bank
 from panels.data import windowed
 from panels.grid import read_axis
@@ -139,3 +139,20 @@ def test_the_nearest_training_image_is_found(prepared: Path) -> None:
 def test_runs_have_plain_names(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match="Name the run"):
         Training(tmp_path).start("vae", name, [])
+
+
+def test_two_reports_in_one_table(tmp_path: Path) -> None:
+    contract = {"extractor": "mini", "sha256": "0", "layer": "pool", "resize": "none"}
+    contract |= {"dtype": "fp32", "size": 64, "mode": "L", "real": "r", "n_real": 9, "n_fake": 9}
+    for name, value, real in (("one", 12.0, "r"), ("two", 8.5, "r"), ("three", 8.5, "others")):
+        score = {"value": value, "low": value - 1, "high": value + 1, "interpretable": True}
+        row = {"label": "<lora>", "kind": "fake", "scores": {"kid": score}}
+        metric = {"kid": {"title": "KID", "scale": 10.0}}
+        table = {"contract": contract | {"real": real}, "metrics": metric, "rows": [row]}
+        write_json(tmp_path / name / "results.json", {"tables": [table]})
+    html = differences.table(tmp_path / "one", tmp_path / "two")
+    assert "&lt;lora&gt;" in html
+    assert "<td>120 [110, 130]</td><td>85.0 [75.0, 95.0]</td><td>−35.0</td>" in html
+    assert "not measured alike" in differences.table(tmp_path / "one", tmp_path / "three")
+    with pytest.raises(UserError, match=r"results\.json"):
+        differences.table(tmp_path / "one", tmp_path / "none")

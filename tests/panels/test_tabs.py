@@ -13,6 +13,8 @@ from core.families import load_sampler
 from core.files import read_jsonl
 from core.generate import SETTINGS_KEY
 from core.images import png_text
+from core.seeds import mixed_noise
+from core.vectors import read_vector, saved_vectors
 from panels.ballots import record
 from tests.panels.test_app import ask, pictures
 
@@ -85,6 +87,36 @@ def test_a_grid_holds_every_combination(client: Client, project: Path) -> None:
     assert sheet is not None
     asked[4] = "1, 2, x"
     assert "takes numbers" in last(client, *asked, api_name="/grid")[0]
+
+
+def test_a_saved_vector_is_a_point_like_a_seed(client: Client, project: Path) -> None:
+    run = project / "runs/chest-gan"
+    settings = ["", "", 1, 4.0, 1.0, "ddim", "never"]
+
+    def way(mode: str, seeds: str, keep: str = "", model: str = "runs/chest-gan") -> str:
+        asked = [model, mode, 2, seeds, *settings, keep]
+        return str(last(client, *asked, api_name="/latent")[0])
+
+    folder = project / "reports/playground/chest-gan"
+    before = {*folder.glob("*.png")}
+    assert "4 pictures" in way("Arithmetic", "51, 52, 53", "sum of three")
+    assert saved_vectors(run) == ["sum of three"]
+    drawn = {json.dumps(_mix(file)): file for file in {*folder.glob("*.png")} - before}
+    assert "2 pictures" in way("Between", "sum of three, 51")
+    assert len(drawn) == 4
+    (again,) = {f for f in folder.glob("000000-*.png") if _mix(f) == [["sum of three", 1.0]]}
+    total = drawn["[[51, 1.0], [52, -1.0], [53, 1.0]]"]
+    weights = {51: 1.0, 52: -1.0, 53: 1.0}
+    assert read_vector(run, "sum of three").equal(mixed_noise(weights, (8,)))
+    with Image.open(again) as one, Image.open(total) as other:
+        assert one.tobytes() == other.tobytes()
+    assert "no saved vector" in way("Between", "../../weights, 5")
+    assert "cannot name" in way("Between", "1, 2", "../x")
+    assert "give seeds" in way("Between", "sum of three, 5", model="runs/tuned")
+
+
+def _mix(file: Path) -> Any:
+    return json.loads(png_text(file)[SETTINGS_KEY]).get("mix", {}).get("seeds")
 
 
 @pytest.mark.parametrize("model", ["runs/tuned", "runs/chest-gan"])
