@@ -141,7 +141,9 @@ def open_pipeline(folder: Path) -> StableDiffusionPipeline:
         ) from error
     pipeline.set_progress_bar_config(disable=True)
     for name in NETWORKS:
-        getattr(pipeline, name).float().requires_grad_(False).eval()
+        network = getattr(pipeline, name).float().requires_grad_(False).eval()
+        for parameter in network.parameters():  # mapped from a file, they lie at odd addresses,
+            parameter.data = parameter.data.clone()  # where matrix products round otherwise
     return pipeline
 
 
