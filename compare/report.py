@@ -302,12 +302,10 @@ def _against_view(results: dict[str, Any]) -> dict[str, Any] | None:
     if old is None:
         return None
 
-    def said(row: dict[str, Any], prefix: str) -> str:
-        value, low, high = (row[f"{prefix}{name}"] for name in ("value", "low", "high"))
-        span = "" if low is None else f" [{wording.number(low)}, {wording.number(high)}]"
-        return wording.number(value) + span
-
-    rows = [row | {"now": said(row, ""), "before": said(row, "old_")} for row in old["rows"]]
+    rows = [
+        row | {"now": wording.interval(row), "before": wording.interval(row, "old_")}
+        for row in old["rows"]
+    ]
     return old | {"rows": rows}
 
 

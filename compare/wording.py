@@ -15,6 +15,12 @@ def number(value: float | None) -> str:
     return fixed(value, max(0, min(4, 2 - math.floor(math.log10(abs(value))))))
 
 
+def interval(row: dict[str, Any], prefix: str = "") -> str:
+    """ "13.2 [9.7, 17.0]", of a row's value, low and high (`prefix` before each key)."""
+    value, low, high = (row[f"{prefix}{name}"] for name in ("value", "low", "high"))
+    return number(value) + ("" if low is None else f" [{number(low)}, {number(high)}]")
+
+
 def fixed(value: float, places: int) -> str:
     """With so many digits after the point and a true minus sign."""
     text = f"{value:,.{places}f}"

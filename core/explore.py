@@ -26,7 +26,7 @@ from core.latent import KINDS, combine, path, plane, project
 from core.seeds import image_noise
 from core.session import pick_device
 from core.sets import open_set
-from core.vectors import read_vector, saved_vectors, write_vector
+from core.vectors import read_vector, write_vector
 
 STARTS = 64  # random vectors among which a projection begins
 BATCH = 64
@@ -70,12 +70,6 @@ class Space:
             return self.truncation * image_noise(read_seeds(text), (self.d,)).mean(0)
         if Path(text).is_file():
             return self.project(Path(text))[0]
-        saved = saved_vectors(self.run)
-        if text not in saved:
-            raise UserError(
-                f"'{text}' is no seed, no picture and no saved vector "
-                f"(saved: {', '.join(saved) or 'none'})."
-            )
         return read_vector(self.run, text)
 
     def pixels(self, picture: Path) -> torch.Tensor:

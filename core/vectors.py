@@ -23,7 +23,8 @@ def read_vector(run: Path, name: str) -> torch.Tensor:
     saved = saved_vectors(run)
     if name not in saved:
         raise UserError(
-            f"{run.name} has no saved vector '{name}' (saved: {', '.join(saved) or 'none'})."
+            f"'{name}' is no seed, no picture and no saved vector of {run.name} "
+            f"(saved: {', '.join(saved) or 'none'})."
         )
     with safe_open(_folder(run) / f"{name}.safetensors", "pt") as tensors:
         vector: torch.Tensor = tensors.get_tensor("latent")

@@ -121,11 +121,10 @@ def open_pipeline(folder: Path) -> StableDiffusionPipeline:
     Raises UserError where the weights cannot be read.
     """
     _quiet()
-    plain = [file for file in (folder / "unet").glob("*.safetensors") if ".fp16." not in file.name]
     try:
         pipeline = StableDiffusionPipeline.from_pretrained(
             folder,
-            variant=None if plain else "fp16",
+            variant=_variant(folder / "unet"),
             use_safetensors=True,
             local_files_only=True,
             safety_checker=None,
@@ -141,25 +140,37 @@ def open_pipeline(folder: Path) -> StableDiffusionPipeline:
         ) from error
     pipeline.set_progress_bar_config(disable=True)
     for name in NETWORKS:
-        network = getattr(pipeline, name).float().requires_grad_(False).eval()
-        for parameter in network.parameters():  # mapped from a file, they lie at odd addresses,
-            parameter.data = parameter.data.clone()  # where matrix products round otherwise
+        _still(getattr(pipeline, name))
     return pipeline
 
 
 def open_vae(folder: Path) -> AutoencoderKL:
     """The autoencoder alone, as in `open_pipeline`. Raises UserError where it cannot be read."""
     _quiet()
-    plain = [file for file in (folder / "vae").glob("*.safetensors") if ".fp16." not in file.name]
-    variant = None if plain else "fp16"
     try:
         vae = AutoencoderKL.from_pretrained(
-            folder / "vae", variant=variant, use_safetensors=True, local_files_only=True
+            folder / "vae",
+            variant=_variant(folder / "vae"),
+            use_safetensors=True,
+            local_files_only=True,
         )
     except Exception as error:
         raise UserError(f"{folder / 'vae'} cannot be opened; fetch or copy it again.") from error
-    opened: AutoencoderKL = vae.float().requires_grad_(False).eval()
-    return opened
+    _still(vae)
+    return vae
+
+
+def _variant(part: Path) -> str | None:
+    """ "fp16" where there are no other weights."""
+    plain = [file for file in part.glob("*.safetensors") if ".fp16." not in file.name]
+    return None if plain else "fp16"
+
+
+def _still(network: torch.nn.Module) -> None:
+    """To float32, eval mode, without gradients, and in memory of its own."""
+    network.float().requires_grad_(False).eval()
+    for parameter in network.parameters():  # mapped from a file, they lie at odd addresses,
+        parameter.data = parameter.data.clone()  # where matrix products round otherwise
 
 
 def open_empty(place: Place) -> tuple[UNet2DConditionModel, CLIPTextModel, AutoencoderKL]:

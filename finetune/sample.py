@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -195,13 +196,17 @@ class StableDiffusionSampler:
         return kind.from_config(self.schedule)
 
 
-class RoundTrip:
-    """Images through a base's autoencoder and back."""
+class BaseAutoencoder:
+    """Images to a base's latents and back; opened when first used."""
 
     def __init__(self, place: Place, device: str) -> None:
         self.name = place.name
         self.fingerprint = place.identity
-        self._vae = open_vae(place.folder).to(device)
+        self._place, self._device = place, device
+
+    @cached_property
+    def _vae(self) -> AutoencoderKL:
+        return open_vae(self._place.folder).to(self._device)
 
     @torch.no_grad()
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
@@ -254,9 +259,9 @@ def load_sampler(run: Path, device: str) -> StableDiffusionSampler:
     return _sampler(pipeline.to(device), found, Blend(pipeline, found.place, found.own))
 
 
-def load_autoencoder(run: Path, device: str) -> RoundTrip:
+def load_autoencoder(run: Path, device: str) -> BaseAutoencoder:
     """The autoencoder on whose latents `run` works. Raises UserError as `load_sampler` does."""
-    return RoundTrip(_find(run).place, device)
+    return BaseAutoencoder(_find(run).place, device)
 
 
 def switch_sampler(sampler: Any, run: Path) -> StableDiffusionSampler | None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from compare.exchange import against
-from compare.wording import number
+from compare.wording import interval, number
 from core.errors import UserError
 from core.files import read_json
 from panels import look
@@ -39,11 +39,5 @@ def _line(row: dict[str, Any]) -> str:
         return f'{start}<td colspan="3">not measured alike ({escape(row["reason"])})</td></tr>'
     here, there = row["value"], row["old_value"]
     apart = None if here is None or there is None else there - here
-    cells = (_said(row, ""), _said(row, "old_"), number(apart))
+    cells = (interval(row), interval(row, "old_"), number(apart))
     return start + "".join(f"<td>{text}</td>" for text in cells) + "</tr>"
-
-
-def _said(row: dict[str, Any], prefix: str) -> str:
-    """ "13.2 [9.7, 17.0]" """
-    value, low, high = (row[f"{prefix}{name}"] for name in ("value", "low", "high"))
-    return number(value) + ("" if low is None else f" [{number(low)}, {number(high)}]")
