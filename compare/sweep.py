@@ -1,11 +1,13 @@
 """One setting over several values, drawn and scored in one command:
 
-    python -m compare.sweep --run runs/x --real data/x --vary steps=50,250,500 --out reports/steps
-    python -m compare.sweep --run runs/x --real data/x --vary guidance=1,3,5 --out reports/guidance
-    python -m compare.sweep --run runs/x --real data/x --vary n=50,100,200 --out reports/n
+    osteon sweep --run runs/x --real data/x --vary steps=50,250,500 --out reports/steps
+    osteon sweep --run runs/x --real data/x --vary weights=50,250,500 --out reports/training
+    osteon sweep --run runs/x --real data/x --vary guidance=1,3,5 --out reports/guidance
+    osteon sweep --run runs/x --real data/x --vary n=50,100,200 --out reports/n
 
-`--vary` names an option of the family (steps, guidance, lora_scale...) or n, the number of images.
-What a run was trained with is compared by naming one run for each value:
+`--vary` names an option of the family: steps, guidance, lora_scale, weights (the training steps of
+which the run kept them)...; or n, the number of images. What else a run was trained with is
+compared by naming one run for each value:
 
     osteon compare --axis latent --real data/x --fake 32=runs/z32 64=runs/z64 --out reports/latent
 
@@ -30,7 +32,7 @@ from core.sets import open_set
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw, score and plot one setting over several values."""
     parser = argparse.ArgumentParser(
-        prog="python -m compare.sweep",
+        prog="osteon sweep",
         description=main.__doc__,
         epilog="Further flags go to `osteon compare`.",
         allow_abbrev=False,

@@ -128,6 +128,19 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
 
 
+def kept_weights(run: Path) -> dict[str, Path]:
+    """A run's weights folders by name: "newest", "best" (as measured), and the number of a step."""
+    found = {"newest": run / "weights", "best": run / "best"}
+    for path in sorted(run.glob("weights-*[0-9]")):
+        found[path.name.removeprefix("weights-").lstrip("0")] = path
+    return {name: path for name, path in found.items() if path.is_dir()}
+
+
+def weights_folder(run: Path, step: int) -> Path:
+    """Of weights that are kept beside the newest."""
+    return run / f"weights-{step:06d}"
+
+
 def check_same_settings(path: Path, family: str, settings: Any) -> None:
     """Raise UserError if `path` holds a run that these settings cannot continue."""
     if not (path / "run.json").exists() or not (path / "config.yaml").exists():

@@ -1,4 +1,7 @@
-"""Several LoRA runs on one base in memory: switched and mixed without loading the base again."""
+"""Several LoRA runs on one base in memory: switched and mixed without loading the base again.
+
+So are the weights that one run kept at several steps, be they adapters or all of it.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,16 +11,14 @@ from diffusers import StableDiffusionPipeline
 
 from core.errors import UserError
 from core.files import read_json
+from core.runs import kept_weights
 from finetune.adapters import FILE
-from finetune.models import Place
+from finetune.models import Place, open_pipeline
 from finetune.weights import CARD
-
-FOLDERS = {"newest": "weights", "best": "best"}
-"""Of a run: its last weights, and those that measured best."""
 
 
 class Blend:
-    """The adapters in one pipeline, each from the weights/ of a LoRA run."""
+    """What is in one pipeline: its base, and adapters, each from the weights/ of a LoRA run."""
 
     def __init__(self, pipeline: StableDiffusionPipeline, place: Place, own: Path | None) -> None:
         """
@@ -29,6 +30,8 @@ class Blend:
         self.place = place
         self.own = own
         self._loaded = [own] if own else []
+        self._whole = place.folder
+        """Whose UNet and text encoder the adapters come upon: the base's, or another step's."""
 
     @property
     def plain(self) -> bool:
@@ -54,20 +57,22 @@ class Blend:
             self.pipeline.set_adapters(names, list(wanted.values()))
 
     @property
-    def choice(self) -> list[str]:
-        """Which of the run's own weights there are to pick from."""
+    def choice(self) -> dict[str, Path]:
+        """The run's own weights that there are to pick from, by name (see `kept_weights`)."""
+        found = kept_weights((self.own or self.place.folder).parent)
         if self.own is None:
-            return []
-        folders = {name: self.own.with_name(folder) for name, folder in FOLDERS.items()}
-        return [name for name, own in folders.items() if mixes(own, card_of(own))]
+            return {name: f for name, f in found.items() if (f / "model_index.json").exists()}
+        return {name: folder for name, folder in found.items() if mixes(folder, card_of(folder))}
 
     def pick(self, name: str) -> None:
-        """Take the run's "newest" adapters, or the "best" ones. Raises UserError for others."""
-        if name not in self.choice or self.own is None:
+        """Take the run's weights of that name. Raises UserError where there are none."""
+        if name not in self.choice:
             raise UserError(f"--weights '{name}' should be one of: {', '.join(self.choice)}.")
-        own = self.own.with_name(FOLDERS[name])
-        if own != self.own:
-            self.switch(own)
+        folder = self.choice[name]
+        if self.own is None:
+            self._replace(folder)
+        elif folder != self.own:
+            self.switch(folder)
 
     def switch(self, own: Path | None) -> None:
         """Make `own` the run's own adapters; None: the base as it is."""
@@ -75,6 +80,16 @@ class Blend:
             check_fits(own, self.place)
         self.own = own
         self._load([own] if own else [])
+        self._replace(self.place.folder)
+
+    def _replace(self, folder: Path) -> None:
+        """UNet and text encoder by those in `folder`, in place; adapters must be off."""
+        if folder == self._whole:
+            return
+        fresh = open_pipeline(folder)
+        self.pipeline.unet.load_state_dict(fresh.unet.state_dict())
+        self.pipeline.text_encoder.load_state_dict(fresh.text_encoder.state_dict())
+        self._whole = folder
 
     def _load(self, wanted: list[Path]) -> None:
         self.pipeline.unload_lora_weights()  # takes the wrappers off too: memory stays level

@@ -35,10 +35,10 @@ def check_share(settings: DreamBoothSettings, processes: int) -> None:
 
 
 def disk_needed(settings: DreamBoothSettings, trained: int, total: int) -> int:
-    """Bytes of checkpoints (weights and two moments, average), of weights/ and of best/."""
+    """Bytes of checkpoints (weights and two moments, average), of weights/ and others kept."""
     copies = STATE_COPIES + (settings.ema_decay is not None)
     kept = settings.checkpoints_kept + 1 if settings.checkpoint_every else 0
-    written = 2 if settings.validate_every else 1
+    written = 1 + (settings.validate_every > 0) + len(settings.keep_weights)
     return FLOAT * (trained * copies * kept + written * (total if settings.whole else trained))
 
 

@@ -78,8 +78,8 @@ class StableDiffusionSampler:
             self.options["loras"] = None  # {run: scale}, further LoRA runs on the same base
             if blend.own is not None:
                 self.options["lora_scale"] = 1.0  # 0: the base model itself
-            if "best" in blend.choice:
-                self.options["weights"] = "newest"  # or those that measured best while training
+            if len(blend.choice) > 1:
+                self.options["weights"] = "newest"  # or "best" as measured, or a step's number
 
     @torch.no_grad()
     def __call__(

@@ -166,6 +166,8 @@ class DreamBoothSettings:
     """Steps between checkpoints; 0: none."""
     checkpoints_kept: int = 1
     """Newest checkpoints kept."""
+    keep_weights: tuple[int, ...] = ()
+    """Steps whose weights are kept too, as RUN/weights-000050 (generate --weights 50)."""
     validate_every: int = 0
     """Steps between measurements against the set's validation images: the loss at the same noise
     each time, and scores of drawn images; the best weights are kept in RUN/best. 0: none."""
@@ -204,6 +206,8 @@ class DreamBoothSettings:
             raise ValueError("prior.count must be at least 1 and prior.prompt must not be empty")
         if self.buckets and self.prior is not None:
             raise ValueError("buckets go without prior: class images are square")
+        if any(step < 1 for step in self.keep_weights):
+            raise ValueError("keep_weights must name steps from 1 on")
         if (self.preview_every or self.validate_every) and not self.preview_seeds:
             raise ValueError("preview_every and validate_every need preview_seeds")
         if not (self.unet or self.text_encoder or self.token):

@@ -11,6 +11,7 @@ train_dreambooth.py run unchanged.
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from core.config import parse
 from core.ema import Ema
 from core.errors import command
 from core.images import grid, write_png
-from core.runs import read_metrics
+from core.runs import read_metrics, weights_folder
 from core.session import Session, check_disk, peak_memory_mb
 from finetune.aliases import translate
 from finetune.buckets import Buckets, bucketed
@@ -170,6 +171,11 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
             with as_sampled(denoiser, ema, optimiser):
                 preview(session, settings, sampler)
             park(pipeline, sources, words)
+        if session.step + 1 in settings.keep_weights and session.main:
+            folder = weights_folder(session.run.path, session.step + 1)
+            with as_sampled(denoiser, ema, optimiser):
+                keep(folder, session, settings, sampler, place)
+            park(pipeline, sources, words)
 
     with as_sampled(denoiser, ema, optimiser):
         if session.main:
@@ -258,12 +264,23 @@ def validate(
     scores = held_out.scores(sampler, session.run, step, session.image_set)
     old = best_so_far(session.run)
     if session.main and better(scores, old):
-        folder = session.run.path / "best"
-        write_weights(folder, sampler.pipeline, place, settings, card_of(sampler))
+        keep(session.run.path / "best", session, settings, sampler, place)
         record(session.run, scores | {"step": step})
-        sampler.pipeline.to(session.device)
     session.accelerator.wait_for_everyone()
     return {"validation_loss": loss, **scores}
+
+
+def keep(
+    folder: Path,
+    session: Session,
+    settings: DreamBoothSettings,
+    sampler: StableDiffusionSampler,
+    place: Place,
+) -> None:
+    """The weights of this moment, beside those that the run ends with."""
+    sampler.pipeline.to(session.device)
+    write_weights(folder, sampler.pipeline, place, settings, card_of(sampler))
+    sampler.pipeline.to(session.device)
 
 
 @torch.no_grad()

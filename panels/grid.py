@@ -14,7 +14,7 @@ import gradio as gr
 from core.errors import UserError
 from core.images import grid as sheet_of
 from core.images import write_png
-from core.runs import now
+from core.runs import kept_weights, now
 from panels import fields, look
 from panels.drawing import Failure, Picture, Progress, Task, draw
 from panels.label import WHEN, labelled, strip_height
@@ -159,8 +159,12 @@ class Grid:
             }
             name = changes.pop("model", model)
             (task,) = tasks_of(self.bench, name, replace(wish, count=1, **changes), label)
-            if changes.get("weights") == "best" and not (task.model.folder / "best").exists():
-                raise UserError(f"{task.model.name} did not keep its best weights while training.")
+            kept = ["newest", *kept_weights(task.model.folder)]
+            if changes.get("weights", "newest") not in kept:
+                raise UserError(
+                    f"{task.model.name} kept no weights '{changes['weights']}' while training; "
+                    f"there are: {', '.join(dict.fromkeys(kept))}."
+                )
             tasks.append(task)
         return tasks
 

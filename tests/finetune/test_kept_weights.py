@@ -1,0 +1,54 @@
+"""Weights kept at several steps of one run: each is what a run that ended there would have."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core.errors import UserError
+from core.images import to_array
+from core.runs import kept_weights
+from finetune.sample import load_sampler, switch_sampler
+from finetune.settings import DreamBoothSettings, Lora, Optim
+from finetune.train_dreambooth import train
+
+Make = Callable[..., DreamBoothSettings]
+
+PROMPTS = ["a ramp", "a ramp"]
+
+
+@pytest.mark.parametrize("lora", [None, Lora(rank=2)], ids=["every weight", "LoRA"])
+def test_a_kept_step_is_the_run_that_ended_there(
+    settings: Make, tmp_path: Path, lora: Lora | None
+) -> None:
+    values = {"lora": lora, "text_encoder": True, "optim": Optim(lr=1e-2, schedule="constant")}
+    long = settings(**values, steps=3, keep_weights=(1, 2))
+    train(long)
+    short = settings(**values, steps=2, run_dir=str(tmp_path / "short"))
+    train(short)
+    run = Path(long.run_dir)
+    assert [*kept_weights(run)] == ["newest", "1", "2"]
+
+    sampler = load_sampler(run, "cpu")
+    drawn = {
+        name: to_array(sampler([0, 1], PROMPTS, steps=2, weights=name)) for name in ("newest", 2, 1)
+    }
+    again = to_array(sampler([0, 1], PROMPTS, steps=2))
+    wanted = to_array(load_sampler(tmp_path / "short", "cpu")([0, 1], PROMPTS, steps=2))
+    np.testing.assert_array_equal(drawn[2], wanted)
+    np.testing.assert_array_equal(again, drawn["newest"])
+    assert len({picture.tobytes() for picture in drawn.values()}) == 3
+    with pytest.raises(UserError, match="newest, 1, 2"):
+        sampler([0], ["a ramp"], steps=2, weights=3)
+
+
+def test_a_base_in_memory_is_itself_again(settings: Make, tmp_path: Path) -> None:
+    own = settings(lora=None, steps=2, keep_weights=(1,), optim=Optim(lr=1e-2))
+    train(own)
+    sampler = load_sampler(Path(own.run_dir), "cpu")
+    first = to_array(sampler([0], ["a ramp"], steps=2))
+    sampler([0], ["a ramp"], steps=2, weights=1)
+    switched = switch_sampler(sampler, Path(own.run_dir))
+    assert switched is not None
+    np.testing.assert_array_equal(to_array(switched([0], ["a ramp"], steps=2)), first)
