@@ -49,38 +49,42 @@ STAGES = (
     Stage(
         f"Teach the base model {GENUS} (LoRA)",
         "train dreambooth --config configs/dreambooth/species_lora_mini.yaml "
-        "--data data/demo-sinomacrops --run_dir runs/demo-sinomacrops",
+        "--data data/demo-sinomacrops --run_dir runs/demo-sinomacrops --preview_every 300",
         run="runs/demo-sinomacrops",
     ),
     Stage(
         "Fine-tune the base model on the X-ray phantoms (LoRA)",
         "train dreambooth --config configs/dreambooth/nih_lora_mini.yaml "
-        "--data data/demo-chest --run_dir runs/demo-chest-lora --steps 120",
+        "--data data/demo-chest --run_dir runs/demo-chest-lora --steps 80 --batch 8 "
+        "--preview_every 0",
         run="runs/demo-chest-lora",
     ),
     Stage(
         "Train a WGAN-GP on them",
         "train wgan-gp --config configs/gan/small_64.yaml "
-        "--data data/demo-chest --run_dir runs/demo-chest-gan --steps 150",
+        "--data data/demo-chest --run_dir runs/demo-chest-gan --steps 100",
         run="runs/demo-chest-gan",
     ),
     Stage(
         "Train a VAE on them",
         "train vae --config configs/vae/small_64.yaml "
-        "--data data/demo-chest --run_dir runs/demo-chest-vae --steps 400",
+        "--data data/demo-chest --run_dir runs/demo-chest-vae --steps 300",
         run="runs/demo-chest-vae",
     ),
     Stage(
         f"Ask the base model for {GENUS}",
-        "generate --run models/sd2-mini --seeds 0-15 --set sinomacrops --prompts {prompts}",
+        "generate --run models/sd2-mini --seeds 0-15 --set sinomacrops --prompts {prompts} "
+        "--scheduler dpm++ --steps 12",
     ),
     Stage(
         "Ask the tuned model for the same",
-        "generate --run runs/demo-sinomacrops --seeds 0-15 --prompts {prompts}",
+        "generate --run runs/demo-sinomacrops --seeds 0-15 --prompts {prompts} "
+        "--scheduler dpm++ --steps 12",
     ),
     Stage(
         "X-rays from the fine-tuned model",
-        "generate --run runs/demo-chest-lora --seeds 0-63 --prompts {chest}",
+        "generate --run runs/demo-chest-lora --seeds 0-63 --prompts {chest} "
+        "--scheduler dpm++ --steps 12",
     ),
     Stage("X-rays from the WGAN-GP", "generate --run runs/demo-chest-gan --seeds 0-63"),
     Stage("X-rays from the VAE", "generate --run runs/demo-chest-vae --seeds 0-63"),
