@@ -5,10 +5,12 @@
 Both runs train every weight of the UNet for the same steps on the same batches; the second starts
 from a base whose UNet and text encoder are drawn anew (the autoencoder is shared: without it
 nothing could be decoded). Then 200 images of each, with the held-out patients' captions, against
-the held-out patients. Writes reports/base-finetune; keep its results.json.
+the held-out patients. Writes reports/base-finetune; its results.json and report.md are kept in
+benchmarks/results/base-finetune/.
 """
 
 import argparse
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -53,13 +55,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, base in runs.items():
         words = ["--data", arguments.data, "--base", str(base), "--run_dir", f"runs/{name}"]
         words += ["--lora", "null", "--steps", str(arguments.steps), "--batch", "16"]
-        osteon("train", "dreambooth", *words, "--text_encoder", "true", "--optim.lr", "5e-4")
+        words += ["--min_snr_gamma", "5", "--optim.lr", "5e-4", "--optim.schedule", "cosine"]
+        osteon("train", "dreambooth", *words, "--text_encoder", "true")
         seeds = f"0-{arguments.images - 1}"
         prompts = f"{arguments.data}:test"
-        osteon("generate", "--run", f"runs/{name}", "--seeds", seeds, "--prompts", prompts)
+        words = ["--run", f"runs/{name}", "--seeds", seeds, "--prompts", prompts]
+        osteon("generate", *words, "--scheduler", "dpm++", "--steps", "12")
     folders = [f"runs/{name}" for name in runs]
     words = ["--real", arguments.data, "--fake", *folders, "--out", "reports/base-finetune"]
     osteon("compare", *words)
+    kept = Path("benchmarks/results/base-finetune")
+    kept.mkdir(parents=True, exist_ok=True)
+    for file in ("results.json", "report.md"):
+        shutil.copyfile(Path("reports/base-finetune") / file, kept / file)
 
 
 if __name__ == "__main__":

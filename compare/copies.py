@@ -6,9 +6,11 @@ taken out), and a generated image is sought inside the training images:
 
 1. candidates by cosine with many crops of every training image, at 16 pixels;
 2. for each candidate, template matching: the image, shrunk step by step, is moved over the training
-   image at 32 pixels, and the highest normalised cross-correlation counts.
+   image at 32 pixels, to the highest normalised cross-correlation;
+3. for the likeliest few, registration: from there the crop of the training image is moved and
+   scaled by gradient until it correlates best with the image, both without their own shading.
 
-Both also for the mirrored image. What the score means is told by unseen real images alone.
+All for the mirrored image too. What the score means is told by unseen real images alone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,9 +32,52 @@ CROPS = {1.0: 1, 0.95: 2, 0.9: 3, 0.85: 3, 0.8: 4}
 """Share of a side -> places along it: the crops of a training image in step 1."""
 TEMPLATES = range(25, SIDE + 1)
 """Sides of the shrunk image in step 2: crops of 0.78 and more."""
-CANDIDATES = 8
+CANDIDATES, FINALISTS = 8, 2
+"""Training images that enter steps 2 and 3, per side."""
+ASCENT, RATE = 30, 0.01  # steps of registration, and their size in half sides
 BLOCK, PAIRS = 256, 512  # training images, and pairs, at once
 QUANTILE = 0.999
+
+
+class CopyBank:
+    """Training images in memory, 2 kB each, among which copies are sought."""
+
+    def __init__(self, bank: ImageSet | Made, path: PixelPath, device: str = "cpu") -> None:
+        self.path, self.device = path, device
+        self._bank = torch.cat([maps.half() for maps in _maps(bank, path, device)])  # N x 32 x 32
+
+    @torch.no_grad()
+    def find(self, images: ImageSet | Made, own: np.ndarray | None = None) -> Neighbours:
+        """The training image that each image is most likely a copy of, and its score: Q x 1 both.
+
+        Args:
+            own: place in the bank of each image itself, Q, which is not its own copy.
+
+        Of the queries 6 kB an image are held.
+        """
+        queries = torch.cat(list(_maps(images, self.path, self.device)))
+        queries = torch.stack([queries, queries.flip(-1)])  # 2 x Q x 32 x 32, the second mirrored
+        mine = None if own is None else torch.from_numpy(own).to(self.device)
+        places, valid = self._candidates(queries, mine)
+        scores = _score_all(queries, self._bank, places, valid)
+        top = scores.argmax(1, keepdim=True)  # Q x 1, over both sides' candidates
+        index = torch.cat([*places], 1).gather(1, top)
+        return Neighbours(index.cpu().numpy(), scores.gather(1, top).cpu().numpy())
+
+    def _candidates(self, queries: Tensor, own: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Step 1: places in the bank, 2 x Q x K, and whether they count."""
+        numbers = torch.arange(len(self._bank), device=self.device)
+        best, places = None, None
+        for block, index in zip(self._bank.split(BLOCK), numbers.split(BLOCK), strict=True):
+            found = _likeness(queries, block.float())  # 2 x Q x B
+            if own is not None:
+                found[:, index[None] == own[:, None]] = -1
+            index = index.expand_as(found)
+            if best is not None:
+                found, index = torch.cat([best, found], 2), torch.cat([places, index], 2)
+            best, order = found.topk(min(CANDIDATES, found.shape[2]), dim=2)
+            places = index.gather(2, order)
+        return places, best > -1
 
 
 def find_copies(
@@ -42,33 +87,8 @@ def find_copies(
     device: str = "cpu",
     own: np.ndarray | None = None,
 ) -> Neighbours:
-    """The training image that each image is most likely a copy of, and its score: Q x 1 both.
-
-    Args:
-        own: place in the bank of each image itself, Q, which is not its own copy.
-
-    Of the bank 2 kB an image are held in memory, of the queries 6 kB.
-    """
-    queries = torch.cat(list(_maps(images, path, device)))
-    queries = torch.stack([queries, queries.flip(-1)])  # 2 x Q x 32 x 32, the second mirrored
-    fine, best, places = [], None, None
-    first = 0
-    for block in _maps(bank, path, device):
-        fine.append(_without_shading(block, NARROW).half())
-        found = _likeness(queries, block)  # 2 x Q x B
-        if own is not None:
-            here = torch.arange(first, first + len(block), device=device)
-            found[:, here[None] == torch.from_numpy(own).to(device)[:, None]] = -1
-        index = torch.arange(first, first + len(block), device=device).expand_as(found)
-        if best is not None:
-            found, index = torch.cat([best, found], 2), torch.cat([places, index], 2)
-        best, order = found.topk(min(CANDIDATES, found.shape[2]), dim=2)
-        places = index.gather(2, order)
-        first += len(block)
-    scores = _match_all(queries, torch.cat(fine), places, best > -1)
-    top = scores.argmax(1, keepdim=True)  # Q x 1, over both sides' candidates
-    index = torch.cat([*places], 1).gather(1, top)
-    return Neighbours(index.cpu().numpy(), scores.gather(1, top).cpu().numpy())
+    """`CopyBank.find`, once."""
+    return CopyBank(bank, path, device).find(images, own)
 
 
 def copy_test(scores: np.ndarray, unseen: np.ndarray) -> dict[str, Any]:
@@ -129,22 +149,67 @@ def _small(detail: Tensor, share: float, x: float, y: float) -> Tensor:
     return F.normalize(rows - rows.mean(1, keepdim=True), dim=1)
 
 
-def _match_all(queries: Tensor, fine: Tensor, places: Tensor, valid: Tensor) -> Tensor:
-    """Step 2 for all candidates (places, 2 x Q x K): scores, Q x 2K; -1 where not valid."""
+def _score_all(queries: Tensor, bank: Tensor, places: Tensor, valid: Tensor) -> Tensor:
+    """Steps 2 and 3 for all candidates (places, 2 x Q x K): scores, Q x 2K; -1 where not valid or
+    not among the finalists."""
     side, query, _ = torch.meshgrid(*map(torch.arange, places.shape), indexing="ij")
-    side, query, bank = side.flatten(), query.flatten(), places.flatten()
-    parts = []
-    for pick in torch.arange(len(bank)).split(PAIRS):
-        templates = queries[side[pick], query[pick]]
-        parts.append(_match(templates, fine[bank[pick]].float()))
-    scores = torch.cat(parts).view(places.shape)
-    return torch.cat([*torch.where(valid, scores, -1.0)], 1)
+    side, query, which = side.flatten(), query.flatten(), places.flatten()
+    found, crops = [], []
+    for pick in torch.arange(len(which)).split(PAIRS):
+        score, crop = _match(queries[side[pick], query[pick]], bank[which[pick]].float())
+        found.append(score)
+        crops.append(crop)
+    matched = torch.where(valid, torch.cat(found).view(places.shape), -1.0)
+    last = torch.zeros_like(valid).scatter_(
+        2, matched.topk(min(FINALISTS, matched.shape[2])).indices, True
+    )
+    final = (last & valid).flatten().nonzero()[:, 0]
+    scores = torch.full((len(which),), -1.0, device=queries.device)
+    starts = torch.cat(crops)
+    for pick in final.split(PAIRS):
+        images = queries[side[pick], query[pick]]
+        scores[pick] = _register(images, bank[which[pick]].float(), starts[pick])
+    return torch.cat([*scores.view(places.shape)], 1)
 
 
-def _match(templates: Tensor, bank: Tensor) -> Tensor:
+def _register(images: Tensor, bank: Tensor, crops: Tensor) -> Tensor:
+    """Highest correlation of N images with crops of N training images (both N x 32 x 32) near
+    `crops`, N x (share, x, y) as in `_crops`: Adam on the three numbers (Kingma and Ba 2015)."""
+    wanted = _rows(images)
+    free = crops.clone().requires_grad_()
+    optimiser = torch.optim.Adam([free], lr=RATE)
+    best = torch.full((len(images),), -1.0, device=images.device)
+    with torch.enable_grad():
+        for _ in range(ASCENT):
+            share = free[:, 0].clamp(max=1.0)
+            room = 1 - share
+            x, y = (torch.minimum(torch.maximum(free[:, i], -room), room) for i in (1, 2))
+            none = torch.zeros_like(share)
+            theta = torch.stack([share, none, x, none, share, y], 1).view(-1, 2, 3)
+            places = F.affine_grid(theta, [len(bank), 1, SIDE, SIDE], align_corners=False)
+            crop = F.grid_sample(bank[:, None], places, align_corners=False, padding_mode="border")[
+                :, 0
+            ]
+            score = (wanted * _rows(crop)).sum(1)
+            best = torch.maximum(best, score.detach())
+            optimiser.zero_grad()
+            (-score.sum()).backward()
+            optimiser.step()
+    return best
+
+
+def _rows(maps: Tensor) -> Tensor:
+    """N x 32 x 32 without shading, as rows of mean 0 and length 1."""
+    rows = _without_shading(maps, NARROW).flatten(1)
+    return F.normalize(rows - rows.mean(1, keepdim=True), dim=1)
+
+
+def _match(templates: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
     """Highest normalised cross-correlation of N templates, shrunk to each of TEMPLATES, with N
-    training images (both N x 32 x 32) over all places inside."""
+    training images (both N x 32 x 32) over all places inside; and where, N x (share, x, y)."""
     best = torch.full((len(templates),), -1.0, device=templates.device)
+    crops = torch.zeros(len(templates), 3, device=templates.device)
+    bank = _without_shading(bank, NARROW)
     both = torch.stack([bank, bank * bank], 1)
     for size in TEMPLATES:
         small = F.interpolate(templates[:, None], (size, size), mode="bilinear", antialias=True)
@@ -155,8 +220,13 @@ def _match(templates: Tensor, bank: Tensor) -> Tensor:
         inner = torch.einsum("nxyij,nij->nxy", windows, small)
         mean, square = F.avg_pool2d(both, size, 1).unbind(1)
         spread = (size**2 * (square - mean**2)).clamp_min(1e-6)
-        best = torch.maximum(best, (inner * spread.rsqrt()).flatten(1).amax(1))
-    return best
+        score, place = (inner * spread.rsqrt()).flatten(1).max(1)
+        across = SIDE - size + 1
+        y, x = ((at * 2 + size) / SIDE - 1 for at in (place // across, place % across))
+        crop = torch.stack([torch.full_like(x, size / SIDE), x, y], 1)
+        crops = torch.where((score > best)[:, None], crop, crops)
+        best = torch.maximum(best, score)
+    return best, crops
 
 
 def _without_shading(maps: Tensor, deviation: float) -> Tensor:

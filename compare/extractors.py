@@ -56,19 +56,25 @@ def choose_extractor(
     encoder: Path | None = None,
     device: str = "cpu",
 ) -> Extractor:
-    """The extractor asked for: one of NAMES, or a folder with CLIP or DINOv2.
+    """The extractor asked for: one of NAMES, a folder with CLIP or DINOv2, or a .safetensors file
+    with torchxrayvision's DenseNet.
 
     "auto" is Inception where its weights are at hand. Nothing is downloaded. Raises UserError where
     the weights are not there.
     """
-    from compare.pretrained import load_legacy, load_transformers  # which import this module
+    from compare.pretrained import load_legacy, load_transformers, load_xrv  # which import this
 
     if name == "legacy-ignite":
         return load_legacy(device)
+    if name.endswith(".safetensors"):
+        return load_xrv(Path(name), device)
     if name not in NAMES:
         if not (Path(name) / "config.json").exists():
             known = ", ".join(NAMES)
-            raise UserError(f"'{name}' is no extractor: {known}, or a folder of CLIP or DINOv2.")
+            raise UserError(
+                f"'{name}' is no extractor: {known}, a folder of CLIP or DINOv2, or "
+                "torchxrayvision's DenseNet as .safetensors."
+            )
         return load_transformers(Path(name), device)
     found = inception_weights or inception_file()
     if name == "inception" or inception_weights or (name == "auto" and found.exists()):

@@ -1,7 +1,11 @@
-"""Extractors besides Inception: CLIP and DINOv2 from a folder, and pytorch-ignite's default.
+"""Extractors besides Inception: CLIP and DINOv2 from a folder, torchxrayvision's DenseNet from a
+file, and pytorch-ignite's default.
 
 Nothing is downloaded: the folder is one that transformers' `save_pretrained` (or a clone of the
-model's repository) left.
+model's repository) left; the file is written once, where torchxrayvision is installed, by
+
+    model = torchxrayvision.models.DenseNet(weights="densenet121-res224-all")
+    safetensors.torch.save_file(model.state_dict(), "xrv-all.safetensors")
 """
 
 import hashlib
@@ -16,6 +20,7 @@ from compare.extractors import Extractor, checkpoints_folder, read_weights
 from core.errors import UserError
 from core.files import read_json
 
+XRV_SIDE, XRV_RANGE = 224, 1024.0  # pixels; grey levels from -1024 to 1024
 LEGACY_FILE = "inception_v3_google-0cc3c7bd.pth"
 LEGACY_SIDE = 299
 MEAN_STD = {
@@ -71,6 +76,47 @@ def load_transformers(folder: Path, device: str) -> Extractor:
         resize=f"bicubic with antialiasing to {side} px",
         forward=forward,
         read=read if kind == "clip" else None,
+    )
+
+
+def load_xrv(file: Path, device: str) -> Extractor:
+    """torchxrayvision's DenseNet-121, trained on radiographs (Cohen et al. 2022, arXiv 2111.00595);
+    its 1024 features after the last activation, averaged over the image.
+
+    Raises UserError for a file that is not there or holds another network.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+    from torch import nn
+    from torchvision.models import densenet121
+
+    network = densenet121(weights=None).features
+    network.conv0 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
+    try:
+        state = load_file(file)
+        network.load_state_dict(
+            {k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.")}
+        )
+    except (OSError, SafetensorError, RuntimeError):
+        raise UserError(
+            f"{file} does not hold torchxrayvision's DenseNet-121 as safetensors; "
+            "compare/pretrained.py says how to write it."
+        ) from None
+    network = network.eval().requires_grad_(False).to(device)
+
+    def forward(images: Tensor) -> dict[str, Tensor]:
+        grey = images.float().mean(1, keepdim=True) / 255
+        grey = F.interpolate(grey, (XRV_SIDE, XRV_SIDE), mode="bicubic", antialias=True)
+        found = network((2 * grey.clamp(0, 1) - 1) * XRV_RANGE)
+        return {"features": F.relu(found).mean((2, 3))}
+
+    return Extractor(
+        name=f"torchxrayvision {file.stem}",
+        sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
+        layer="1024-d pool",
+        dimension=1024,
+        resize=f"grey, bicubic with antialiasing to {XRV_SIDE} px",
+        forward=forward,
     )
 
 

@@ -206,7 +206,8 @@ def _add_measuring(group: argparse._ArgumentGroup) -> None:
         "--extractor",
         default="auto",
         metavar="NAME",
-        help=f"{', '.join(NAMES)}, or a folder of CLIP or DINOv2 (default auto)",
+        help=f"{', '.join(NAMES)}, a folder of CLIP or DINOv2, or a .safetensors file of "
+        "torchxrayvision's DenseNet (default auto)",
     )
     group.add_argument(
         "--also", nargs="+", default=[], metavar="NAME", help="further extractors, each a table"

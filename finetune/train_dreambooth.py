@@ -92,7 +92,8 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
         ]
     held_out = None
     if settings.validate_every:
-        held_out = HeldOut(held_out_subject(settings), pipeline, size, settings, accelerator)
+        unseen = held_out_subject(settings)
+        held_out = HeldOut(unseen, session.image_set, pipeline, size, settings, accelerator)
     first = join([source.at(0, len(scheduler))[0] for source in sources])
     check_prediction(Denoiser(pipeline.unet, pipeline.text_encoder), scheduler, first, place.name)
 
@@ -261,7 +262,7 @@ def validate(
     step = session.step + 1
     loss = held_out.loss(denoiser, scheduler)
     sampler.pipeline.to(session.device)
-    scores = held_out.scores(sampler, session.run, step, session.image_set)
+    scores = held_out.scores(sampler, session.run, step)
     old = best_so_far(session.run)
     if session.main and better(scores, old):
         keep(session.run.path / "best", session, settings, sampler, place)

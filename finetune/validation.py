@@ -9,7 +9,7 @@ from diffusers import DDPMScheduler, StableDiffusionPipeline
 
 from core.files import read_json, write_json
 from core.images import write_png
-from core.measures import measure
+from core.measures import Measure
 from core.parallel import part_of
 from core.runs import Run
 from core.seeds import stream
@@ -35,6 +35,7 @@ class HeldOut:
     def __init__(
         self,
         subject: Subject,
+        train: ImageSet,
         pipeline: StableDiffusionPipeline,
         size: int,
         settings: DreamBoothSettings,
@@ -49,6 +50,7 @@ class HeldOut:
         )
         self.captions = [subject.captions[place] for place in chosen]
         self.accelerator = accelerator
+        self.measure = Measure(self.images, train, size, str(accelerator.device))
         frozen = replace(settings, augment=(), cache_latents=True)
         self.latents = Latents(
             images.pixels(size, "RGB")[chosen], pipeline.vae, frozen, accelerator
@@ -94,12 +96,9 @@ class HeldOut:
         self.accelerator.wait_for_everyone()
         return open_set(folder)
 
-    def scores(
-        self, sampler: StableDiffusionSampler, run: Run, step: int, train: ImageSet
-    ) -> dict[str, float]:
+    def scores(self, sampler: StableDiffusionSampler, run: Run, step: int) -> dict[str, float]:
         """Similarity of drawn images to the held-out ones, and the share of copies."""
-        drawn = self.draw(sampler, run, step)
-        found = measure(drawn, self.images, train, sampler.size, str(self.accelerator.device))
+        found = self.measure(self.draw(sampler, run, step))
         return {name: found[name] for name in ("similarity", "copies")}
 
 

@@ -2,9 +2,12 @@
 (Goodfellow et al. 2014, arXiv 1406.2661). Tensors in, numbers out."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
+from torch.func import functional_call, grad, grad_and_value
 
 
 def score_gap(real_scores: torch.Tensor, fake_scores: torch.Tensor) -> torch.Tensor:
@@ -29,10 +32,40 @@ def gradient_penalty(
         real, fake: N x C x H x W.
         alpha: N numbers from U(0, 1), one per image.
     """
-    alpha = alpha.view(-1, 1, 1, 1)
-    mixed = (real * alpha + fake * (1 - alpha)).detach().requires_grad_()
+    mixed = mix(real, fake, alpha).requires_grad_()
     # The sum's gradient holds, image by image, the gradient of that image's own score.
     (gradient,) = torch.autograd.grad(critic(mixed).sum(), mixed, create_graph=True)
+    return distance_from_one(gradient)
+
+
+def compiled_penalty(critic: nn.Module) -> Callable[..., tuple[dict[str, Any], torch.Tensor]]:
+    """`gradient_penalty` and its gradients by the critic's parameters, as one compiled function of
+    (parameters by name, mixed images, labels) -> (gradients by name, penalty).
+
+    torch.compile takes no autograd.grad with create_graph; it does take nested torch.func.grad.
+    """
+
+    def penalty(
+        parameters: dict[str, torch.Tensor], mixed: torch.Tensor, labels: torch.Tensor | None
+    ) -> torch.Tensor:
+        def total(images: torch.Tensor) -> torch.Tensor:
+            scores: torch.Tensor = functional_call(critic, parameters, (images, labels))
+            return scores.sum()
+
+        return distance_from_one(grad(total)(mixed))
+
+    compiled: Callable[..., Any] = torch.compile(grad_and_value(penalty))
+    return compiled
+
+
+def mix(real: torch.Tensor, fake: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
+    """A point between each real image and its fake, N x C x H x W."""
+    alpha = alpha.view(-1, 1, 1, 1)
+    return (real * alpha + fake * (1 - alpha)).detach()
+
+
+def distance_from_one(gradient: torch.Tensor) -> torch.Tensor:
+    """Mean squared distance of the images' gradient norms from 1."""
     norms = gradient.flatten(1).norm(2, dim=1)  # N
     return (norms - 1).square().mean()
 

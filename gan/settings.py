@@ -71,6 +71,9 @@ class WganGpSettings:
     ema_decay: float | None = None
     """Sample from an average of the generator's weights with this decay (0.999); null: do not."""
 
+    compile: bool = False
+    """torch.compile the gradient penalty: a minute at the start, then faster steps on a GPU."""
+
     # Few images
     flip: bool = False
     """Show every other image mirrored. Not for X-rays: anatomy has sides."""
@@ -135,5 +138,9 @@ class WganGpSettings:
             raise ValueError(f"networks {self.networks} knows no condition and no grow; use thesis")
         if self.condition and self.grow:
             raise ValueError("condition and grow do not go together yet; set one to null")
+        if self.compile and self.grow:
+            raise ValueError(
+                "compile and grow do not go together: the networks change as they grow"
+            )
         if self.augment_target is not None and self.augment is None:
             raise ValueError("augment_target needs augment, the probability to begin with (0)")

@@ -1,5 +1,6 @@
 """One update of each player."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.optim import Adam
 
+from core.errors import UserError
 from core.parallel import sum_gradients
 from gan import losses
 from gan.augment import Augmentation, augment
@@ -26,10 +28,12 @@ class Players:
     generator_optimiser: Any
     critic_optimiser: Any
     augmentation: Augmentation | None = None
+    penalty: Callable[..., Any] | None = None
+    """`losses.compiled_penalty` of the critic; None: in eager mode."""
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds of them."""
-        return {name: item for name, item in vars(self).items() if item is not None}
+        return {name: item for name, item in vars(self).items() if hasattr(item, "state_dict")}
 
 
 def make_players(settings: WganGpSettings, accelerator: Accelerator, classes: int = 0) -> Players:
@@ -48,7 +52,12 @@ def make_players(settings: WganGpSettings, accelerator: Accelerator, classes: in
     augmentation = None
     if settings.augment is not None:
         augmentation = Augmentation(settings.augment, settings.augment_target, device)
-    return Players(*networks, *optimisers, augmentation)
+    penalty = None
+    if settings.compile and settings.penalty:
+        if accelerator.scaler is not None:
+            raise UserError("compile goes with fp32 or bf16; give one of them, or compile false.")
+        penalty = losses.compiled_penalty(networks[1])
+    return Players(*networks, *optimisers, augmentation, penalty)
 
 
 def critic_step(
@@ -79,13 +88,21 @@ def critic_step(
         if settings.drift:
             loss = loss + settings.drift * losses.score_drift(scores[0])
         penalty = torch.zeros_like(gap)
-        if penalised:
+        weight = settings.penalty * settings.penalty_every
+        if penalised and players.penalty is None:
             with torch.autocast(accelerator.device.type, enabled=False):  # it stays exact
                 penalty = losses.gradient_penalty(
                     lambda mixed: critic(mixed, batch.labels), real, fake, batch.alpha[:, k]
                 )
-            loss = losses.critic_loss(loss, penalty, settings.penalty * settings.penalty_every)
+            loss = losses.critic_loss(loss, penalty, weight)
         accelerator.backward(batch.share * loss)
+        if penalised and players.penalty is not None:
+            mixed = losses.mix(real, fake, batch.alpha[:, k])
+            own = dict(critic.named_parameters())
+            gradients, penalty = players.penalty(own, mixed, batch.labels)
+            for name, parameter in own.items():
+                parameter.grad.add_(gradients[name], alpha=batch.share * weight)
+            loss = losses.critic_loss(loss, penalty, weight)
         realism = losses.realism(*scores)
         values = batch.share * torch.stack([gap, penalty, loss, realism]).detach()
     gap, penalty, loss, realism = sum_gradients(critic, values, accelerator)

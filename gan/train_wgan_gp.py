@@ -18,7 +18,7 @@ from core.curves import plot, write_csv
 from core.ema import Ema
 from core.errors import command
 from core.images import grid, write_png
-from core.measures import measure
+from core.measures import Measure
 from core.plan import activation_bytes, checkpoint_bytes, count_parameters
 from core.runs import read_metrics
 from core.seeds import batches_per_epoch, image_noise, step_limit
@@ -49,8 +49,8 @@ def train(settings: WganGpSettings, dry_run: bool = False) -> None:
     limit = step_limit(settings.steps, settings.epochs, len(image_set), settings.batch)
     settings = dataclasses.replace(settings, steps=limit)
     names, labels = read_classes(image_set, settings.condition)
-    scored = scored_set(settings)
     session = Session(FAMILY, settings, image_set, advice=health.ADVICE)
+    measure = measure_of(settings, image_set, session)
     players = make_players(settings, session.accelerator, len(names))
     check_disk(session.run.path, disk_bytes(settings, players))
     if dry_run:
@@ -98,9 +98,9 @@ def train(settings: WganGpSettings, dry_run: bool = False) -> None:
                 now.write_weights(session.run.weights)
                 write_curves(session.run.path)
                 session.warn(health.warnings_of(read_metrics(session.run.path)))
-        if scored and session.due_after(settings.score_every):
+        if measure and session.due_after(settings.score_every):
             session.flush()
-            score = take_score(now, scored, image_set, session)
+            score = take_score(now, measure, session)
             session.log(**{f"score_{name}": value for name, value in score.items()})
             if session.main:
                 now.write_weights(session.run.weights)
@@ -148,26 +148,25 @@ class Snapshot:
         save_generator(self.settle(), config, folder)
 
 
-def scored_set(settings: WganGpSettings) -> ImageSet | None:
-    """What generated images are scored against; None where they are not."""
+def measure_of(settings: WganGpSettings, image_set: ImageSet, session: Session) -> Measure | None:
+    """What scores generated images; None where it is not asked for."""
     if not settings.score_every:
         return None
-    return open_set(settings.score_data) if settings.score_data else held_out_of(settings.data)
+    real = open_set(settings.score_data) if settings.score_data else held_out_of(settings.data)
+    searched = dataclasses.replace(
+        image_set, paths=image_set.paths[:MOST_SEARCHED], rows=image_set.rows[:MOST_SEARCHED]
+    )
+    return Measure(real, searched, settings.size, str(session.device))
 
 
-def take_score(
-    now: Snapshot, real: ImageSet, image_set: ImageSet, session: Session
-) -> dict[str, float]:
+def take_score(now: Snapshot, measure: Measure, session: Session) -> dict[str, float]:
     """Scores of fresh images, which are left in run_dir/scored; all processes work together."""
     folder = now.run / "scored"
     if session.main:
         for number, image in enumerate(now.draw(now.settings.score_images)):
             write_png(image, folder / f"{number:06d}.png", synthetic=True)
     session.accelerator.wait_for_everyone()
-    searched = dataclasses.replace(
-        image_set, paths=image_set.paths[:MOST_SEARCHED], rows=image_set.rows[:MOST_SEARCHED]
-    )
-    return measure(open_set(folder), real, searched, now.settings.size, str(session.device))
+    return measure(open_set(folder))
 
 
 def means(updates: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

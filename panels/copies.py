@@ -1,22 +1,19 @@
-"""The nearest training image of a picture, and whether it may be a copy.
-
-Cosines of mean-centred pixels (as in the reports), on copies of SIDE pixels. The yardstick is how
-near unseen real images come to the training images.
-"""
+"""The training image that a picture is most likely a copy of, by the reports' own test: mirrored,
+cropped and re-lit ones too. The yardstick is how near unseen real images come."""
 
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from core.errors import UserError
-from core.images import fit, to_mode
+from core.images import fit, to_array, to_mode
 from panels.catalogue import Model
 
-SIDE = 64  # pixels: memory and time stay small for 100,000 images
-BLOCK = 1024  # training images compared at once
+SIDE = 64  # pixels at which images are looked at
 MOST_UNSEEN = 500  # real images that make the yardstick
 ENOUGH = 99  # unseen images from which a copy may be named: one in a hundred by chance
 
@@ -27,8 +24,8 @@ class Nearest:
 
     image: Path
     """Of the training images."""
-    cosine: float
-    """-1 to 1."""
+    likeness: float
+    """Correlation of the best crop, -1 to 1."""
     share: float
     """Of the unseen real images, those that lie further from any training image, 0 to 1."""
     unseen: int
@@ -40,7 +37,7 @@ class Nearest:
     @property
     def words(self) -> str:
         """One sentence."""
-        what = f"cosine {self.cosine:.2f}"
+        what = f"likeness {self.likeness:.2f}"
         if not self.unseen:
             return f"{what}; there are no unseen images to judge it by"
         judged = f"nearer than {self.share:.0%} of {self.unseen} unseen real images come"
@@ -63,17 +60,31 @@ class _Bank:
     """Training images and the yardstick, in memory."""
 
     paths: list[Path]
-    pixels: np.ndarray
-    """uint8, N x SIDE x SIDE, or N x SIDE x SIDE x 3; a memory map for large sets."""
-    mode: str
+    search: Any
+    """`compare.copies.CopyBank`."""
     unseen: np.ndarray
-    """Cosines of unseen real images with their nearest training images."""
+    """Scores of unseen real images."""
 
     def nearest(self, image: Image.Image) -> Nearest:
-        query = np.array(fit(to_mode(image, self.mode), SIDE))[None]
-        place, cosine = _search(query, self.pixels)
-        share = float((self.unseen < cosine[0]).mean()) if len(self.unseen) else 0.0
-        return Nearest(self.paths[place[0]], float(cosine[0]), share, len(self.unseen))
+        found = self.search.find(_One(image))
+        place, score = int(found.index[0, 0]), float(found.cosine[0, 0])
+        share = float((self.unseen < score).mean()) if len(self.unseen) else 0.0
+        return Nearest(self.paths[place], score, share, len(self.unseen))
+
+
+@dataclass(frozen=True)
+class _One:
+    """One picture as a set of images (`compare.features.Made`)."""
+
+    image: Image.Image
+    name: str = "picture"
+    fingerprint: str = ""
+
+    def __len__(self) -> int:
+        return 1
+
+    def batch(self, first: int, last: int, path: Any) -> np.ndarray:
+        return to_array([fit(to_mode(self.image, path.mode), path.size)])
 
 
 def _changed(data: Path) -> float:
@@ -85,25 +96,17 @@ def _changed(data: Path) -> float:
 
 @lru_cache(maxsize=2)
 def _bank(data: str, changed: float) -> _Bank:
+    from compare.copies import CopyBank  # torch
+    from compare.features import PixelPath
     from compare.measure import pick
     from compare.sources import open_real
 
     folder, _, split = data.rpartition(":")
     real = open_real(folder or data, data if folder and split != "train" else None)
     train, unseen = real.train, real.held_out
-    pixels = train.pixels(SIDE, train.mode)
+    search = CopyBank(train, PixelPath(SIDE, train.mode))
     if real.same:
-        return _Bank(train.paths, pixels, train.mode, np.zeros(0))
+        return _Bank(train.paths, search, np.zeros(0))
     if len(unseen) > MOST_UNSEEN:
         unseen = pick(unseen, MOST_UNSEEN, 0, "yardstick")
-    _, cosines = _search(unseen.pixels(SIDE, train.mode), pixels)
-    return _Bank(train.paths, pixels, train.mode, cosines)
-
-
-def _search(queries: np.ndarray, bank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Place and cosine of the nearest bank image of each query."""
-    from compare.neighbours import nearest  # torch
-
-    blocks = (bank[first : first + BLOCK] for first in range(0, len(bank), BLOCK))
-    found = nearest(queries, blocks)["centred"]
-    return found.index[:, 0], found.cosine[:, 0]
+    return _Bank(train.paths, search, search.find(unseen).cosine[:, 0])

@@ -71,6 +71,29 @@ def test_dinov2(tmp_path: Path) -> None:
     assert METRICS["frechet"].heading(extractor) == "Fréchet distance (DINOv2 dino)"
 
 
+def test_torchxrayvision(tmp_path: Path) -> None:
+    """Keys and arithmetic of torchxrayvision 1.5's DenseNet, seeded."""
+    from safetensors.torch import save_file
+    from torchvision.models import densenet121
+
+    torch.manual_seed(0)
+    network = densenet121(num_classes=18).eval()
+    network.features.conv0 = torch.nn.Conv2d(1, 64, 7, 2, 3, bias=False)
+    file = tmp_path / "xrv.safetensors"
+    save_file(network.state_dict() | {"op_threshs": torch.zeros(18)}, file)
+    extractor = choose_extractor(str(file))
+    assert (extractor.name, extractor.dimension) == ("torchxrayvision xrv", 1024)
+    pixels = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8)
+    with torch.no_grad():
+        scaled = (pixels.float().mean(1, keepdim=True) / 255 * 2 - 1) * 1024
+        wanted = torch.nn.functional.relu(network.features(scaled)).mean((2, 3))
+        torch.testing.assert_close(extractor.forward(pixels)["features"], wanted)
+    save_file({"features.conv0.weight": torch.zeros(1)}, file)
+    for place in (file, tmp_path / "none.safetensors"):
+        with pytest.raises(UserError, match="does not hold torchxrayvision's"):
+            choose_extractor(str(place))
+
+
 def test_folders_of_other_kinds_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is no extractor"):
         choose_extractor("nothing")

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from core.families import resolve
-from core.measures import FEW, MEASURES, measure
+from core.measures import FEW, MEASURES, Measure
 from core.sets import ImageSet, open_set
 
 
@@ -34,9 +34,9 @@ def test_like_images_score_higher_and_copies_are_seen(
     monkeypatch.setenv("OSTEON_CACHE", str(tmp_path / "cache"))
     train, held_out = pictures(tmp_path / "train", 5, 0), pictures(tmp_path / "held", 5, 1)
     like, unlike = pictures(tmp_path / "like", 4, 2), pictures(tmp_path / "unlike", 4, 3, 200.0)
-    good, bad, copies = (measure(x, held_out, train, 64) for x in (like, unlike, train))
+    good, bad, copies = map(Measure(held_out, train, 64), (like, unlike, train))
     assert good["similarity"] > bad["similarity"]
     assert good["copies"] < copies["copies"] == 1.0
     assert "frechet" not in good
     more = [pictures(tmp_path / f"more{i}", FEW + 1, 4 + i) for i in (0, 1)]
-    assert measure(more[0], more[1], train, 64)["frechet"] >= 0
+    assert Measure(more[1], train, 64)(more[0])["frechet"] >= 0

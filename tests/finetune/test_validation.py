@@ -13,6 +13,7 @@ from core.errors import UserError
 from core.families import load_sampler
 from core.images import list_images
 from core.runs import read_metrics
+from core.sets import open_set
 from finetune.adapters import adapter_state
 from finetune.blend import name_of
 from finetune.losses import denoising_loss, target
@@ -32,7 +33,8 @@ def test_the_loss_is_the_same_each_time_and_by_hand(
     own = settings(data=str(captioned), prompt=None)
     pipeline = open_pipeline(base)
     scheduler = training_scheduler(pipeline)
-    held_out = HeldOut(held_out_subject(own), pipeline, 32, own, Accelerator(cpu=True))
+    train_set, alone = open_set(captioned), Accelerator(cpu=True)
+    held_out = HeldOut(held_out_subject(own), train_set, pipeline, 32, own, alone)
     denoiser = Denoiser(pipeline.unet, pipeline.text_encoder)
     first = held_out.loss(denoiser, scheduler)
     torch.rand(7)

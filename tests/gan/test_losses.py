@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from gan.losses import critic_loss, generator_loss, gradient_penalty, score_gap
+from gan.losses import (
+    compiled_penalty,
+    critic_loss,
+    generator_loss,
+    gradient_penalty,
+    mix,
+    score_gap,
+)
+from gan.networks import Critic
 
 
 def test_score_gap_and_losses_by_hand() -> None:
@@ -42,3 +50,21 @@ def test_penalty_differentiates_twice() -> None:
     penalty.backward()
     assert s.grad is not None
     assert s.grad.item() == pytest.approx(4.0, rel=1e-5)
+
+
+@pytest.mark.slow  # the compiler takes half a minute
+@pytest.mark.parametrize("classes", [0, 3])
+def test_the_compiled_penalty_has_eager_modes_gradients(classes: int) -> None:
+    torch.manual_seed(0)
+    critic = Critic(size=32, width=4, classes=classes)
+    real, fake, alpha = torch.rand(5, 1, 32, 32), torch.rand(5, 1, 32, 32), torch.rand(5)
+    labels = torch.arange(5) % classes if classes else None
+    penalty = gradient_penalty(lambda x: critic(x, labels), real, fake, alpha)
+    penalty.backward()
+    own = dict(critic.named_parameters())
+    gradients, found = compiled_penalty(critic)(own, mix(real, fake, alpha), labels)
+    torch.testing.assert_close(found, penalty)
+    for name, parameter in own.items():
+        wanted = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        torch.testing.assert_close(gradients[name], wanted, atol=1e-5, rtol=1e-4)
+    assert max(gradient.abs().max() for gradient in gradients.values()) > 1e-3

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
@@ -17,8 +18,11 @@ from gan.train_wgan_gp import train
 from tests.gan import two_processes
 
 
+@pytest.mark.parametrize(
+    "compiled", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["eager", "compiled"]
+)
 def test_the_first_20_losses_equal_a_plain_loops(
-    make_folder: Callable[..., Path], tmp_path: Path
+    make_folder: Callable[..., Path], tmp_path: Path, compiled: bool
 ) -> None:
     """A graph through everything, files read one by one, no part left out: the same numbers, with
     a smaller last batch in each epoch."""
@@ -30,6 +34,7 @@ def test_the_first_20_losses_equal_a_plain_loops(
         z_dim=6,
         batch=4,
         preview_every=0,
+        compile=compiled,
     )
     train(settings)
     ours, plain = read_metrics(tmp_path / "run"), plain_loop(settings, "cpu")

@@ -128,10 +128,10 @@ def test_the_nearest_training_image_is_found(prepared: Path) -> None:
     bank = _bank(str(prepared), 0.0)
     near = bank.nearest(noise(seed=3))
     assert near.image == prepared / "train/3.png"
-    assert near.cosine == pytest.approx(1.0, abs=1e-4)
+    assert near.likeness == pytest.approx(1.0, abs=1e-4)
     assert (near.share, near.unseen) == (1.0, 4)
     assert not near.possible_copy  # four unseen images are too few to say so
-    assert bank.nearest(noise(seed=99)).cosine < 0.2
+    assert bank.nearest(noise(seed=99)).likeness < 0.2
     assert open_set(prepared).captions[3] == "image 3"
 
 
