@@ -32,8 +32,8 @@ CROPS = {1.0: 1, 0.95: 2, 0.9: 3, 0.85: 3, 0.8: 4}
 """Share of a side -> places along it: the crops of a training image in step 1."""
 TEMPLATES = range(25, SIDE + 1)
 """Sides of the shrunk image in step 2: crops of 0.78 and more."""
-CANDIDATES, FINALISTS = 8, 2
-"""Training images that enter steps 2 and 3, per side."""
+CANDIDATES, FINALISTS = 12, 6
+"""Training images that enter step 2, for the image and its mirror each, and step 3, for both."""
 ASCENT, RATE = 30, 0.01  # steps of registration, and their size in half sides
 BLOCK, PAIRS = 256, 512  # training images, and pairs, at once
 QUANTILE = 0.999
@@ -152,24 +152,23 @@ def _small(detail: Tensor, share: float, x: float, y: float) -> Tensor:
 def _score_all(queries: Tensor, bank: Tensor, places: Tensor, valid: Tensor) -> Tensor:
     """Steps 2 and 3 for all candidates (places, 2 x Q x K): scores, Q x 2K; -1 where not valid or
     not among the finalists."""
-    side, query, _ = torch.meshgrid(*map(torch.arange, places.shape), indexing="ij")
-    side, query, which = side.flatten(), query.flatten(), places.flatten()
-    found, crops = [], []
-    for pick in torch.arange(len(which)).split(PAIRS):
-        score, crop = _match(queries[side[pick], query[pick]], bank[which[pick]].float())
-        found.append(score)
-        crops.append(crop)
-    matched = torch.where(valid, torch.cat(found).view(places.shape), -1.0)
-    last = torch.zeros_like(valid).scatter_(
-        2, matched.topk(min(FINALISTS, matched.shape[2])).indices, True
-    )
-    final = (last & valid).flatten().nonzero()[:, 0]
+    per_side = places.shape[2]
+    places, valid = torch.cat([*places], 1), torch.cat([*valid], 1)  # Q x 2K
+    query, column = torch.meshgrid(*map(torch.arange, places.shape), indexing="ij")
+    query, side, which = query.flatten(), column.flatten() // per_side, places.flatten()
+
+    def images(pick: Tensor) -> tuple[Tensor, Tensor]:
+        return queries[side[pick], query[pick]], bank[which[pick]].float()
+
+    found = [_match(*images(pick)) for pick in torch.arange(len(which)).split(PAIRS)]
+    matched, crops = (torch.cat(part) for part in zip(*found, strict=True))
+    matched = torch.where(valid, matched.view(places.shape), -1.0)
+    last = matched.topk(min(FINALISTS, matched.shape[1])).indices
+    final = torch.zeros_like(valid).scatter_(1, last, True) & valid
     scores = torch.full((len(which),), -1.0, device=queries.device)
-    starts = torch.cat(crops)
-    for pick in final.split(PAIRS):
-        images = queries[side[pick], query[pick]]
-        scores[pick] = _register(images, bank[which[pick]].float(), starts[pick])
-    return torch.cat([*scores.view(places.shape)], 1)
+    for pick in final.flatten().nonzero()[:, 0].split(PAIRS):
+        scores[pick] = _register(*images(pick), crops[pick])
+    return scores.view(places.shape)
 
 
 def _register(images: Tensor, bank: Tensor, crops: Tensor) -> Tensor:

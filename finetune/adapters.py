@@ -95,8 +95,8 @@ def _config(lora: Lora, layers: dict[str, list[str]]) -> LoraConfig:
         lora_alpha=lora.alpha,
         target_modules=[name for part in lora.targets for name in layers.get(part, [])],
         lora_dropout=lora.dropout,
-        use_dora=lora.dora,
-        use_rslora=lora.rslora,
+        use_dora=lora.kind == "dora",
+        use_rslora=lora.kind == "rslora",
         init_lora_weights="gaussian",
     )
 

@@ -47,7 +47,6 @@ NAMES = {
     "rank": "lora.rank",
     "lora_alpha": "lora.alpha",
     "lora_dropout": "lora.dropout",
-    "use_dora": "lora.dora",
     "validation_prompt": "preview_prompts",
     "validation_steps": "preview_every",
     "report_to": "tracker",
@@ -55,6 +54,7 @@ NAMES = {
 """Theirs: ours."""
 READ = (
     "with_prior_preservation",
+    "use_dora",
     "offset_noise",
     "use_8bit_adam",
     "optimizer",
@@ -122,6 +122,8 @@ def settings_of(given: dict[str, str], lora: bool) -> dict[str, str]:
         ours["optim.name"] = "adamw8bit"
     elif given.get("optimizer", "AdamW").lower() == "prodigy":
         ours["optim.name"] = "prodigy"
+    if given.get("use_dora") == "true":
+        ours["lora.kind"] = "dora"
     if given.get("offset_noise") == "true":
         ours["noise_offset"] = "0.1"  # as there
     if "preview_prompts" in ours:

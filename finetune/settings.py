@@ -47,10 +47,9 @@ class Lora:
     """Layers that get an adapter. The text encoder has attention and feedforward only."""
     dropout: float = 0.0
     """Share of an adapter's inputs left out while training."""
-    dora: bool = False
-    """Learn the weights' magnitude apart from their direction (DoRA, Liu et al. 2024)."""
-    rslora: bool = False
-    """Scale by alpha / sqrt(rank) instead (rsLoRA, Kalajdzievski 2023): for high ranks."""
+    kind: Literal["plain", "dora", "rslora"] = "plain"
+    """dora: magnitudes apart from directions (Liu et al. 2024); rslora: scaled by alpha /
+    sqrt(rank) (Kalajdzievski 2023), for high ranks."""
 
 
 @dataclass(frozen=True)

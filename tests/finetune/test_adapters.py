@@ -37,8 +37,8 @@ def tuned(base: Path, lora: Lora, text: bool) -> StableDiffusionPipeline:
         (Lora(rank=3, alpha=1.0, targets=EVERYWHERE), True),
         (Lora(rank=2, alpha=4.0, targets=("projection",)), False),
         (Lora(rank=2, alpha=4.0, targets=("convolution",)), False),
-        (Lora(rank=2, alpha=4.0, targets=("attention", "feedforward"), dora=True), True),
-        (Lora(rank=4, alpha=3.0, targets=("attention", "convolution"), rslora=True), True),
+        (Lora(rank=2, alpha=4.0, targets=("attention", "feedforward"), kind="dora"), True),
+        (Lora(rank=4, alpha=3.0, targets=("attention", "convolution"), kind="rslora"), True),
     ],
 )
 def test_plain_diffusers_reads_back_the_same(
