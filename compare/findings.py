@@ -87,7 +87,7 @@ def _real_level(table: dict[str, Any]) -> list[str]:
     text = fixed(real["scores"][key]["value"], decimals_of(table, key))
     count = f"s many other real images ({table['contract']['n_fake']:,})"
     if not _difference(table, key, real["label"], best["label"])["decided"]:
-        return [f"{best['label']} cannot be told from a{count}, which score {text}."]
+        return [f"By this score {best['label']} cannot be told from a{count}, with {text}."]
     times = best["scores"][key]["times_floor"]
     return [f"A{count} score {text}: {best['label']} is at {times:.1f} times that."]
 

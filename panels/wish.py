@@ -54,7 +54,7 @@ class Wish:
     loras: Mapping[str, float] = field(default_factory=dict)
     """Names of further LoRA runs to mix in, and their scales."""
     weights: str = WEIGHTS[0]
-    """Of a run that measured itself while it trained: its last weights, or the best."""
+    """Of a run that kept several: its last, those that measured best, or those of a step."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.seed, int) or not 0 <= self.seed <= MAX_SEED:
@@ -65,8 +65,9 @@ class Wish:
             check("lora_scale", scale, f"The scale of {name}")
         if self.scheduler not in SCHEDULERS:
             raise UserError(f"There is no scheduler '{self.scheduler}'; choose one from the list.")
-        if self.weights not in WEIGHTS:
-            raise UserError(f"Weights are {' or '.join(WEIGHTS)}, not '{self.weights}'.")
+        if self.weights not in WEIGHTS and not self.weights.isdecimal():
+            named = ", ".join(WEIGHTS)
+            raise UserError(f"Weights are {named} or a training step, not '{self.weights}'.")
         for name, text in (("prompt", self.prompt), ("negative prompt", self.negative)):
             if len(text) > MAX_TEXT:
                 raise UserError(f"The {name} is longer than {MAX_TEXT} characters; shorten it.")

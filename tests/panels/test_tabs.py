@@ -88,7 +88,7 @@ def test_a_grid_holds_every_combination(client: Client, project: Path) -> None:
     asked[4] = "1, 2, x"
     assert "takes numbers" in last(client, *asked, api_name="/grid")[0]
     asked[3:5] = ["Weights", "newest, 7"]
-    assert "kept no weights '7'" in last(client, *asked, api_name="/grid")[0]
+    assert "kept no weights &#x27;7&#x27;" in last(client, *asked, api_name="/grid")[0]
 
 
 def test_a_saved_vector_is_a_point_like_a_seed(client: Client, project: Path) -> None:
