@@ -82,7 +82,7 @@ class CopyBank:
 
 def find_copies(
     images: ImageSet | Made,
-    bank: ImageSet,
+    bank: ImageSet | Made,
     path: PixelPath,
     device: str = "cpu",
     own: np.ndarray | None = None,
@@ -143,10 +143,12 @@ def _small(detail: Tensor, share: float, x: float, y: float) -> Tensor:
     places = F.affine_grid(
         theta.expand(len(detail), 2, 3), [len(detail), 1, COARSE, COARSE], align_corners=False
     )
-    rows = F.grid_sample(
-        detail[:, None], places, align_corners=False, padding_mode="border"
-    ).flatten(1)
-    return F.normalize(rows - rows.mean(1, keepdim=True), dim=1)
+    return _rows(_sample(detail, places))
+
+
+def _sample(maps: Tensor, places: Tensor) -> Tensor:
+    """N x 32 x 32 at places from `affine_grid`."""
+    return F.grid_sample(maps[:, None], places, align_corners=False, padding_mode="border")[:, 0]
 
 
 def _score_all(queries: Tensor, bank: Tensor, places: Tensor, valid: Tensor) -> Tensor:
@@ -174,7 +176,7 @@ def _score_all(queries: Tensor, bank: Tensor, places: Tensor, valid: Tensor) -> 
 def _register(images: Tensor, bank: Tensor, crops: Tensor) -> Tensor:
     """Highest correlation of N images with crops of N training images (both N x 32 x 32) near
     `crops`, N x (share, x, y) as in `_crops`: Adam on the three numbers (Kingma and Ba 2015)."""
-    wanted = _rows(images)
+    wanted = _rows(_without_shading(images, NARROW))
     free = crops.clone().requires_grad_()
     optimiser = torch.optim.Adam([free], lr=RATE)
     best = torch.full((len(images),), -1.0, device=images.device)
@@ -186,10 +188,8 @@ def _register(images: Tensor, bank: Tensor, crops: Tensor) -> Tensor:
             none = torch.zeros_like(share)
             theta = torch.stack([share, none, x, none, share, y], 1).view(-1, 2, 3)
             places = F.affine_grid(theta, [len(bank), 1, SIDE, SIDE], align_corners=False)
-            crop = F.grid_sample(bank[:, None], places, align_corners=False, padding_mode="border")[
-                :, 0
-            ]
-            score = (wanted * _rows(crop)).sum(1)
+            crop = _sample(bank, places)
+            score = (wanted * _rows(_without_shading(crop, NARROW))).sum(1)
             best = torch.maximum(best, score.detach())
             optimiser.zero_grad()
             (-score.sum()).backward()
@@ -198,8 +198,8 @@ def _register(images: Tensor, bank: Tensor, crops: Tensor) -> Tensor:
 
 
 def _rows(maps: Tensor) -> Tensor:
-    """N x 32 x 32 without shading, as rows of mean 0 and length 1."""
-    rows = _without_shading(maps, NARROW).flatten(1)
+    """N maps as rows of mean 0 and length 1."""
+    rows = maps.flatten(1)
     return F.normalize(rows - rows.mean(1, keepdim=True), dim=1)
 
 
@@ -212,9 +212,7 @@ def _match(templates: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
     both = torch.stack([bank, bank * bank], 1)
     for size in TEMPLATES:
         small = F.interpolate(templates[:, None], (size, size), mode="bilinear", antialias=True)
-        small = _without_shading(small[:, 0], NARROW)
-        small = small - small.mean((1, 2), keepdim=True)
-        small = F.normalize(small.flatten(1), dim=1).view(-1, size, size)
+        small = _rows(_without_shading(small[:, 0], NARROW)).view(-1, size, size)
         windows = bank.unfold(1, size, 1).unfold(2, size, 1)  # N x places x places x size x size
         inner = torch.einsum("nxyij,nij->nxy", windows, small)
         mean, square = F.avg_pool2d(both, size, 1).unbind(1)

@@ -74,6 +74,22 @@ class Made(Protocol):
 
 
 @dataclass(frozen=True)
+class Given:
+    """Pixels that are at hand, uint8, N x H x W or N x H x W x 3, and on the pixel path already."""
+
+    pixels: np.ndarray
+    name: str = "given"
+    fingerprint: str = ""
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def batch(self, first: int, last: int, path: PixelPath) -> np.ndarray:
+        """uint8, images `first` to `last`."""
+        return self.pixels[first:last]
+
+
+@dataclass(frozen=True)
 class Noise:
     """Uniform noise images: what no generator should fall below."""
 

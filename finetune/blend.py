@@ -66,9 +66,10 @@ class Blend:
 
     def pick(self, name: str) -> None:
         """Take the run's weights of that name. Raises UserError where there are none."""
-        if name not in self.choice:
-            raise UserError(f"--weights '{name}' should be one of: {', '.join(self.choice)}.")
-        folder = self.choice[name]
+        choice = self.choice
+        if name not in choice:
+            raise UserError(f"--weights '{name}' should be one of: {', '.join(choice)}.")
+        folder = choice[name]
         if self.own is None:
             self._replace(folder)
         elif folder != self.own:
@@ -79,13 +80,14 @@ class Blend:
         if own is not None:
             check_fits(own, self.place)
         self.own = own
-        self._load([own] if own else [])
         self._replace(self.place.folder)
+        self._load([own] if own else [])
 
     def _replace(self, folder: Path) -> None:
-        """UNet and text encoder by those in `folder`, in place; adapters must be off."""
+        """UNet and text encoder by those in `folder`, in place."""
         if folder == self._whole:
             return
+        self._load([])  # under adapters the networks' weights have other names
         fresh = open_pipeline(folder)
         self.pipeline.unet.load_state_dict(fresh.unet.state_dict())
         self.pipeline.text_encoder.load_state_dict(fresh.text_encoder.state_dict())

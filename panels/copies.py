@@ -66,25 +66,13 @@ class _Bank:
     """Scores of unseen real images."""
 
     def nearest(self, image: Image.Image) -> Nearest:
-        found = self.search.find(_One(image))
+        from compare.features import Given  # torch
+
+        pixels = to_array([fit(to_mode(image, self.search.path.mode), SIDE)])
+        found = self.search.find(Given(pixels))
         place, score = int(found.index[0, 0]), float(found.cosine[0, 0])
         share = float((self.unseen < score).mean()) if len(self.unseen) else 0.0
         return Nearest(self.paths[place], score, share, len(self.unseen))
-
-
-@dataclass(frozen=True)
-class _One:
-    """One picture as a set of images (`compare.features.Made`)."""
-
-    image: Image.Image
-    name: str = "picture"
-    fingerprint: str = ""
-
-    def __len__(self) -> int:
-        return 1
-
-    def batch(self, first: int, last: int, path: Any) -> np.ndarray:
-        return to_array([fit(to_mode(self.image, path.mode), path.size)])
 
 
 def _changed(data: Path) -> float:

@@ -7,7 +7,6 @@ than COUNTS deviations of what it does between sets without fault.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 
@@ -18,7 +17,7 @@ from PIL import Image, ImageFilter
 
 from compare.copies import copy_test, find_copies
 from compare.extractors import ENCODER, load_mini
-from compare.features import Features, PixelPath
+from compare.features import Features, Given, PixelPath
 from compare.metrics import METRICS, metrics_for
 from prepare.chest import draw_chest, sample_chest
 
@@ -29,21 +28,6 @@ COUNTS = 4.0
 PATH = PixelPath(64, "L")
 Fault = Callable[[float], np.ndarray]
 """Level in [0, 1] -> uint8, COUNT x 64 x 64."""
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """Images in memory."""
-
-    pixels: np.ndarray
-    name: str = "drawn"
-    fingerprint: str = ""
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def batch(self, first: int, last: int, _: PixelPath) -> np.ndarray:
-        return self.pixels[first:last]
 
 
 @cache
@@ -109,7 +93,7 @@ def features(key: bytes) -> Features:
 
 @cache
 def unseen_scores() -> np.ndarray:
-    return find_copies(Drawn(drawn(0)), Drawn(drawn(1)), PATH).cosine[:, 0]  # type: ignore[arg-type]
+    return find_copies(Given(drawn(0)), Given(drawn(1)), PATH).cosine[:, 0]
 
 
 def values(pixels: np.ndarray, copies: bool) -> dict[str, float]:
@@ -119,7 +103,7 @@ def values(pixels: np.ndarray, copies: bool) -> dict[str, float]:
     chosen = metrics_for(extractor, False, COUNT, COUNT)
     found = {metric.key: metric.value(real, fake) for metric in chosen}
     if copies:
-        scores = find_copies(Drawn(pixels), Drawn(drawn(1)), PATH).cosine[:, 0]  # type: ignore[arg-type]
+        scores = find_copies(Given(pixels), Given(drawn(1)), PATH).cosine[:, 0]
         found["copies"] = copy_test(scores, unseen_scores())["share_above"]
     return found
 

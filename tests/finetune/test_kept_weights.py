@@ -52,3 +52,21 @@ def test_a_base_in_memory_is_itself_again(settings: Make, tmp_path: Path) -> Non
     switched = switch_sampler(sampler, Path(own.run_dir))
     assert switched is not None
     np.testing.assert_array_equal(to_array(switched([0], ["a ramp"], steps=2)), first)
+
+
+def test_a_step_may_be_picked_after_loras_were_mixed_in(settings: Make, tmp_path: Path) -> None:
+    """Under adapters the networks' weights have other names."""
+    own = settings(lora=None, steps=2, keep_weights=(1,), optim=Optim(lr=1e-2))
+    train(own)
+    weights = Path(own.run_dir) / "weights"
+    tuned = settings(base=str(weights), lora=Lora(rank=2), steps=1, run_dir=str(tmp_path / "lora"))
+    train(tuned)
+    sampler = load_sampler(Path(own.run_dir), "cpu")
+    alone = to_array(sampler([0], ["a ramp"], steps=2, weights=1))
+    sampler([0], ["a ramp"], steps=2, loras={tuned.run_dir: 1.0})
+    again = to_array(sampler([0], ["a ramp"], steps=2, weights=1))
+    np.testing.assert_array_equal(again, alone)
+    switched = switch_sampler(sampler, Path(tuned.run_dir))
+    assert switched is not None
+    wanted = load_sampler(Path(tuned.run_dir), "cpu")([0], ["a ramp"], steps=2)
+    np.testing.assert_array_equal(to_array(switched([0], ["a ramp"], steps=2)), to_array(wanted))
