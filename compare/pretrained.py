@@ -99,7 +99,7 @@ def load_xrv(file: Path, device: str) -> Extractor:
         )
     except (OSError, SafetensorError, RuntimeError):
         raise UserError(
-            f"{file} does not hold torchxrayvision's DenseNet-121 as safetensors; "
+            f"{file} is not there or does not hold torchxrayvision's DenseNet-121 as safetensors; "
             "compare/pretrained.py says how to write it."
         ) from None
     network = network.eval().requires_grad_(False).to(device)
