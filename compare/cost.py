@@ -45,13 +45,14 @@ def describe(fake: Fake) -> dict[str, Any]:
 def _cost(fake: Fake, info: dict[str, Any]) -> dict[str, Any]:
     """Absent facts are left out."""
     cost: dict[str, Any] = {}
-    if info.get("seconds"):
-        cost["train_seconds"] = info["seconds"]
-    if info.get("steps"):
-        cost["steps"] = info["steps"]
+    steps, seconds = _training(fake, info)
+    if seconds:
+        cost["train_seconds"] = seconds
+    if steps:
+        cost["steps"] = steps
         batch = _setting(fake.run, "batch")
-        if batch and info.get("seconds"):
-            cost["images_per_second"] = info["steps"] * batch / info["seconds"]
+        if batch and seconds:
+            cost["images_per_second"] = steps * batch / seconds
     if info.get("peak_memory_mb"):
         cost["train_peak_memory_mb"] = info["peak_memory_mb"]
     trained = {k: v for k, v in info.items() if k.endswith("parameters") and isinstance(v, int)}
@@ -68,6 +69,16 @@ def _cost(fake: Fake, info: dict[str, Any]) -> dict[str, Any]:
         cost["generation_peak_memory_mb"] = generation.get("peak_memory_mb")
         cost["generation_device"] = generation.get("device")
     return cost
+
+
+def _training(fake: Fake, info: dict[str, Any]) -> tuple[int | None, float | None]:
+    """Steps and seconds up to the weights that drew these images, not to the run's end."""
+    whole, seconds = info.get("steps"), info.get("seconds")
+    steps = fake.settings.get("trained_steps", whole)
+    if fake.run is None or steps is None or steps == whole:
+        return steps, seconds
+    upto = [row["seconds"] for row in read_metrics(fake.run) if row["step"] <= steps]
+    return steps, max(upto, default=None)
 
 
 def curves(run: Path) -> dict[str, dict[str, list[float]]]:

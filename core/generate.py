@@ -18,11 +18,11 @@ from tqdm import tqdm
 
 from core.errors import UserError, command
 from core.families import family_of, load_sampler
-from core.files import read_json, read_jsonl, write_json, write_jsonl
+from core.files import read_jsonl, write_json, write_jsonl
 from core.images import png_text, write_png
 from core.parallel import process_state
 from core.prompts import read_prompts
-from core.runs import samples_folder
+from core.runs import samples_folder, trained_steps
 from core.session import peak_memory_mb, pick_device
 
 SETTINGS_KEY = "osteon"
@@ -107,7 +107,7 @@ def generate(
 
 def settings_of(run: Path, dtype: str, options: dict[str, Any]) -> dict[str, Any]:
     """What besides seed and prompt makes an image: the model, its state of training, the call."""
-    step = read_json(run / "run.json").get("steps") if (run / "run.json").exists() else None
+    step = trained_steps(run, str(options.get("weights", "newest")))
     family = family_of(run)
     return {"run": run.name, "family": family, "trained_steps": step, "dtype": dtype, **options}
 

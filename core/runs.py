@@ -19,6 +19,8 @@ from core.files import atomic_folder, read_json, read_jsonl, write_json, write_j
 
 SCHEMA = 1
 MARKER = "COMPLETE"
+SCORE = "score.json"
+"""In RUN/best: the step of those weights and what they scored."""
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "numpy", "pillow")
 MAY_CHANGE = {"steps", "epochs", "num_epochs", "run_dir"}
 """Settings that a resumed run may give anew."""
@@ -139,6 +141,14 @@ def kept_weights(run: Path) -> dict[str, Path]:
 def weights_folder(run: Path, step: int) -> Path:
     """Of weights that are kept beside the newest."""
     return run / f"weights-{step:06d}"
+
+
+def trained_steps(run: Path, weights: str = "newest") -> int | None:
+    """After how many steps a run's weights of that name are; None where the run does not say."""
+    if weights.isdecimal():
+        return int(weights)
+    file = run / "best" / SCORE if weights == "best" else run / "run.json"
+    return read_json(file).get("step" if weights == "best" else "steps") if file.exists() else None
 
 
 def check_same_settings(path: Path, family: str, settings: Any) -> None:

@@ -11,7 +11,7 @@ from core.files import read_json, write_json
 from core.images import write_png
 from core.measures import Measure
 from core.parallel import part_of
-from core.runs import Run
+from core.runs import SCORE, Run
 from core.seeds import stream
 from core.sets import ImageSet, open_set
 from finetune.augment import NUMBERS
@@ -26,7 +26,6 @@ from finetune.subjects import Subject
 IMAGES = 16  # looked at, and drawn
 TIMESTEPS = 8  # in the middle of as many equal parts of the schedule
 TOLERATED_COPIES = 0.1  # share of drawn images: one in ten comes near by chance
-FACTS = "best.json"
 
 
 class HeldOut:
@@ -113,7 +112,7 @@ def better(new: dict[str, Any], old: dict[str, Any] | None) -> bool:
 
 def best_so_far(run: Run) -> dict[str, Any] | None:
     """Step and scores of RUN/best."""
-    file = run.path / "best" / FACTS
+    file = run.path / "best" / SCORE
     return read_json(file) if file.exists() else None
 
 
@@ -127,4 +126,4 @@ def reason(best: dict[str, Any], last: dict[str, Any]) -> str:
 
 
 def record(run: Run, scores: dict[str, Any]) -> None:
-    write_json(run.path / "best" / FACTS, scores)
+    write_json(run.path / "best" / SCORE, scores)

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from core.ema import Ema
 from core.errors import UserError
 from core.files import atomic_folder, read_json, write_json
+from core.runs import SCORE
 from core.seeds import stream
 from gan.growing import GrowingCritic, GrowingGenerator
 from gan.lessons import DcganCritic, DcganGenerator, DenseCritic, DenseGenerator
@@ -25,7 +26,6 @@ NETWORKS: dict[str, tuple[Any, Any]] = {
     "dense": (DenseGenerator, DenseCritic),
 }
 STATISTICS_IMAGES = 512  # images over which BatchNorm's mean and variance are measured
-SCORE = "score.json"
 
 
 def network_config(settings: WganGpSettings) -> dict[str, Any]:

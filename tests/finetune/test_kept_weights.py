@@ -8,7 +8,7 @@ import pytest
 
 from core.errors import UserError
 from core.images import to_array
-from core.runs import kept_weights
+from core.runs import kept_weights, trained_steps
 from finetune.sample import load_sampler, switch_sampler
 from finetune.settings import DreamBoothSettings, Lora, Optim
 from finetune.train_dreambooth import train
@@ -29,6 +29,7 @@ def test_a_kept_step_is_the_run_that_ended_there(
     train(short)
     run = Path(long.run_dir)
     assert [*kept_weights(run)] == ["newest", "1", "2"]
+    assert [trained_steps(run, name) for name in ("newest", "1", "2")] == [3, 1, 2]
 
     sampler = load_sampler(run, "cpu")
     drawn = {

@@ -67,7 +67,7 @@ def test_the_best_weights_are_kept_and_the_reason_said(
     assert [row["step"] for row in rows] == [2, 4]
     assert all({"similarity", "copies", "loss"} <= row.keys() for row in rows)
     facts = run_facts(run)
-    assert facts["best"] == json.loads((run / "best" / "best.json").read_text())
+    assert facts["best"] == json.loads((run / "best" / "score.json").read_text())
     assert facts["best"]["step"] in (2, 4)
     assert "weights" in facts["best_reason"]
     assert (run / "best" / "pytorch_lora_weights.safetensors").exists()

@@ -1,0 +1,22 @@
+"""What a model cost: read from its run folder."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from compare.cost import describe
+from compare.sources import open_fakes
+from core.files import read_json, write_json
+
+
+def test_kept_weights_cost_what_they_took(make_run: Callable[..., Path]) -> None:
+    run = make_run()  # 40 steps of 8 images in 12.5 s, a row every 0.25 s
+    whole = describe(open_fakes([str(run)])[0])["cost"]
+    assert (whole["steps"], whole["train_seconds"]) == (40, 12.5)
+
+    file = run / "samples" / "default" / "settings.json"
+    write_json(file, read_json(file) | {"weights": "10", "trained_steps": 10})
+    early = describe(open_fakes([str(run)])[0])["cost"]
+    assert (early["steps"], early["train_seconds"]) == (10, 2.5)
+    assert early["images_per_second"] == pytest.approx(10 * 8 / 2.5)
