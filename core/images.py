@@ -66,7 +66,9 @@ def open_image(path: Path, mode: str = "RGB") -> Image.Image:
     except Exception as error:
         unknown = isinstance(error, UnidentifiedImageError)  # its message repeats the path
         reason = "no image by its content" if unknown else str(error)
-        if path.exists() and path.stat().st_size == 0:
+        if isinstance(error, OSError) and error.strerror:  # likewise
+            reason = error.strerror.lower()
+        if path.is_file() and path.stat().st_size == 0:
             reason = "empty file"
         raise UserError(f"{path}: not a readable image ({reason})") from None
 

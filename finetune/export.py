@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from core.config import leaves, read_yaml
 from core.errors import UserError, command
 from core.files import atomic_folder, read_json, write_text
+from core.runs import kept_weights, trained_steps
 from finetune.adapters import FILE, NAME
 from finetune.models import locate, open_pipeline
 from finetune.networks import save_tokenizer_files
@@ -33,17 +34,20 @@ CLOSE = 1e-3  # of the largest output: merging adds the same numbers in another 
 HALF = torch.float16
 
 
-def export(run: Path, out: Path, best: bool = False) -> list[Path]:
+def export(run: Path, out: Path, name: str = "newest") -> list[Path]:
     """Write `out`; the folders in it.
 
     Args:
-        best: the weights in RUN/best rather than the last ones.
+        name: of the run's weights: "newest", "best" as measured, or a step's number.
 
-    Raises UserError for a run without weights, RuntimeError for files that do not read back.
+    Raises UserError for a run without such weights, RuntimeError for files that do not read back.
     """
-    weights = run / ("best" if best else "weights")
-    if not (weights / CARD).exists():
-        raise UserError(f"{weights} holds no fine-tuned weights; train {run} to its end first.")
+    kept = {each: path for each, path in kept_weights(run).items() if (path / CARD).exists()}
+    if not kept:
+        raise UserError(f"{run} holds no fine-tuned weights; train it to its end first.")
+    if name not in kept:
+        raise UserError(f"--weights '{name}' should be one of: {', '.join(kept)}.")
+    weights = kept[name]
     if out.exists() and not (out / "README.md").exists():
         raise UserError(f"{out} exists and is no export; give another --out.")
     card = read_json(weights / CARD)
@@ -60,7 +64,7 @@ def export(run: Path, out: Path, best: bool = False) -> list[Path]:
             v2 = pipeline.unet.config.cross_attention_dim == 1024
             write_webui(networks, NAME, folder / "webui" / f"{run.name}.safetensors", v2)
         write_merged(pipeline, folder / "pipeline")
-        write_text(folder / "README.md", model_card(run, card, whole, weights))
+        write_text(folder / "README.md", model_card(run, card, name, weights))
     return sorted(path for path in out.iterdir() if path.is_dir())
 
 
@@ -103,10 +107,11 @@ def _adapted(network: Any) -> bool:
     return bool(getattr(network, "peft_config", None))
 
 
-def model_card(run: Path, card: dict[str, Any], whole: bool, weights: Path) -> str:
+def model_card(run: Path, card: dict[str, Any], name: str, weights: Path) -> str:
     """Markdown with the hub's front matter: what it is, how to load it, what it is not."""
+    whole = (weights / "model_index.json").exists()
     facts = read_json(run / "run.json")
-    settings = leaves(read_yaml(run / "config.yaml"))
+    settings = leaves(read_yaml(run / "config.yaml")) | {"steps": trained_steps(run, name)}
     told = ("steps", "batch", "optim.lr", "lora.rank", "lora.alpha", "prior.prompt", "seed")
     rows = [f"| {name} | {settings[name]} |" for name in told if settings.get(name) is not None]
     prompt = card["prompts"][0] if card.get("prompts") else ""
@@ -163,10 +168,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--run", required=True, type=Path, help="a run of dreambooth")
     parser.add_argument("--out", type=Path, help="folder to write (default RUN/export)")
-    parser.add_argument("--best", action="store_true", help="RUN/best rather than the last weights")
+    parser.add_argument("--weights", default="newest", help="newest, best, or a step's number")
     given = parser.parse_args(argv)
     out = given.out or given.run / "export"
-    for folder in export(given.run, out, given.best):
+    for folder in export(given.run, out, given.weights):
         print(folder)
     print(f"Next: read {out / 'README.md'}; `hf upload OWNER/NAME {out}` puts it on the hub.")
 

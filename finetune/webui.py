@@ -65,7 +65,7 @@ def write(networks: list[nn.Module], name: str, file: Path, v2: bool) -> None:
             got, wanted = merged_weight(key, base, saved), base + layer.get_delta_weight(name)
             if name in layer.lora_magnitude_vector:
                 wanted = _dora(layer, base, name)
-            if not torch.allclose(got, wanted, atol=1e-5 * float(wanted.abs().max()), rtol=1e-4):
+            if not torch.allclose(got, wanted, atol=1e-5 * wanted.abs().max().item(), rtol=1e-4):
                 raise RuntimeError(f"{file} does not read back as trained at {key}.")
             count += 1
     if 3 * count > len(saved) or not count:

@@ -116,3 +116,18 @@ def test_whole_networks_export_merged(settings: Make, tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     with pytest.raises(UserError, match="is no export"):
         export(Path(own.run_dir), tmp_path / "taken")
+
+
+def test_the_weights_of_a_kept_step_export(settings: Make, tmp_path: Path) -> None:
+    own = settings(lora=Lora(rank=2), steps=2, keep_weights=(1,), optim=Optim(lr=1e-2))
+    train(own)
+    run, out = Path(own.run_dir), tmp_path / "out"
+    export(run, out, "1")
+    files = [f / "pytorch_lora_weights.safetensors" for f in (out / "diffusers", run / "weights")]
+    files.append(run / "weights-000001" / files[0].name)
+    exported, newest, kept = (load_file(file) for file in files)
+    assert all(torch.equal(exported[key], kept[key]) for key in kept)
+    assert any(not torch.equal(exported[key], newest[key]) for key in newest)
+    assert "| steps | 1 |" in (out / "README.md").read_text()
+    with pytest.raises(UserError, match="'3' should be one of: newest, 1"):
+        export(run, out, "3")
