@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -9,6 +10,30 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
+
+HIDDEN = re.compile(
+    r"\.|__MACOSX|(thumbs\.db|desktop\.ini)$", re.IGNORECASE
+)  # names of no interest
+
+
+def list_files(folder: Path, deep: bool = True) -> list[Path]:
+    """Files of a folder and, if `deep`, of all below it, sorted; hidden ones are left out.
+
+    Links to folders are followed, each real folder once. Raises UserError if it is not there.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder; give the folder that holds the files.")
+    found: list[Path] = []
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [Path(place, name) for name in names if not HIDDEN.match(name)]
+        folders[:] = [f for f in folders if deep and not HIDDEN.match(f)]
+    return sorted(found)
 
 
 @contextmanager

@@ -9,11 +9,10 @@ import numpy as np
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from core.errors import UserError
-from core.files import atomic_path
+from core.files import atomic_path, list_files
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
 MAX_PIXELS = 100_000_000  # above this a file is taken for a decompression bomb
-JUNK = {"thumbs.db", "desktop.ini"}
 XMP_SYNTHETIC = (
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
     'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description '
@@ -24,21 +23,8 @@ XMP_SYNTHETIC = (
 
 
 def list_images(folder: Path, deep: bool = False) -> list[Path]:
-    """Image files of a folder in natural byte order; hidden files and folders are left out.
-
-    Raises UserError if the folder is not there.
-    """
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder; give the folder that holds the images.")
-    found = folder.rglob("*") if deep else folder.iterdir()
-    return sorted(
-        path
-        for path in found
-        if path.suffix.lower() in SUFFIXES
-        and path.name.lower() not in JUNK
-        and not any(part.startswith((".", "__MACOSX")) for part in path.relative_to(folder).parts)
-        and path.is_file()
-    )
+    """Image files of a folder, as `list_files` finds them. Raises UserError as it does."""
+    return [path for path in list_files(folder, deep) if path.suffix.lower() in SUFFIXES]
 
 
 def open_image(path: Path, mode: str = "RGB") -> Image.Image:

@@ -14,6 +14,7 @@ from typing import Any
 
 from core.config import parse
 from core.errors import UserError, command
+from core.files import list_files
 from prepare.captions import chest_caption
 from prepare.settings import DicomSettings
 from prepare.splitting import split_by_group
@@ -30,9 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     source, out = Path(settings.source), Path(settings.out)
     check_apart(source, out)
     check_free(out, settings)
-    if not source.is_dir():
-        raise UserError(f"{source} is not a folder; give the folder that holds the DICOM files.")
-    files = sorted(p for p in source.rglob("*") if p.is_file() and not p.name.startswith("."))
+    files = list_files(source)
     paths = [path for path in files if is_dicom(path)]
     if not paths:
         raise UserError(f"{source} holds no DICOM file (none has the mark DICM).")

@@ -15,7 +15,8 @@ from typing import Any
 
 from core.config import parse
 from core.errors import UserError, command
-from core.images import JUNK, SUFFIXES, list_images
+from core.files import list_files
+from core.images import SUFFIXES, list_images
 from prepare.settings import FolderSettings
 from prepare.splitting import join_groups, near_groups, split_by_group
 from prepare.tables import read_table
@@ -156,9 +157,8 @@ def _strangers(source: Path, known: set[Path]) -> list[dict[str, str]]:
     """Files that are no image by their name, one entry per suffix (a .heic must not vanish)."""
     found = Counter(
         path.suffix.lower() or "no suffix"
-        for path in source.rglob("*")
-        if path.is_file() and path not in known and path.suffix.lower() not in SUFFIXES
-        if not path.name.startswith(".") and path.name.lower() not in JUNK
+        for path in list_files(source)
+        if path not in known and path.suffix.lower() not in SUFFIXES
     )
     return [
         {"file": f"{suffix}, {count} of them", "reason": "not an image by its name"}

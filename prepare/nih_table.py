@@ -4,13 +4,13 @@ The header has commas without quotes ("OriginalImage[Width,Height]"), so names o
 trusted; the first seven columns are the same in every release.
 """
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from core.errors import UserError
+from core.files import list_files
 from core.images import SUFFIXES
 from prepare.captions import NO_FINDING, in_order
 from prepare.tables import csv_lines, read_text
@@ -65,16 +65,10 @@ def find_download(source: Path, table: Path | None = None) -> Download:
 
     Raises UserError if `source` or a table is not there.
     """
-    if not source.is_dir():
-        raise UserError(f"{source} is not a folder; give the folder of the download.")
     images: dict[str, Path] = {}
     others: dict[str, Path] = {}
-    for folder, folders, files in os.walk(source):
-        folders[:] = sorted(f for f in folders if not f.startswith((".", "__MACOSX")))
-        for name in sorted(files):
-            is_image = os.path.splitext(name)[1].lower() in SUFFIXES
-            if not name.startswith("."):
-                (images if is_image else others).setdefault(name, Path(folder, name))
+    for path in list_files(source):
+        (images if path.suffix.lower() in SUFFIXES else others).setdefault(path.name, path)
     if table is None:
         tables = [name for name in others if re.fullmatch(r"Data_Entry.*\.csv(\.gz)?", name)]
         if not tables:

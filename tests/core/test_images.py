@@ -25,6 +25,7 @@ def test_listing_is_sorted_and_skips_what_is_no_picture(tmp_path: Path) -> None:
     for folder in (".ipynb_checkpoints", "__MACOSX", "deeper"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "c.png").write_bytes(b"x")
+    (tmp_path / "deeper" / "round").symlink_to(tmp_path)  # a ring of links ends
     assert [p.name for p in list_images(tmp_path)] == ["a.JPG", "b.png"]
     assert [p.name for p in list_images(tmp_path, deep=True)] == ["a.JPG", "b.png", "c.png"]
     with pytest.raises(UserError, match="not a folder"):
