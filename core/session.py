@@ -12,6 +12,7 @@ Ctrl-C ends the step in hand, writes a checkpoint and leaves; the same command g
 
 import importlib.util
 import math
+import os
 import resource
 import shutil
 import signal
@@ -24,7 +25,7 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import set_seed
+from accelerate.utils import parse_flag_from_env, set_seed
 from tqdm import tqdm
 
 from core.config import leaves, to_dict
@@ -32,6 +33,7 @@ from core.errors import Interrupted, UserError
 from core.runs import Run, check_same_settings, checkpoints, step_of
 from core.seeds import seed_everything
 from core.sets import ImageSet
+from core.sharding import dealt, gathered, places
 from core.state import load_state, save_state
 
 
@@ -71,8 +73,15 @@ class Session:
         image_set: ImageSet,
         accumulate: int = 1,
         advice: str = "try a lower learning rate or fp32",
+        in_parts: bool = False,
     ) -> None:
-        """`advice`: what to do about losses that are not finite."""
+        """Raises UserError for what cannot be done, before anything is written.
+
+        Args:
+            advice: what to do about losses that are not finite.
+            in_parts: whether these weights can be held in parts (FSDP).
+        """
+        _check_launch(in_parts)
         check_same_settings(Path(settings.run_dir), family, settings)
         _check_tracker(settings.tracker)
         tracker = None if settings.tracker == "none" else settings.tracker
@@ -128,7 +137,8 @@ class Session:
         if saved:
             tree = load_state(saved[-1])
             for name, item in state.items():
-                self._bare(item).load_state_dict(tree[name])
+                bare = self._bare(item)
+                bare.load_state_dict(dealt(tree[name], places(bare)))
             if self.accelerator.scaler is not None and "scaler" in tree:
                 self.accelerator.scaler.load_state_dict(tree["scaler"])
             self.step = step_of(saved[-1])
@@ -268,8 +278,8 @@ class Session:
     def _save(self) -> None:
         self.flush()
         self.accelerator.wait_for_everyone()
+        tree = gathered({name: self._bare(item).state_dict() for name, item in self._state.items()})
         if self.main:
-            tree = {name: self._bare(item).state_dict() for name, item in self._state.items()}
             tree["seconds"] = self.seconds
             if self.accelerator.scaler is not None:
                 tree["scaler"] = self.accelerator.scaler.state_dict()
@@ -337,6 +347,22 @@ def pick_device() -> str:
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _check_launch(in_parts: bool) -> None:
+    """Raise UserError for a way of `accelerate launch` that this training has not."""
+    if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
+        raise UserError(
+            "DeepSpeed keeps checkpoints as pickles, which are not read here; "
+            "configs/accelerate/fsdp.yaml saves as much memory."
+        )
+    if parse_flag_from_env("ACCELERATE_USE_FSDP") and (
+        not in_parts or os.environ.get("FSDP_VERSION", "1") != "2"
+    ):
+        raise UserError(
+            "FSDP (version 2) is for dreambooth with every weight trained (lora: null) by adamw; "
+            "launch with configs/accelerate/multi_gpu.yaml."
+        )
 
 
 def _check_tracker(name: str) -> None:

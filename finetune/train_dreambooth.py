@@ -9,6 +9,7 @@ in RUN/weights opens in plain diffusers: `load_lora_weights` and `load_textual_i
 train_dreambooth.py run unchanged.
 """
 
+import copy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,7 +51,7 @@ from finetune.subjects import (
     held_out_subject,
     instance_subject,
 )
-from finetune.trained import as_sampled, freeze, groups
+from finetune.trained import Trained, as_sampled, freeze, groups
 from finetune.validation import HeldOut, best_so_far, better, reason, record
 from finetune.weights import write_weights
 
@@ -63,7 +64,13 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
     instances = instance_subject(settings)
     if dry_run:
         return print_plan(settings, instances)
-    session = Session("dreambooth", settings, instances.images, settings.accumulate)
+    session = Session(
+        "dreambooth",
+        settings,
+        instances.images,
+        settings.accumulate,
+        in_parts=settings.whole and settings.optim.name == "adamw",
+    )
     accelerator, device = session.accelerator, session.device
     check_share(settings, accelerator.num_processes)
 
@@ -102,7 +109,10 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
         pipeline.unet.to(HALF.get(accelerator.mixed_precision, torch.float32))
     denoiser = Denoiser(pipeline.unet, None if words.embedded else pipeline.text_encoder)
     trained = freeze(denoiser, settings)
-    parameters = list(trained.parameters.values())
+    whole = denoiser  # the pipeline's own networks: what samplers and files get
+    if accelerator.is_fsdp2:  # each process will hold a part of a copy
+        denoiser = copy.deepcopy(denoiser)
+        trained = Trained(denoiser)
     check_disk(session.run.path, disk_needed(settings, len(trained), count(pipeline)))
     optimiser = build_optimiser(groups(trained, settings), settings.optim, device)
     schedule = get_scheduler(
@@ -111,7 +121,6 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
         num_warmup_steps=settings.optim.warmup,
         num_training_steps=settings.steps,
     )
-    ema = Ema(parameters, settings.ema_decay) if settings.ema_decay is not None else None
     if settings.gradient_checkpointing:
         checkpoint_activations(denoiser)
     if settings.compile:
@@ -125,6 +134,9 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
     denoiser.train()
     plan = estimate(settings, piece, device, len(trained))
     denoiser, optimiser = accelerator.prepare(denoiser, optimiser)
+    trained = Trained(accelerator.unwrap_model(denoiser))
+    parameters = list(trained.parameters.values())
+    ema = Ema(parameters, settings.ema_decay) if settings.ema_decay is not None else None
     look(optimiser, training=True)
     state = {"trained": trained, "optimiser": optimiser, "schedule": schedule}
     session.start(
@@ -135,13 +147,14 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
         prediction_type=place.prediction_type,
         parameters=count(pipeline),
         trained_parameters=len(trained),
+        in_parts=trained.in_parts,
         augment=list(settings.augment),
         plan=plan,
     )
     announce(session, words, subjects, len(trained))
     prompts = default_prompts(settings, instances)
     sampler = StableDiffusionSampler(pipeline, size, instances.images.mode, prompts)
-    park(pipeline, sources, words)
+    park(pipeline, sources, words, trained)
 
     for step in session.steps(settings.batch):
         # This process's share of every subject, in pieces of B images (2B with class images)
@@ -164,21 +177,21 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
 
         # Now and then a look at it, by the weights that a sampler would get
         if held_out is not None and session.due_after(settings.validate_every):
-            with as_sampled(denoiser, ema, optimiser):
-                values |= validate(session, settings, held_out, denoiser, scheduler, sampler, place)
-            park(pipeline, sources, words)
+            with as_sampled(trained, ema, optimiser, whole):
+                values |= validate(session, settings, held_out, whole, scheduler, sampler, place)
+            park(pipeline, sources, words, trained)
         session.log(**values)
-        if session.due_after(settings.preview_every) and session.main:
-            with as_sampled(denoiser, ema, optimiser):
+        if session.due_after(settings.preview_every):
+            with as_sampled(trained, ema, optimiser, whole):
                 preview(session, settings, sampler)
-            park(pipeline, sources, words)
-        if session.step + 1 in settings.keep_weights and session.main:
+            park(pipeline, sources, words, trained)
+        if session.step + 1 in settings.keep_weights:
             folder = weights_folder(session.run.path, session.step + 1)
-            with as_sampled(denoiser, ema, optimiser):
+            with as_sampled(trained, ema, optimiser, whole):
                 keep(folder, session, settings, sampler, place)
-            park(pipeline, sources, words)
+            park(pipeline, sources, words, trained)
 
-    with as_sampled(denoiser, ema, optimiser):
+    with as_sampled(trained, ema, optimiser, whole):
         if session.main:
             write_weights(session.run.weights, pipeline, place, settings, card_of(sampler))
     accelerator.wait_for_everyone()
@@ -225,13 +238,18 @@ def count(pipeline: StableDiffusionPipeline) -> int:
 
 
 def park(
-    pipeline: StableDiffusionPipeline, sources: Sequence[Source | Buckets], words: Words
+    pipeline: StableDiffusionPipeline,
+    sources: Sequence[Source | Buckets],
+    words: Words,
+    trained: Trained,
 ) -> None:
-    """Move off the device what the loop does not need: its results are cached."""
+    """Move off the device what the loop does not need: its results are cached, or it is whole."""
     if all(source.cached for source in sources):
         pipeline.vae.to("cpu")
-    if words.embedded:
+    if words.embedded or trained.in_parts:
         pipeline.text_encoder.to("cpu")
+    if trained.in_parts:
+        pipeline.unet.to("cpu")
 
 
 def announce(session: Session, words: Words, subjects: dict[str, Subject], trained: int) -> None:
@@ -253,20 +271,21 @@ def validate(
     session: Session,
     settings: DreamBoothSettings,
     held_out: HeldOut,
-    denoiser: torch.nn.Module,
+    denoiser: Denoiser,
     scheduler: DDPMScheduler,
     sampler: StableDiffusionSampler,
     place: Place,
 ) -> dict[str, torch.Tensor | float]:
     """Loss and scores on the validation images; weights better than any before go to RUN/best."""
     step = session.step + 1
-    loss = held_out.loss(denoiser, scheduler)
     sampler.pipeline.to(session.device)
+    loss = held_out.loss(denoiser, scheduler)
     scores = held_out.scores(sampler, session.run, step)
     old = best_so_far(session.run)
-    if session.main and better(scores, old):
+    if better(scores, old):
         keep(session.run.path / "best", session, settings, sampler, place)
-        record(session.run, scores | {"step": step})
+        if session.main:
+            record(session.run, scores | {"step": step})
     session.accelerator.wait_for_everyone()
     return {"validation_loss": loss, **scores}
 
@@ -279,6 +298,8 @@ def keep(
     place: Place,
 ) -> None:
     """The weights of this moment, beside those that the run ends with."""
+    if not session.main:
+        return
     sampler.pipeline.to(session.device)
     write_weights(folder, sampler.pipeline, place, settings, card_of(sampler))
     sampler.pipeline.to(session.device)
@@ -289,6 +310,8 @@ def preview(
     session: Session, settings: DreamBoothSettings, sampler: StableDiffusionSampler
 ) -> None:
     """RUN/previews/step-000100.png: prompts down, seeds across."""
+    if not session.main:
+        return
     sampler.pipeline.to(session.device)
     pairs = [(seed, p) for p in sampler.default_prompts for seed in settings.preview_seeds]
     images = []

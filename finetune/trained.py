@@ -5,8 +5,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from core.ema import Ema
+from core.sharding import gathered
 from finetune.adapters import attach
 from finetune.models import Denoiser
 from finetune.optimisers import look
@@ -22,6 +24,11 @@ class Trained:
     def __len__(self) -> int:
         """Numbers, not tensors."""
         return sum(parameter.numel() for parameter in self.parameters.values())
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether each process holds a part of them (FSDP2)."""
+        return any(isinstance(parameter, DTensor) for parameter in self.parameters.values())
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         return {name: parameter.detach() for name, parameter in self.parameters.items()}
@@ -65,18 +72,22 @@ def groups(trained: Trained, settings: DreamBoothSettings) -> list[dict[str, Any
 
 @contextmanager
 def as_sampled(
-    denoiser: torch.nn.Module, ema: Ema | None, optimiser: torch.optim.Optimizer
+    trained: Trained, ema: Ema | None, optimiser: torch.optim.Optimizer, whole: Denoiser
 ) -> Iterator[None]:
-    """For a while, what samplers get: no dropout, and averaged weights where they are kept."""
-    parameters = [parameter for parameter in denoiser.parameters() if parameter.requires_grad]
-    denoiser.eval()
+    """For a while `whole` is what samplers get: no dropout, averaged weights where they are kept,
+    all of them where `trained` is in parts. All processes must enter.
+    """
+    parameters = list(trained.parameters.values())
+    whole.eval()
     look(optimiser, training=False)
     with torch.no_grad():
         current = [parameter.clone() for parameter in parameters] if ema is not None else []
         if ema is not None:
             ema.copy_to(parameters)
+        if trained.in_parts:
+            Trained(whole).load_state_dict(gathered(trained.state_dict()))
         yield
         for parameter, value in zip(parameters, current, strict=False):
             parameter.copy_(value)
     look(optimiser, training=True)
-    denoiser.train()
+    whole.train()

@@ -198,6 +198,39 @@ def test_two_processes_train_like_one(settings: Make, tmp_path: Path) -> None:
         torch.testing.assert_close(first[name], second[name], atol=2e-4, rtol=1e-3)
 
 
+def test_weights_in_parts_train_like_whole_ones(settings: Make, tmp_path: Path) -> None:
+    """FSDP over two processes, taken up once; previews, an average and a kept step on the way."""
+    values = BUSY | {"lora": None, "text_encoder": True, "keep_weights": (2,), "preview_every": 2}
+    whole = settings(run_dir=str(tmp_path / "whole"), **values)
+    train(whole)
+    for steps in (3, 4):
+        parts = settings(run_dir=str(tmp_path / "parts"), **values | {"steps": steps})
+        launch(TWO, "tests/finetune/in_parts.py", parts)
+    assert [run_facts(tmp_path / name)["in_parts"] for name in ("whole", "parts")] == [False, True]
+    assert losses_of(parts) == pytest.approx(losses_of(whole), rel=1e-4)
+    for folder in ("weights", "weights-000002"):
+        first, second = (
+            load_file(tmp_path / name / folder / "unet/diffusion_pytorch_model.safetensors")
+            for name in ("whole", "parts")
+        )
+        assert first.keys() == second.keys()
+        for name in first:
+            torch.testing.assert_close(first[name], second[name], atol=2e-4, rtol=1e-3)
+
+
+def test_other_ways_of_accelerate_are_refused(
+    settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(UserError, match=r"fsdp\.yaml saves as much memory"):
+        train(settings())
+    monkeypatch.delenv("ACCELERATE_USE_DEEPSPEED")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    with pytest.raises(UserError, match=r"multi_gpu\.yaml"):
+        train(settings(lora=Lora(rank=2)))
+
+
 def test_epsilon_base_and_min_snr_weight(settings: Make, tmp_path: Path) -> None:
     """A weight of 1 everywhere is no weight: gamma above every ratio, epsilon prediction."""
     from tests.finetune.tiny import tiny_pipeline
