@@ -13,17 +13,23 @@ import numpy as np
 
 from core.errors import UserError
 from core.images import open_image
+from core.kinds import find_clip, kinds_of, odd_ones
 from core.sets import SPLITS, ImageSet, is_set, open_set
 
 Row = tuple[bool, str, str]
 MOST = 4000  # images of a split that are looked at; the first ones
+READ = 400  # that CLIP reads, which takes it a tenth of a second each
 NEAR = 4  # of 64 bits of a perceptual hash: the same picture, resized or recompressed
 TOKENS = 75  # that the text encoder reads, besides start and end
 NAMED = 3  # pairs or files named in a row
 
 
-def check_set(path: str | Path) -> list[Row]:
-    """All checks of a prepared set or a plain folder. Raises UserError where there is none."""
+def check_set(path: str | Path, clip: Path | None = None) -> list[Row]:
+    """All checks of a prepared set or a plain folder. Raises UserError where there is none.
+
+    Args:
+        clip: folder of a CLIP, for what the pictures show; None: one in the hub's cache, if any.
+    """
     folder = Path(str(path))
     splits = {"images": open_set(folder)} if not is_set(folder) else {}
     for split in SPLITS if is_set(folder) else ():
@@ -38,7 +44,11 @@ def check_set(path: str | Path) -> list[Row]:
         found, own = _look(name, images)
         hashes[name] = found
         rows += [*own, _captions(name, images), _repeats(name, images, found)]
-    return rows + _leaks(splits, hashes)
+    clip = clip or find_clip()
+    if clip is None:
+        remedy = "skeletons among living animals are looked for with --clip FOLDER"
+        return [*rows, *_leaks(splits, hashes), (True, "no CLIP at hand", remedy)]
+    return rows + _leaks(splits, hashes) + [_kinds(n, s, clip) for n, s in splits.items()]
 
 
 def _look(name: str, images: ImageSet) -> tuple[np.ndarray, list[Row]]:
@@ -84,6 +94,23 @@ def _repeats(name: str, images: ImageSet, hashes: np.ndarray) -> Row:
     named = [f"{images.paths[a].name} = {images.paths[b].name}" for a, b in pairs[:NAMED]]
     what = f"{name}: {len(pairs)} near-duplicates{': ' * bool(named)}{', '.join(named)}"
     return not pairs, what, "keep one of each, or they weigh double" * bool(pairs)
+
+
+def _kinds(name: str, images: ImageSet, clip: Path) -> Row:
+    """Skeletons and drawings among life images, by CLIP."""
+    paths = [path for path in images.paths[:READ] if _opens(path)]
+    usual, odd = odd_ones(kinds_of(paths, clip))
+    named = ", ".join(paths[place].name for place in odd[:NAMED])
+    what = f"{name}: most images show {usual}; {len(odd)} of {len(paths)} a skeleton or a drawing"
+    return not odd, what, f"look at {named}: the model learns them too" * bool(odd)
+
+
+def _opens(path: Path) -> bool:
+    try:
+        open_image(path)
+    except UserError:
+        return False
+    return True
 
 
 def _leaks(splits: dict[str, ImageSet], hashes: dict[str, np.ndarray]) -> list[Row]:

@@ -101,8 +101,14 @@ def weights() -> list[tuple[bool, str, str]]:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="osteon doctor", description=__doc__)
     parser.add_argument("data", nargs="?", help="image set to examine, in place of the machine")
-    data = parser.parse_args(argv).data
-    rows = check_set(data) if data else machine() + packages() + weights()
+    parser.add_argument(
+        "--clip",
+        type=Path,
+        help="folder of a CLIP, to find skeletons and drawings among life images",
+    )
+    given = parser.parse_args(argv)
+    data = given.data
+    rows = check_set(data, given.clip) if data else machine() + packages() + weights()
     for fine, what, remedy in rows:
         print(f"{'ok ' if fine else '!! '} {what}{f'  ({remedy})' if remedy else ''}")
     bad = sum(not fine for fine, _, _ in rows)

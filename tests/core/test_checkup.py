@@ -5,11 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessor, CLIPModel
 
 from core.checkup import check_set
 from core.doctor import main
+from core.errors import UserError
 from core.files import write_jsonl
+from core.kinds import KINDS, kinds_of, odd_ones
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -37,6 +43,52 @@ def faulty(tmp_path: Path) -> Path:
         write_jsonl(folder / split / "metadata.jsonl", rows)
     (folder / "set.json").write_text(json.dumps({"mode": "RGB"}))
     return folder
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    """A tiny CLIP with random weights and the embedded base's vocabulary."""
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "models/sd2-mini/tokenizer")
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    small |= {"num_attention_heads": 2, "projection_dim": 8}
+    text = small | {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
+    vision = small | {"image_size": 16, "patch_size": 8, "initializer_factor": 50.0}
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
+    torch.manual_seed(0)
+    CLIPModel(config).save_pretrained(tmp_path / "clip")
+    tokenizer.save_pretrained(tmp_path / "clip")
+    CLIPImageProcessor(size=16, crop_size=16).save_pretrained(tmp_path / "clip")
+    return tmp_path / "clip"
+
+
+def test_kinds_are_what_clip_says(tmp_path: Path, clip: Path) -> None:
+    """Against the network asked directly, with pictures that it takes for different things."""
+    random, paths = np.random.default_rng(1), []
+    for number in range(12):
+        shade = random.integers(0, 256, (2, 2, 3), dtype=np.uint8)
+        paths.append(tmp_path / f"{number}.png")
+        Image.fromarray(shade).resize((16, 16)).save(paths[-1])
+    network, tokenizer = CLIPModel.from_pretrained(clip), AutoTokenizer.from_pretrained(clip)
+    words = tokenizer(list(KINDS.values()), padding=True, return_tensors="pt")
+    pixels = CLIPImageProcessor.from_pretrained(clip)([Image.open(p) for p in paths])
+    logits = network(**words, pixel_values=torch.stack(list(pixels["pixel_values"])))
+    wanted = [[*KINDS][place] for place in logits.logits_per_image.argmax(1)]
+    assert len(set(wanted)) > 1
+    assert kinds_of(paths, clip) == wanted
+    with pytest.raises(UserError, match="cannot be loaded as CLIP"):
+        kinds_of(paths, tmp_path)
+
+
+def test_a_skeleton_among_living_animals_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(4):
+        Image.new("RGB", (32, 32), (9, 9, 40 * number)).save(tmp_path / f"{number}.png")
+    said = ["a living animal", "a living animal", "a skeleton", "something else"]
+    monkeypatch.setattr("core.checkup.kinds_of", lambda paths, clip: said)
+    bad = [what + remedy for fine, what, remedy in check_set(tmp_path, tmp_path) if not fine]
+    assert any("1 of 4 a skeleton" in line and "look at 2.png" in line for line in bad)
+    assert odd_ones(["a line drawing"] * 3) == ("a line drawing", [])
 
 
 def test_every_fault_is_found(faulty: Path, capsys: pytest.CaptureFixture) -> None:

@@ -218,6 +218,20 @@ def test_weights_in_parts_train_like_whole_ones(settings: Make, tmp_path: Path) 
             torch.testing.assert_close(first[name], second[name], atol=2e-4, rtol=1e-3)
 
 
+@pytest.mark.slow  # a minute of compiling
+def test_a_compiled_unet_trains_alike(settings: Make, tmp_path: Path) -> None:
+    own = [
+        settings(run_dir=str(tmp_path / str(compiled)), lora=Lora(rank=2), compile=compiled)
+        for compiled in (False, True)
+    ]
+    for each in own:
+        train(each)
+    assert losses_of(own[1]) == pytest.approx(losses_of(own[0]), rel=1e-4)
+    first, second = map(weights_of, own)
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], atol=2e-4, rtol=1e-3)
+
+
 def test_other_ways_of_accelerate_are_refused(
     settings: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
