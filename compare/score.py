@@ -11,7 +11,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,10 @@ def compare(arguments: argparse.Namespace) -> Path | None:
     real = open_real(arguments.real, arguments.train)
     bases = [arguments.base] if arguments.base else []
     fakes = open_fakes([*arguments.fake, *bases], arguments.images)
-    axis = _axis(arguments.axis, fakes)
+    untuned = fakes[-1].folder if bases else None
+    axis = None
+    if arguments.axis:
+        fakes, axis = along(arguments.axis, fakes)
     _say(f"Scored against {real.choice}: {len(real.held_out)} images.")
     extractor = choose_extractor(
         arguments.extractor, arguments.inception_weights, arguments.encoder, device
@@ -85,7 +88,8 @@ def compare(arguments: argparse.Namespace) -> Path | None:
         near = closest(real, fakes, setup)
         write_flags(fakes, near.pop("flags"))
         results = _facts(arguments, real, fakes, setup) | measured
-        results["base"] = fakes[-1].label if bases else _base(fakes)
+        named = [fake.label for fake in fakes if fake.folder == untuned]
+        results["base"] = named[0] if named else _base(fakes)
         if real.few and measured["band"]:
             results["species"] = species_facts(real, fakes, others, class_images, setup)
         results["axis"] = axis
@@ -107,14 +111,18 @@ def compare(arguments: argparse.Namespace) -> Path | None:
     return page
 
 
-def _axis(name: str | None, fakes: Sequence[Fake]) -> dict[str, Any] | None:
-    """The sets' labels as numbers on an axis. Raises UserError where they are none."""
-    if name is None:
-        return None
+def along(name: str, fakes: Sequence[Fake]) -> tuple[list[Fake], dict[str, Any]]:
+    """Sets whose labels are numbers, in their order and with the axis in their label, and where
+    each lies on it. Raises UserError where a label is no number."""
     try:
-        return {"name": name, "values": {fake.label: float(fake.label) for fake in fakes}}
+        values = {fake.folder: float(fake.label) for fake in fakes}
     except ValueError:
-        raise UserError("--axis needs sets named by numbers: --fake 32=FOLDER 64=FOLDER.") from None
+        raise UserError(
+            "--axis needs sets named by numbers: --fake 32=FOLDER 64=FOLDER, --base 0=FOLDER."
+        ) from None
+    ordered = sorted(fakes, key=lambda fake: values[fake.folder])
+    named = [replace(fake, label=f"{name.replace('_', ' ')} {fake.label}") for fake in ordered]
+    return named, {"name": name, "values": {fake.label: values[fake.folder] for fake in named}}
 
 
 def _agreement(real: Real, fakes: Sequence[Fake], setup: Setup) -> list[dict[str, Any]]:

@@ -11,7 +11,8 @@ compared by naming one run for each value:
 
     osteon compare --axis latent --real data/x --fake 32=runs/z32 64=runs/z64 --out reports/latent
 
-The report shows the scores as curves over the values.
+The report shows the scores as curves over the values; --base 0=FOLDER sets images of the model
+before tuning beside them.
 """
 
 import argparse

@@ -20,6 +20,7 @@ HELP = f"""osteon: fine-tune diffusion models on small image sets, and say what 
   osteon style --config F --content A ...     one picture in the style of another
   osteon compare --real D --fake R ... --out  samples -> reports/<name>/report.html
   osteon sweep --run R --vary NAME=A,B,C ...  one setting over several values -> a report
+  osteon folds FAMILY --config F ...          every picture held out once, where there are few
   osteon export --run R                       a run -> LoRA for webui, merged pipeline, model card
   osteon app                                  the playground, on 127.0.0.1
   osteon demo                                 all of it, small, in ten minutes on two cores
@@ -33,6 +34,7 @@ MODULES = {
     "style": "style.transfer",
     "compare": "compare.score",
     "sweep": "compare.sweep",
+    "folds": "compare.folds",
     "export": "finetune.export",
     "app": "app",
     "demo": "core.demo",

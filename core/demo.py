@@ -8,15 +8,13 @@ command of its own, printed before it runs; a stopped demo goes on.
 import argparse
 import os
 import shlex
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.errors import Interrupted, UserError, command
-from core.files import read_json
+from core.errors import UserError, command
+from core.verbs import is_finished, run_verb
 
 ROOT = Path(__file__).resolve().parents[1]
 GENUS = "Sinomacrops bondei"
@@ -101,10 +99,6 @@ STAGES = (
 )
 
 
-def is_finished(run: Path) -> bool:
-    return (run / "run.json").exists() and read_json(run / "run.json").get("status") == "finished"
-
-
 def arguments_of(stage: Stage) -> list[str]:
     values = {"{genus}": GENUS, "{prompts}": PROMPTS, "{chest}": CHEST}
     return [values.get(word, word) for word in stage.words.split()]
@@ -119,16 +113,7 @@ def run_stage(stage: Stage, number: int) -> None:
         return
     print(f"      osteon {shlex.join(words)}", flush=True)
     began = time.monotonic()
-    process = subprocess.Popen([sys.executable, "-m", "core.cli", *words])
-    try:
-        code = process.wait()
-    except KeyboardInterrupt:
-        process.wait()
-        raise Interrupted("Stopped. `osteon demo` goes on from here.") from None
-    if code == 130:
-        raise Interrupted("Stopped. `osteon demo` goes on from here.")
-    if code:
-        raise UserError(f"stage {number} ended with code {code}; mend the cause above and rerun.")
+    run_verb(words, f"stage {number}")
     print(f"      {time.monotonic() - began:.0f} s", flush=True)
 
 

@@ -31,11 +31,15 @@ def test_curves_over_an_axis(
     encoder_folder: Path,
     tmp_path: Path,
 ) -> None:
-    fakes = [f"{z}={make_run(f'z{z}', seed=z, contrast=z / 64)}" for z in (16, 32, 64)]
+    fakes = [f"{z}={make_run(f'z{z}', seed=z, contrast=z / 64)}" for z in (32, 16, 64)]
     words = ["--real", str(make_set()), "--fake", *fakes, "--out", str(tmp_path / "out")]
     words += ["--encoder", str(encoder_folder), "--device", "cpu", "--axis"]
     compare([*words, "latent"])
-    assert read_json(tmp_path / "out/results.json")["axis"]["values"]["32"] == 32
+    results = read_json(tmp_path / "out/results.json")
+    assert [*results["axis"]["values"].items()] == [
+        ("latent 16", 16), ("latent 32", 32), ("latent 64", 64),
+    ]  # fmt: skip
+    assert [fake["label"] for fake in results["fakes"]] == [*results["axis"]["values"]]
     page = (tmp_path / "out/report.html").read_text()
     assert "Over latent" in page
     assert "Precision over recall" in page

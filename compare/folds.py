@@ -1,0 +1,156 @@
+"""Four to twenty pictures, all of them used: each is held out once.
+
+    osteon folds dreambooth --config configs/dreambooth/species_lora_mini.yaml --data data/x --out R
+
+For every fold a model learns from the other pictures, is asked for the captions of those it has not
+seen, and is compared with these and with what it learned from; so is its base, untuned. Further
+flags go to the trainer. Stopped, the same command goes on. R/folds/1/ holds a fold's data, run
+and samples; R/results.json, report.md and report.html are over all folds.
+"""
+
+import argparse
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compare.extractors import choose_extractor
+from compare.features import PixelPath
+from compare.fold_report import write_report
+from compare.fold_scores import Fold, score
+from compare.measure import Setup
+from core.errors import UserError, command
+from core.files import atomic_folder, read_json, write_json, write_jsonl
+from core.generate import generate, read_seeds
+from core.images import open_image
+from core.runs import commit, now, versions
+from core.seeds import stream
+from core.session import pick_device
+from core.sets import ImageSet, open_set
+from core.verbs import is_finished, run_verb
+
+SCHEMA = 1
+FEWEST, MOST = 4, 20  # pictures; with more, `osteon compare` and a test split
+ALL_APART = 6  # up to so many, each is a fold of its own
+BATCH = 64  # images measured at once
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train, generate and score with every picture held out once."""
+    given, rest = _parser().parse_known_args(argv)
+    images = open_set(given.data)
+    groups = split(images, given.folds, given.seed)
+    if (given.out / "results.json").exists() and not (given.out / "folds").exists():
+        raise UserError(f"{given.out} holds another report; give another --out.")
+    folds = []
+    for number, places in enumerate(groups, 1):
+        print(f"\n[{number}/{len(groups)}] without {', '.join(names(images, places))}", flush=True)
+        folds.append(run_fold(given.out / "folds" / str(number), images, places, given, rest))
+    device = given.device or pick_device()
+    extractor = choose_extractor(given.extractor, device=device)
+    path = PixelPath(min(open_image(images.paths[0]).size), images.mode)
+    setup = Setup(extractor, path, device, BATCH, given.seed)
+    results = score(images, folds, setup, given.out / "pictures") | {"family": given.family}
+    words = shlex.join(["osteon", "folds", *(sys.argv[1:] if argv is None else argv)])
+    facts = {"schema": SCHEMA, "made": now(), "command": words, **commit()}
+    write_json(given.out / "results.json", facts | {"versions": versions()} | results)
+    print(f"Report: {write_report(given.out)}")
+
+
+def split(images: ImageSet, count: int | None, seed: int) -> list[list[int]]:
+    """Places of the pictures of each fold; those of one patient stay together.
+
+    Raises UserError for too few or too many pictures, or folds.
+    """
+    if not FEWEST <= len(images) <= MOST:
+        raise UserError(
+            f"{images.name} holds {len(images)} pictures; folds are for {FEWEST} to {MOST}. "
+            "With more, hold some out: osteon prepare, then osteon compare."
+        )
+    owners: dict[Any, list[int]] = {}
+    for place, row in enumerate(images.rows):
+        owners.setdefault(row.get("patient_id", place), []).append(place)
+    count = count or (len(owners) if len(owners) <= ALL_APART else 5)
+    if not 2 <= count <= len(owners):
+        raise UserError(f"--folds {count} should lie between 2 and {len(owners)}.")
+    order = torch.randperm(len(owners), generator=stream(seed, "folds")).tolist()
+    groups, apart = [list[int]() for _ in range(count)], list(owners.values())
+    for turn, owner in enumerate(order):
+        groups[turn % count] += apart[owner]
+    return [sorted(group) for group in groups]
+
+
+def run_fold(
+    folder: Path, images: ImageSet, places: list[int], given: Any, rest: list[str]
+) -> Fold:
+    """Prepare, train and generate what is not there yet."""
+    others = [place for place in range(len(images)) if place not in places]
+    data, run = folder / "data", folder / "run"
+    if not (data / "set.json").exists():
+        write_fold(data, images, {"train": others, "test": places})
+    held_out, learned = open_set(data, "test"), open_set(data, "train")
+    if sorted(images.rows[i]["file_name"] for i in places) != sorted(
+        row["source_file"] for row in held_out.rows
+    ):
+        raise UserError(f"{folder} is of other pictures or folds; give another --out.")
+    if not is_finished(run):
+        words = ["train", given.family, "--config", str(given.config)]
+        run_verb([*words, "--data", str(data), "--run_dir", str(run), *rest], f"fold {folder.name}")
+    card = run / "weights" / "osteon.json"  # of a tuned model
+    tuning = read_json(card) if card.exists() else {}
+    asked = [caption for caption in held_out.captions if caption.strip()]
+    prompts, seeds = asked or tuning.get("prompts"), read_seeds(given.seeds)
+    tuned = open_set(generate(run, seeds, prompts))
+    base, before = Path(tuning.get("base", "")), None
+    if tuning and base.is_dir():
+        name = f"folds-{given.out.name}-{folder.name}"
+        before = open_set(generate(base, seeds, prompts, name))
+    return Fold(folder, held_out, learned, tuned, before, read_json(run / "run.json")["seconds"])
+
+
+def write_fold(data: Path, images: ImageSet, splits: dict[str, list[int]]) -> None:
+    """A prepared set of copies."""
+    with atomic_folder(data) as folder:
+        for name, places in splits.items():
+            (folder / name).mkdir()
+            rows = []
+            for number, place in enumerate(places):
+                file = f"{number:06d}{images.paths[place].suffix}"
+                shutil.copyfile(images.paths[place], folder / name / file)
+                own = images.rows[place]
+                rows.append(own | {"file_name": file, "source_file": own["file_name"]})
+            write_jsonl(folder / name / "metadata.jsonl", rows)
+        counts = {name: len(places) for name, places in splits.items()}
+        write_json(folder / "set.json", images.info | {"name": data.parent.name, "counts": counts})
+
+
+def names(images: ImageSet, places: Sequence[int]) -> list[str]:
+    return [images.rows[place]["file_name"] for place in places]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="osteon folds",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("family", choices=["dreambooth", "wgan-gp", "vae"])
+    parser.add_argument("--config", required=True, type=Path, help="of the trainer")
+    parser.add_argument("--data", required=True, help="data/x, data/x:split, or a plain folder")
+    parser.add_argument("--out", required=True, type=Path, help="folder of the report")
+    parser.add_argument("--folds", type=int, help="default: one a picture up to 6, else 5")
+    parser.add_argument("--seeds", default="0-15", help="of every fold (default 0-15)")
+    parser.add_argument("--extractor", default="auto", help="as of osteon compare")
+    parser.add_argument("--device", help="cpu, cuda, mps (default: the best at hand)")
+    parser.add_argument("--seed", type=int, default=0, help="of the split (default 0)")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""Every picture held out once: who is apart from whom, what the numbers are, the command itself."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from compare.fold_scores import paired, spread
+from compare.folds import main, split
+from core.errors import UserError
+from core.files import read_json, read_jsonl
+from core.sets import open_set
+from tests.finetune.tiny import tiny_pipeline
+
+
+@pytest.fixture
+def paint(tmp_path: Path) -> Callable[[int], Path]:
+    def make(count: int) -> Path:
+        folder = tmp_path / f"pictures-{count}"
+        folder.mkdir(exist_ok=True)
+        random = np.random.default_rng(count)
+        for number in range(count):
+            shades = random.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+            Image.fromarray(shades).resize((32, 32)).save(folder / f"{number}.png")
+        return folder
+
+    return make
+
+
+def test_each_picture_is_held_out_once_and_patients_stay_together(
+    paint: Callable[[int], Path],
+) -> None:
+    images = open_set(paint(8))
+    for number, row in enumerate(images.rows):
+        row["patient_id"] = number // 2
+    groups = split(images, None, seed=0)
+    assert sorted(place for group in groups for place in group) == list(range(8))
+    assert sorted(groups) == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert len(split(open_set(paint(12)), None, 0)) == 5
+    assert split(open_set(paint(12)), 4, 0) != split(open_set(paint(12)), 4, 1)
+
+
+def test_too_few_or_many_are_refused(paint: Callable[[int], Path]) -> None:
+    with pytest.raises(UserError, match="4 to 20"):
+        split(open_set(paint(3)), None, 0)
+    with pytest.raises(UserError, match="4 to 20"):
+        split(open_set(paint(21)), None, 0)
+    with pytest.raises(UserError, match="between 2 and 4"):
+        split(open_set(paint(4)), 5, 0)
+
+
+def test_paired_differences_by_hand() -> None:
+    gap = paired([0.9, 0.8, 0.7], [0.5, 0.6, 0.6])
+    assert gap is not None
+    assert gap["mean"] == pytest.approx(0.7 / 3)
+    assert gap["p"] == 2 / 8  # of the 8 choices of signs only +++ and --- lie as far
+    mixed = paired([0.9, 0.5], [0.5, 0.9])
+    assert mixed is not None
+    assert mixed["p"] == 1
+    assert paired([0.9], [None]) is None
+    assert spread([1.0, 3.0]) == {"mean": 2.0, "deviation": pytest.approx(2**0.5)}
+
+
+def test_the_command_trains_asks_and_reports(
+    paint: Callable[[int], Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tiny_pipeline().save_pretrained(tmp_path / "base")
+    config = tmp_path / "few.yaml"
+    config.write_text(f"base: {tmp_path / 'base'}\nprompt: a square\nsteps: 1\nbatch: 2\n")
+    out = tmp_path / "out"
+    words = ["dreambooth", "--config", str(config), "--data", str(paint(4)), "--out", str(out)]
+    words += ["--folds", "2", "--seeds", "0-2", "--preview_every", "0"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)  # the base's images go to runs/ here
+        main(words)
+        assert "[2/2] without" in capfd.readouterr().out
+        first = read_json(out / "results.json")
+        trained = [(out / f"folds/{n}/run/run.json").read_text() for n in (1, 2)]
+        main(words)  # nothing is left to do, and the same comes out
+    again = read_json(out / "results.json")
+    assert [(out / f"folds/{n}/run/run.json").read_text() for n in (1, 2)] == trained
+    assert again["folds"] == first["folds"]
+
+    assert sorted(name for row in first["folds"] for name in row["held_out"]) == [
+        "0.png", "1.png", "2.png", "3.png",
+    ]  # fmt: skip
+    for number, row in enumerate(first["folds"], 1):
+        learned = read_jsonl(out / f"folds/{number}/data/train/metadata.jsonl")
+        assert not {line["source_file"] for line in learned} & set(row["held_out"])
+        assert row["images"] == 3
+        assert -1 <= row["base"] <= 1
+    assert first["against_base"]["least_p"] == 0.5
+    page = (out / "report.html").read_text()
+    assert page.count("data:image/png") == 2 * (2 + 3 + 3)
+    assert "Asked for pictures it has not seen" in page
+    assert "| 0.png" in (out / "report.md").read_text()
+    with pytest.raises(SystemExit):  # other folds do not mix with these
+        main([*words[:7], "--folds", "4", "--seeds", "0-2"])
+    assert "is of other pictures or folds" in capfd.readouterr().err
