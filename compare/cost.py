@@ -37,6 +37,7 @@ def describe(fake: Fake) -> dict[str, Any]:
         "first_prompts": prompts[:3],
         "settings": fake.settings,
         "training": {key: info[key] for key in RUN_FACTS if key in info},
+        "warnings": info.get("warnings", []),
         "cost": _cost(fake, info),
         "curves": curves(fake.run) if fake.run else {},
     }

@@ -22,6 +22,7 @@ def findings(results: Results) -> list[str]:
         told += _agreement(table)
     told += _species(results)
     told += _copies(results)
+    told += health(results)
     told += _raw_cosine(results)
     told += _costs(results)
     return told
@@ -215,6 +216,15 @@ def _costs(results: Results) -> list[str]:
         return []
     parts = [f"{label} {duration(seconds)}" for label, seconds in times.items()]
     return [f"Training took: {', '.join(parts)}."]
+
+
+def health(results: Results) -> list[str]:
+    """What the trainers warned of, which the scores alone do not tell."""
+    return [
+        f"While {fake['label']} trained: {warning}"
+        for fake in results["fakes"]
+        for warning in fake.get("warnings", [])
+    ]
 
 
 def _lower(title: str) -> str:

@@ -6,8 +6,17 @@ from pathlib import Path
 import pytest
 
 from compare.cost import describe
+from compare.findings import health
 from compare.sources import open_fakes
 from core.files import read_json, write_json
+
+
+def test_what_a_trainer_warned_of_is_said(make_run: Callable[..., Path]) -> None:
+    run = make_run("gan")
+    file = run / "run.json"
+    write_json(file, read_json(file) | {"warnings": ["Mode collapse? Look at previews/."]})
+    facts = describe(open_fakes([str(run)])[0])
+    assert health({"fakes": [facts]}) == ["While gan trained: Mode collapse? Look at previews/."]
 
 
 def test_kept_weights_cost_what_they_took(make_run: Callable[..., Path]) -> None:
