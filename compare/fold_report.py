@@ -20,23 +20,18 @@ def findings(results: dict[str, Any]) -> list[str]:
         )
 
     lines = [
-        f"Asked for pictures it has not seen, the model comes as near to them as {said(tuned)}, by "
-        "cosine of features with the nearest one held out."
+        "Asked for pictures it has not seen, the model draws some with a similarity to them of "
+        f"{said(tuned)}: cosine of features with the nearest one held out."
     ]
     gap = results["against_base"]
     if gap is not None:
-        verdict = "more than chance explains" if gap["p"] < 0.05 else "which chance may explain"
         lines.append(
-            f"Its base, before tuning: {said(base)}. The tuning moves it by "
-            f"{wording.signed(gap['mean'])}, {verdict} ({wording.p_value(gap['p'])}; with {count} "
-            f"folds no p lies below {gap['least_p']:.2g})."
+            f"Its base, before tuning: {said(base)}. The tuning moves it by {tested(gap)}; with "
+            f"{count} folds no p lies below {gap['least_p']:.2g}."
         )
-    gap = results["against_learned"]
-    verdict = "nearer than" if gap["mean"] > 0 else "not as near as"
     lines.append(
         f"The pictures that each model learned from: {said(learned)}. What the model draws is "
-        f"{verdict} giving these out again would be ({wording.signed(gap['mean'])}, "
-        f"{wording.p_value(gap['p'])})."
+        f"nearer than these by {tested(results['against_learned'])}."
     )
     copies = results["copies"]
     share = wording.percent(copies["share_above"])
@@ -49,6 +44,12 @@ def findings(results: dict[str, Any]) -> list[str]:
     total = sum(row["seconds"] for row in results["folds"])
     lines.append(f"Training the {count} models took {wording.duration(total)}.")
     return lines
+
+
+def tested(gap: dict[str, float]) -> str:
+    """ "+0.12, which chance may explain (p = 0.750)" """
+    verdict = "more than chance explains" if gap["p"] < 0.05 else "which chance may explain"
+    return f"{wording.signed(gap['mean'])}, {verdict} ({wording.p_value(gap['p'])})"
 
 
 def write_report(out: Path) -> Path:

@@ -198,9 +198,13 @@ def test_two_processes_train_like_one(settings: Make, tmp_path: Path) -> None:
         torch.testing.assert_close(first[name], second[name], atol=2e-4, rtol=1e-3)
 
 
-def test_weights_in_parts_train_like_whole_ones(settings: Make, tmp_path: Path) -> None:
-    """FSDP over two processes, taken up once; previews, an average and a kept step on the way."""
-    values = BUSY | {"lora": None, "text_encoder": True, "keep_weights": (2,), "preview_every": 2}
+def test_weights_in_parts_train_like_whole_ones(
+    settings: Make, captioned: Path, tmp_path: Path
+) -> None:
+    """FSDP over two processes, taken up once; with everything that looks at the model on the way:
+    validation, previews, an average, a kept step."""
+    values = BUSY | {"lora": None, "text_encoder": True, "data": str(captioned), "prompt": None}
+    values |= {"keep_weights": (2,), "preview_every": 2, "validate_every": 3}
     whole = settings(run_dir=str(tmp_path / "whole"), **values)
     train(whole)
     for steps in (3, 4):
@@ -208,6 +212,11 @@ def test_weights_in_parts_train_like_whole_ones(settings: Make, tmp_path: Path) 
         launch(TWO, "tests/finetune/in_parts.py", parts)
     assert [run_facts(tmp_path / name)["in_parts"] for name in ("whole", "parts")] == [False, True]
     assert losses_of(parts) == pytest.approx(losses_of(whole), rel=1e-4)
+    looked = [
+        [row["validation_loss"] for row in read_metrics(tmp_path / name) if "similarity" in row]
+        for name in ("whole", "parts")
+    ]
+    assert looked[1][0] == pytest.approx(looked[0][0], rel=1e-4)
     for folder in ("weights", "weights-000002"):
         first, second = (
             load_file(tmp_path / name / folder / "unet/diffusion_pytorch_model.safetensors")
