@@ -1,10 +1,11 @@
 """report.md and report.html of `osteon folds`, from its results.json and pictures."""
 
-import base64
 from pathlib import Path
 from typing import Any
 
 from compare import wording
+from compare.pictures import SIDE
+from compare.report import data_uri
 from compare.templating import html_templates, text_templates
 from core.files import read_json, write_text
 
@@ -57,8 +58,7 @@ def write_report(out: Path) -> Path:
     results = read_json(out / "results.json")
 
     def picture(name: str) -> str:
-        data = base64.b64encode((out / "pictures" / name).read_bytes()).decode()
-        return f"data:image/png;base64,{data}"
+        return data_uri(out / "pictures" / name, SIDE)
 
     view = {"r": results, "findings": findings(results), "picture": picture}
     write_text(out / "report.md", text_templates().get_template("folds.md.jinja").render(view))

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from compare.copies import CopyBank, copy_test
-from compare.features import subset
 from compare.measure import Setup
-from compare.similarity import nearest_cosine, unit
-from core.images import open_image
+from compare.pictures import Album
+from compare.similarity import similarity
+from compare.variety import diversity
 from core.sets import ImageSet
 
 SHOWN = 4  # pictures of a kind, a fold, on the page
@@ -33,37 +33,28 @@ class Fold:
     """Of training."""
 
 
-def score(images: ImageSet, folds: Sequence[Fold], setup: Setup, album: Path) -> dict[str, Any]:
+def score(images: ImageSet, folds: Sequence[Fold], setup: Setup, album: Album) -> dict[str, Any]:
     """Everything the report says, from features of each set and the copy test over all folds.
 
     Args:
-        album: folder for copies of the pictures on the page.
+        album: for small copies of the pictures on the page.
     """
     rows, drawn, unseen = [], [], []
     for fold in folds:
         held_out = setup.extract(fold.held_out).features
-
-        def nearness(other: ImageSet | None, target: np.ndarray = held_out) -> float | None:
-            """Cosine of a picture of `other` with the nearest one held out, on average."""
-            if other is None:
-                return None
-            return float(nearest_cosine(target, setup.extract(other).features).mean())
-
+        sets = {"tuned": fold.tuned, "base": fold.base, "learned": fold.learned}
+        features = {name: setup.extract(own).features for name, own in sets.items() if own}
+        near = {name: similarity(held_out, own) for name, own in features.items()}
         bank = CopyBank(fold.learned, setup.path, setup.device)
         scores = bank.find(fold.tuned).cosine[:, 0]
         drawn.append(scores)
         unseen.append(bank.find(fold.held_out).cosine[:, 0])
-        features = unit(setup.extract(fold.tuned).features)
-        alike = features @ features.T
-        pairs = len(alike) * (len(alike) - 1)
         rows.append(
             {
                 "held_out": [row["source_file"] for row in fold.held_out.rows],
                 "captions": fold.held_out.captions,
-                "tuned": nearness(fold.tuned),
-                "base": nearness(fold.base),
-                "learned": nearness(fold.learned),
-                "diversity": float(1 - (alike.sum() - np.trace(alike)) / pairs) if pairs else None,
+                **{name: near.get(name) for name in sets},
+                "diversity": diversity(features["tuned"]),
                 "copy_median": float(np.median(scores)),
                 "seconds": fold.seconds,
                 "images": len(fold.tuned),
@@ -108,19 +99,11 @@ def paired(first: Sequence[Any], second: Sequence[Any]) -> dict[str, float] | No
     return {"mean": float(gaps.mean()), "p": float(far.mean()), "least_p": 2 / len(signs)}
 
 
-def pictures(fold: Fold, album: Path) -> dict[str, list[str]]:
-    """Files in `album`, by kind: what was held out, and the first that were drawn."""
-    chosen = {
-        "held out": subset(fold.held_out, range(min(SHOWN, len(fold.held_out)))),
-        "model": subset(fold.tuned, range(min(SHOWN, len(fold.tuned)))),
+def pictures(fold: Fold, album: Album) -> dict[str, list[str]]:
+    """Names in `album`, by kind: what was held out, and the first that were drawn."""
+    kinds = {"held out": fold.held_out, "model": fold.tuned, "base": fold.base}
+    return {
+        kind: [album.add(path, f"{fold.folder.name} {kind}") for path in images.paths[:SHOWN]]
+        for kind, images in kinds.items()
+        if images is not None
     }
-    if fold.base is not None:
-        chosen["base"] = subset(fold.base, range(min(SHOWN, len(fold.base))))
-    copied: dict[str, list[str]] = {}
-    album.mkdir(parents=True, exist_ok=True)
-    for name, images in chosen.items():
-        for number, path in enumerate(images.paths):
-            file = f"{fold.folder.name}-{name.replace(' ', '-')}-{number}.png"
-            open_image(path, images.mode).save(album / file)
-            copied.setdefault(name, []).append(file)
-    return copied

@@ -19,10 +19,12 @@ from typing import Any
 import torch
 
 from compare.extractors import choose_extractor
-from compare.features import PixelPath
+from compare.features import PixelPath, subset
 from compare.fold_report import write_report
 from compare.fold_scores import Fold, score
 from compare.measure import Setup
+from compare.pictures import Album
+from core.config import read_yaml
 from core.errors import UserError, command
 from core.files import atomic_folder, read_json, write_json, write_jsonl
 from core.generate import generate, read_seeds
@@ -36,6 +38,7 @@ from core.verbs import is_finished, run_verb
 SCHEMA = 1
 FEWEST, MOST = 4, 20  # pictures; with more, `osteon compare` and a test split
 ALL_APART = 6  # up to so many, each is a fold of its own
+INHERITED = ("schema", "source", "licence", "citation", "domain", "size", "mode")  # of set.json
 BATCH = 64  # images measured at once
 
 
@@ -43,6 +46,8 @@ BATCH = 64  # images measured at once
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, generate and score with every picture held out once."""
     given, rest = _parser().parse_known_args(argv)
+    if not given.config.is_file():
+        raise UserError(f"{given.config} is not there; configs/ has presets.")
     images = open_set(given.data)
     groups = split(images, given.folds, given.seed)
     if (given.out / "results.json").exists() and not (given.out / "folds").exists():
@@ -55,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     extractor = choose_extractor(given.extractor, device=device)
     path = PixelPath(min(open_image(images.paths[0]).size), images.mode)
     setup = Setup(extractor, path, device, BATCH, given.seed)
-    results = score(images, folds, setup, given.out / "pictures") | {"family": given.family}
+    with atomic_folder(given.out / "pictures") as album:
+        results = score(images, folds, setup, Album(album)) | {"family": given.family}
     words = shlex.join(["osteon", "folds", *(sys.argv[1:] if argv is None else argv)])
     facts = {"schema": SCHEMA, "made": now(), "command": words, **commit()}
     write_json(given.out / "results.json", facts | {"versions": versions()} | results)
@@ -94,23 +100,41 @@ def run_fold(
     if not (data / "set.json").exists():
         write_fold(data, images, {"train": others, "test": places})
     held_out, learned = open_set(data, "test"), open_set(data, "train")
-    if sorted(images.rows[i]["file_name"] for i in places) != sorted(
-        row["source_file"] for row in held_out.rows
-    ):
+    wanted = [content(subset(images, own)) for own in (places, others)]
+    if wanted != [content(held_out), content(learned)]:
         raise UserError(f"{folder} is of other pictures or folds; give another --out.")
+    how = {"family": given.family, "config": given.config.read_text(), "flags": rest}
+    told = folder / "training.json"
+    if told.exists() and read_json(told) != how:
+        raise UserError(f"{run} was trained by other settings; give another --out.")
+    write_json(told, how)
     if not is_finished(run):
         words = ["train", given.family, "--config", str(given.config)]
         run_verb([*words, "--data", str(data), "--run_dir", str(run), *rest], f"fold {folder.name}")
-    card = run / "weights" / "osteon.json"  # of a tuned model
-    tuning = read_json(card) if card.exists() else {}
     asked = [caption for caption in held_out.captions if caption.strip()]
-    prompts, seeds = asked or tuning.get("prompts"), read_seeds(given.seeds)
-    tuned = open_set(generate(run, seeds, prompts))
-    base, before = Path(tuning.get("base", "")), None
-    if tuning and base.is_dir():
-        name = f"folds-{given.out.name}-{folder.name}"
-        before = open_set(generate(base, seeds, prompts, name))
+    seeds = read_seeds(given.seeds)
+    tuned = open_set(generate(run, seeds, asked))
+    prompts = asked or list(dict.fromkeys(tuned.captions))
+    before = draw_base(run, seeds, prompts, f"folds-{given.out.name}-{folder.name}")
     return Fold(folder, held_out, learned, tuned, before, read_json(run / "run.json")["seconds"])
+
+
+def draw_base(run: Path, seeds: list[int], prompts: list[str], name: str) -> ImageSet | None:
+    """The same by the run's base, before tuning; None where it has none at hand."""
+    tuned = read_yaml(run / "config.yaml")
+    if tuned.get("lora") and not tuned.get("token"):  # without its adapters it is its base
+        return open_set(generate(run, seeds, prompts, "base", options={"lora_scale": 0.0}))
+    base = Path(read_json(run / "run.json").get("base", ""))
+    if not (base / "model_index.json").exists():
+        return None
+    return open_set(generate(base, seeds, prompts, name))
+
+
+def content(images: ImageSet) -> list[tuple[bytes, str]]:
+    """Of few images, with their captions, in order."""
+    return [
+        (path.read_bytes(), text) for path, text in zip(images.paths, images.captions, strict=True)
+    ]
 
 
 def write_fold(data: Path, images: ImageSet, splits: dict[str, list[int]]) -> None:
@@ -125,8 +149,9 @@ def write_fold(data: Path, images: ImageSet, splits: dict[str, list[int]]) -> No
                 own = images.rows[place]
                 rows.append(own | {"file_name": file, "source_file": own["file_name"]})
             write_jsonl(folder / name / "metadata.jsonl", rows)
-        counts = {name: len(places) for name, places in splits.items()}
-        write_json(folder / "set.json", images.info | {"name": data.parent.name, "counts": counts})
+        facts = {key: images.info[key] for key in INHERITED if key in images.info}
+        facts["counts"] = {name: len(places) for name, places in splits.items()}
+        write_json(folder / "set.json", facts)
 
 
 def names(images: ImageSet, places: Sequence[int]) -> list[str]:

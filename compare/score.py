@@ -62,9 +62,9 @@ def compare(arguments: argparse.Namespace) -> Path | None:
     real = open_real(arguments.real, arguments.train)
     bases = [arguments.base] if arguments.base else []
     fakes = open_fakes([*arguments.fake, *bases], arguments.images)
-    untuned = fakes[-1].folder if bases else None
-    axis = None
+    base, axis = fakes[-1].label if bases else _base(fakes), None
     if arguments.axis:
+        base = on_axis(arguments.axis, base) if base else None
         fakes, axis = along(arguments.axis, fakes)
     _say(f"Scored against {real.choice}: {len(real.held_out)} images.")
     extractor = choose_extractor(
@@ -88,8 +88,7 @@ def compare(arguments: argparse.Namespace) -> Path | None:
         near = closest(real, fakes, setup)
         write_flags(fakes, near.pop("flags"))
         results = _facts(arguments, real, fakes, setup) | measured
-        named = [fake.label for fake in fakes if fake.folder == untuned]
-        results["base"] = named[0] if named else _base(fakes)
+        results["base"] = base
         if real.few and measured["band"]:
             results["species"] = species_facts(real, fakes, others, class_images, setup)
         results["axis"] = axis
@@ -115,14 +114,19 @@ def along(name: str, fakes: Sequence[Fake]) -> tuple[list[Fake], dict[str, Any]]
     """Sets whose labels are numbers, in their order and with the axis in their label, and where
     each lies on it. Raises UserError where a label is no number."""
     try:
-        values = {fake.folder: float(fake.label) for fake in fakes}
+        ordered = sorted(fakes, key=lambda fake: float(fake.label))
     except ValueError:
         raise UserError(
             "--axis needs sets named by numbers: --fake 32=FOLDER 64=FOLDER, --base 0=FOLDER."
         ) from None
-    ordered = sorted(fakes, key=lambda fake: values[fake.folder])
-    named = [replace(fake, label=f"{name.replace('_', ' ')} {fake.label}") for fake in ordered]
-    return named, {"name": name, "values": {fake.label: values[fake.folder] for fake in named}}
+    values = {on_axis(name, fake.label): float(fake.label) for fake in ordered}
+    named = [replace(fake, label=on_axis(name, fake.label)) for fake in ordered]
+    return named, {"name": name, "values": values}
+
+
+def on_axis(name: str, label: str) -> str:
+    """ "lora_scale", "0.5" -> "lora scale 0.5" """
+    return f"{name.replace('_', ' ')} {label}"
 
 
 def _agreement(real: Real, fakes: Sequence[Fake], setup: Setup) -> list[dict[str, Any]]:

@@ -41,9 +41,8 @@ def kinds_of(paths: Sequence[Path], clip: Path) -> list[str]:
             f"{clip} cannot be loaded as CLIP ({str(error).splitlines()[0]})."
         ) from None
     names = {words: name for name, words in KINDS.items()}
-    pictures = [open_image(path, "RGB") for path in paths]
-    answers = read(pictures, candidate_labels=[*names], hypothesis_template="{}")
-    return [names[answer[0]["label"]] for answer in answers]
+    asked = {"candidate_labels": [*names], "hypothesis_template": "{}"}
+    return [names[read(open_image(path, "RGB"), **asked)[0]["label"]] for path in paths]
 
 
 def odd_ones(kinds: Sequence[str]) -> tuple[str, list[int]]:

@@ -138,7 +138,8 @@ class Session:
             tree = load_state(saved[-1])
             for name, item in state.items():
                 bare = self._bare(item)
-                bare.load_state_dict(dealt(tree[name], places(bare)))
+                parts = self.accelerator.is_fsdp2
+                bare.load_state_dict(dealt(tree[name], places(bare)) if parts else tree[name])
             if self.accelerator.scaler is not None and "scaler" in tree:
                 self.accelerator.scaler.load_state_dict(tree["scaler"])
             self.step = step_of(saved[-1])

@@ -83,7 +83,8 @@ def test_a_skeleton_among_living_animals_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(4):
-        Image.new("RGB", (32, 32), (9, 9, 40 * number)).save(tmp_path / f"{number}.png")
+        random = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(random).resize((32, 32)).save(tmp_path / f"{number}.png")
     said = ["a living animal", "a living animal", "a skeleton", "something else"]
     monkeypatch.setattr("core.checkup.kinds_of", lambda paths, clip: said)
     bad = [what + remedy for fine, what, remedy in check_set(tmp_path, tmp_path) if not fine]
