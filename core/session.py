@@ -25,7 +25,7 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import parse_flag_from_env, set_seed
+from accelerate.utils import DistributedType, parse_flag_from_env, set_seed
 from tqdm import tqdm
 
 from core.config import leaves, to_dict
@@ -35,6 +35,7 @@ from core.seeds import seed_everything
 from core.sets import ImageSet
 from core.sharding import dealt, gathered, places
 from core.state import load_state, save_state
+from core.zero import ZeroState, prepare_zero
 
 
 class TrainerSettings(Protocol):
@@ -74,12 +75,14 @@ class Session:
         accumulate: int = 1,
         advice: str = "try a lower learning rate or fp32",
         in_parts: bool = False,
+        clip_norm: float = 0.0,
     ) -> None:
         """Raises UserError for what cannot be done, before anything is written.
 
         Args:
             advice: what to do about losses that are not finite.
-            in_parts: whether these weights can be held in parts (FSDP).
+            in_parts: whether these weights and their moments can be held in parts.
+            clip_norm: of the gradient, for DeepSpeed, which clips by itself; 0: no limit.
         """
         _check_launch(in_parts)
         check_same_settings(Path(settings.run_dir), family, settings)
@@ -91,6 +94,10 @@ class Session:
             gradient_accumulation_steps=accumulate,
             step_scheduler_with_optimizer=False,
         )
+        self.precision = self.accelerator.mixed_precision
+        self.zero = self.accelerator.distributed_type == DistributedType.DEEPSPEED
+        if self.zero:
+            prepare_zero(self.accelerator, clip_norm)
         self.family = family
         self.settings = settings
         self.advice = advice
@@ -126,8 +133,9 @@ class Session:
                 "data_images": len(self.image_set),
                 "mode": self.image_set.mode,
                 "device": _device_name(self.device),
-                "precision": self.accelerator.mixed_precision,
+                "precision": self.precision,
                 "processes": self.accelerator.num_processes,
+                "distributed": self.accelerator.distributed_type.value,
                 "seed": self.settings.seed,
                 **facts,
             },
@@ -291,7 +299,9 @@ class Session:
     def _bare(self, item: Any) -> Any:
         if isinstance(item, torch.nn.Module):
             return self.accelerator.unwrap_model(item)
-        return item.optimizer if isinstance(item, AcceleratedOptimizer) else item
+        if not isinstance(item, AcceleratedOptimizer):
+            return item
+        return ZeroState(item.optimizer) if self.zero else item.optimizer
 
     def _catch_signals(self) -> dict[int, Any]:
         def ask_to_stop(number: int, frame: Any) -> None:
@@ -352,18 +362,16 @@ def _device_name(device: torch.device) -> str:
 
 def _check_launch(in_parts: bool) -> None:
     """Raise UserError for a way of `accelerate launch` that this training has not."""
-    if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
+    fsdp, zero = (parse_flag_from_env(f"ACCELERATE_USE_{name}") for name in ("FSDP", "DEEPSPEED"))
+    if (fsdp or zero) and not in_parts:
         raise UserError(
-            "DeepSpeed keeps checkpoints as pickles, which are not read here; "
-            "configs/accelerate/fsdp.yaml saves as much memory."
-        )
-    if parse_flag_from_env("ACCELERATE_USE_FSDP") and (
-        not in_parts or os.environ.get("FSDP_VERSION", "1") != "2"
-    ):
-        raise UserError(
-            "FSDP (version 2) is for dreambooth with every weight trained (lora: null) by adamw; "
+            "FSDP and DeepSpeed are for dreambooth, every weight trained (lora: null) by adamw; "
             "launch with configs/accelerate/multi_gpu.yaml."
         )
+    if fsdp and os.environ.get("FSDP_VERSION", "1") != "2":
+        raise UserError("Of FSDP there is version 2; see configs/accelerate/fsdp.yaml.")
+    if zero and importlib.util.find_spec("deepspeed") is None:
+        raise UserError('DeepSpeed is not installed; pip install -e ".[deepspeed]"')
 
 
 def _check_tracker(name: str) -> None:

@@ -70,6 +70,7 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
         instances.images,
         settings.accumulate,
         in_parts=settings.whole and settings.optim.name == "adamw",
+        clip_norm=settings.optim.clip_norm,
     )
     accelerator, device = session.accelerator, session.device
     check_share(settings, accelerator.num_processes)
