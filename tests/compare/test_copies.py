@@ -1,7 +1,4 @@
-"""Copies of drawn radiographs are caught, unseen ones are not.
-
-Crops are found as a set (the right training image, a small p), not yet one by one.
-"""
+"""Copies of drawn radiographs are caught, unseen ones are not."""
 
 import io
 from collections.abc import Callable
@@ -75,18 +72,12 @@ def test_copies_are_caught_and_unseen_images_are_not(
             for image in originals
         ],
     }
-    short: list[str] = []
     for name, images in variants.items():
         found = find_copies(as_set(name, images), bank, PATH)
         result = copy_test(found.cosine[:, 0], yardstick)
-        assert (found.index[:, 0] == np.arange(COPIED)).mean() >= 0.9, name
+        assert (found.index[:, 0] == np.arange(COPIED)).mean() >= 0.95, name
         assert result["p"] < 1e-6, name  # as a set, they stand out
-        if name in ("cropped", "all") and result["share_above"] < 0.95:
-            short.append(name)
-            continue
         assert result["share_above"] >= (1 if name == "same" else 0.95), name
-    if short:
-        pytest.xfail(f"under 95 % of the copies pass the bound: {', '.join(short)}")
 
 
 def test_an_image_is_not_its_own_copy(pictures: tuple[ImageSet, Callable[..., ImageSet]]) -> None:
