@@ -19,13 +19,14 @@ class Cosines(NamedTuple):
 
 
 def cosines(queries: Tensor, bank: Tensor) -> Cosines:
-    """Both cosines from one matrix product; pixels are flat, float32 in [0, 1], Q x P and B x P.
+    """Both cosines from one matrix product; pixels are flat, float32 of any scale, Q x P and
+    B x P.
 
     A black image has cosine 0 with everything; so has an even one once its mean is out.
     """
     pixels = queries.shape[1]
     products = queries @ bank.T
-    squares_q, squares_b = (queries * queries).sum(1), (bank * bank).sum(1)
+    squares_q, squares_b = (torch.linalg.vector_norm(x, dim=1) ** 2 for x in (queries, bank))
     mean_q, mean_b = queries.mean(1), bank.mean(1)
     # dot and norms of what is left without the means, from those with them
     inner = products - pixels * mean_q[:, None] * mean_b
