@@ -3,20 +3,25 @@
     python benchmarks/lora_speed.py --data data/sinomacrops_64
     python benchmarks/lora_speed.py --data data/x --base full --size 512 --precision bf16  # a GPU
 
-Same model, images, batch, precision and adapters, one after the other in processes of their own.
+Same model, images, batch, precision and adapters, in processes of their own, taking turns; medians
+over the rounds.
 The other way is written after examples/dreambooth/train_dreambooth_lora.py: every step opens the
-images, encodes them, and encodes the prompt. "full" is Stable Diffusion 2 built from its
-configuration with random weights. Writes benchmarks/results/lora_speed.json.
+images, encodes them, and encodes the prompt. "compiled" is the trainer with `compile: true`; the
+script has no such setting, and what compiling takes is in its "first_step_s". "full" is Stable
+Diffusion 2 built from its configuration with random weights. Writes
+benchmarks/results/lora_speed.json.
 """
 
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +52,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FULL = Path("runs/sd2-random")
 RESULT = ROOT / "benchmarks" / "results" / "lora_speed.json"
 WARM = 5  # steps that are not counted
+WAYS = ("usual", "ours", "compiled")
 
 
 class Pictures(Dataset):
@@ -112,8 +118,10 @@ def usual_way(base: Path, data: Path, size: int, batch: int, steps: int, precisi
     return (steps - WARM) * batch / (time.monotonic() - began)
 
 
-def our_way(base: Path, data: Path, size: int, batch: int, steps: int, run: Path) -> float:
-    """Images per second of the trainer itself, from its own log."""
+def our_way(
+    base: Path, data: Path, size: int, batch: int, steps: int, run: Path, compiled: bool
+) -> tuple[float, float]:
+    """Images per second of the trainer itself, and seconds to its first step, from its own log."""
     train(
         DreamBoothSettings(
             data=str(data),
@@ -125,10 +133,12 @@ def our_way(base: Path, data: Path, size: int, batch: int, steps: int, run: Path
             prompt="a photo of sks",
             lora=Lora(),
             checkpoint_every=0,
+            compile=compiled,
         )
     )
     rows = read_metrics(run)
-    return (steps - WARM) * batch / (rows[-1]["seconds"] - rows[WARM - 1]["seconds"])
+    seconds = rows[-1]["seconds"] - rows[WARM - 1]["seconds"]
+    return (steps - WARM) * batch / seconds, rows[0]["seconds"]
 
 
 def build_full() -> None:
@@ -185,7 +195,11 @@ def _wait() -> None:
 
 def _apart(way: str, arguments: argparse.Namespace) -> dict[str, float]:
     """One way in a process of its own, so that each has its own peak."""
-    words = [f"--{name}={value}" for name, value in vars(arguments).items() if name != "way"]
+    words = [
+        f"--{name}={value}"
+        for name, value in vars(arguments).items()
+        if name not in ("way", "rounds")
+    ]
     command_line = [sys.executable, __file__, *words, f"--way={way}"]
     environment = os.environ | {"ACCELERATE_MIXED_PRECISION": arguments.precision}
     done = subprocess.run(
@@ -196,18 +210,23 @@ def _apart(way: str, arguments: argparse.Namespace) -> dict[str, float]:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
+def _medians(rows: Sequence[dict[str, float]]) -> dict[str, Any]:
+    return {name: statistics.median(row[name] for row in rows) for name in rows[0]}
+
+
 def _run(given: argparse.Namespace) -> None:
     """One way; prints a line of JSON."""
     base = FULL if given.base == "full" else Path(given.base)
     pictures = Path(given.data) / "train" if (Path(given.data) / "train").is_dir() else given.data
     common = (base, Path(pictures), given.size, given.batch, given.steps)
-    if given.way == "ours":
-        run = Path(f"runs/lora-speed-{time.time_ns()}")
-        speed = our_way(*common, run)
-    else:
+    found = {}
+    if given.way == "usual":
         speed = usual_way(*common, given.precision)
-    device = torch.device(pick_device())
-    print(json.dumps({"images_per_second": speed, "memory_mb": peak_memory_mb(device)}))
+    else:
+        run = Path(f"runs/lora-speed-{time.time_ns()}")
+        speed, found["first_step_s"] = our_way(*common, run, given.way == "compiled")
+    found |= {"images_per_second": speed, "memory_mb": peak_memory_mb(torch.device(pick_device()))}
+    print(json.dumps(found))
 
 
 @command
@@ -219,23 +238,32 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--precision", choices=["no", "fp16", "bf16"], default="no")
-    parser.add_argument("--way", choices=["both", "ours", "usual"], default="both")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--way", choices=["all", *WAYS], default="all")
     given = parser.parse_args(argv)
-    if given.way != "both":
+    if given.way != "all":
         return _run(given)
     if given.base == "full" and not (FULL / "model_index.json").exists():
         build_full()
-    found = {way: _apart(way, given) for way in ("usual", "ours")}
-    faster = found["ours"]["images_per_second"] / found["usual"]["images_per_second"]
-    memory = found["ours"]["memory_mb"] / found["usual"]["memory_mb"]
+    turns = [{way: _apart(way, given) for way in WAYS} for _ in range(given.rounds)]
+    found = {way: _medians([turn[way] for turn in turns]) for way in WAYS}
+    for way, values in found.items():
+        pairs = [(turn[way], turn["usual"]) for turn in turns]
+        ratios = [own["images_per_second"] / usual["images_per_second"] for own, usual in pairs]
+        values |= {"faster": statistics.median(ratios), "faster_range": [min(ratios), max(ratios)]}
+        values["memory_ratio"] = values["memory_mb"] / found["usual"]["memory_mb"]
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     setup = {name: value for name, value in vars(given).items() if name != "way"}
     row = setup | {"device": device, "threads": torch.get_num_threads()} | found
     rows = read_json(RESULT) if RESULT.exists() else []
-    write_json(RESULT, [*rows, row | {"faster": faster, "memory_ratio": memory}])
+    write_json(RESULT, [*rows, row])
     for way, values in found.items():
-        print(f"{way:6} {values['images_per_second']:8.2f} images/s {values['memory_mb']:7.0f} MB")
-    print(f"{faster:.2f} times as fast with {memory:.2f} of the memory. Kept in {RESULT}.")
+        least, most = values["faster_range"]
+        print(
+            f"{way:9} {values['images_per_second']:8.2f} images/s ({values['faster']:.2f} times, "
+            f"{least:.2f} to {most:.2f}), {values['memory_ratio']:.2f} of the memory"
+        )
+    print(f"Kept in {RESULT}.")
 
 
 if __name__ == "__main__":
