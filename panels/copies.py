@@ -15,7 +15,7 @@ from panels.catalogue import Model
 
 SIDE = 64  # pixels at which images are looked at
 MOST_UNSEEN = 500  # real images that make the yardstick
-ENOUGH = 99  # unseen images from which a copy may be named: one in a hundred by chance
+ENOUGH = 20  # unseen images from which a copy may be named
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,12 @@ class Nearest:
     share: float
     """Of the unseen real images, those that lie further from any training image, 0 to 1."""
     unseen: int
+    bound: float
+    """Likeness that one unseen real image in a thousand has."""
 
     @property
     def possible_copy(self) -> bool:
-        return self.share == 1.0 and self.unseen >= ENOUGH
+        return self.likeness > self.bound and self.unseen >= ENOUGH
 
     @property
     def words(self) -> str:
@@ -64,6 +66,7 @@ class _Bank:
     """`compare.copies.CopyBank`."""
     unseen: np.ndarray
     """Scores of unseen real images."""
+    bound: float
 
     def nearest(self, image: Image.Image) -> Nearest:
         from compare.features import Given  # torch
@@ -72,7 +75,7 @@ class _Bank:
         found = self.search.find(Given(pixels))
         place, score = int(found.index[0, 0]), float(found.cosine[0, 0])
         share = float((self.unseen < score).mean()) if len(self.unseen) else 0.0
-        return Nearest(self.paths[place], score, share, len(self.unseen))
+        return Nearest(self.paths[place], score, share, len(self.unseen), self.bound)
 
 
 def _changed(data: Path) -> float:
@@ -84,7 +87,7 @@ def _changed(data: Path) -> float:
 
 @lru_cache(maxsize=2)
 def _bank(data: str, changed: float) -> _Bank:
-    from compare.copies import CopyBank  # torch
+    from compare.copies import CopyBank, copy_bound  # torch
     from compare.features import PixelPath
     from compare.measure import pick
     from compare.sources import open_real
@@ -94,7 +97,8 @@ def _bank(data: str, changed: float) -> _Bank:
     train, unseen = real.train, real.held_out
     search = CopyBank(train, PixelPath(SIDE, train.mode))
     if real.same:
-        return _Bank(train.paths, search, np.zeros(0))
+        return _Bank(train.paths, search, np.zeros(0), 1.0)
     if len(unseen) > MOST_UNSEEN:
         unseen = pick(unseen, MOST_UNSEEN, 0, "yardstick")
-    return _Bank(train.paths, search, search.find(unseen).cosine[:, 0])
+    scores = search.find(unseen).cosine[:, 0]
+    return _Bank(train.paths, search, scores, copy_bound(scores))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from compare.copies import copy_test, find_copies, flag_rows
+from compare.copies import copy_bound, copy_test, find_copies, flag_rows
 from compare.features import PixelPath
 from core.sets import ImageSet, open_set
 from prepare.chest import draw_chest, sample_chest
@@ -78,6 +78,18 @@ def test_copies_are_caught_and_unseen_images_are_not(
         assert (found.index[:, 0] == np.arange(COPIED)).mean() >= 0.95, name
         assert result["p"] < 1e-6, name  # as a set, they stand out
         assert result["share_above"] >= (1 if name == "same" else 0.95), name
+
+
+def test_a_bound_from_few_images_lies_where_many_put_it() -> None:
+    rng = np.random.default_rng(0)
+    many = np.tanh(rng.normal(1.0, 0.2, 100_000))
+    truth = np.tanh(1.0 + 3.0902 * 0.2)
+    assert copy_bound(many) == pytest.approx(truth, abs=1e-3)
+    few = [copy_bound(rng.choice(many, 50)) for _ in range(200)]
+    assert np.mean(few) == pytest.approx(truth, abs=0.005)
+    assert np.mean([rng.choice(many, 50).max() for _ in range(200)]) < truth - 0.02
+    assert copy_bound(np.array([0.5])) == 0.5
+    assert copy_bound(np.array([0.2, 1.0])) >= 0.999
 
 
 def test_an_image_is_not_its_own_copy(pictures: tuple[ImageSet, Callable[..., ImageSet]]) -> None:
