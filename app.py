@@ -31,14 +31,14 @@ TABS = {
     "Reports": reports.tab,
 }
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+EMBEDDED = "models/sd2-mini"
 MAX_WAITING = 200  # requests in the queue
 MAX_UPLOAD = "20mb"
 CACHE_SECONDS = (3600, 86400)  # look every hour, delete copies of pictures older than a day
 
 
-def build(root: Path) -> gr.Blocks:
-    """The page over the project in `root`."""
-    bench = Workbench(root.resolve())
+def build(bench: Workbench) -> gr.Blocks:
+    """The page over a project."""
     with gr.Blocks(
         title="Osteon", analytics_enabled=False, fill_width=True, delete_cache=CACHE_SECONDS
     ) as page:
@@ -57,11 +57,13 @@ def launch(
     port: int | None = 7860,
     share: bool = False,
     auth: tuple[str, str] | None = None,
+    early: bool = False,
 ) -> tuple[gr.Blocks, str]:
     """Start the server in the background; returns the page and its address.
 
     Args:
         port: None takes the first free one from 7860 on.
+        early: load what the first picture needs while the visitor still reads the page.
 
     Raises UserError for a port that is taken, and for an address that others can reach without
     user and password.
@@ -88,7 +90,8 @@ def launch(
         "theme": look.theme(),
         "css": look.CSS,
     }
-    page = build(root)
+    bench = Workbench(root.resolve())
+    page = build(bench)
     try:
         _, local, public = page.launch(**options)
     except OSError:
@@ -97,6 +100,8 @@ def launch(
         page.close()
         raise UserError("No public link could be made; leave out --share, or see to the network.")
     rouse(local, auth)
+    if early:
+        threading.Thread(target=warm, args=[bench], name="osteon-warm", daemon=True).start()
     return page, public or local
 
 
@@ -110,9 +115,13 @@ def rouse(address: str, auth: tuple[str, str] | None) -> None:
             visitor.get(place)
 
 
-def warm() -> None:
-    """Load what diffusion runs on while the visitor still reads the page."""
+def warm(bench: Workbench) -> None:
+    """Load what diffusion runs on, and the embedded base, which is small; draw one picture."""
     resolve(FAMILIES["dreambooth"].sampler)
+    for model in bench.models():
+        if model.name == EMBEDDED:
+            with bench.resident.use(model.folder) as sampler:
+                sampler([0], [""], steps=1)
 
 
 @command
@@ -136,9 +145,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print("Loading the libraries", flush=True)
     # Now: it would hold up every answer for seconds if it came with the first picture
     importlib.import_module("torch")
-    page, address = launch(Path.cwd(), given.host, given.port, given.share, auth)
+    page, address = launch(Path.cwd(), given.host, given.port, given.share, auth, early=True)
     print(f"Osteon is at {address}  (Ctrl-C stops it)", flush=True)
-    threading.Thread(target=warm, name="osteon-warm", daemon=True).start()
     page.block_thread()
 
 

@@ -4,8 +4,8 @@ Starts `osteon app` cold on this project and measures, from outside:
     up              from the command to its line "Osteon is at ..."
     first page      of HTML and its configuration, once it is up
     first preview   of the first picture by models/sd2-mini, from the request on, by a visitor who
-                    first reads the page for 15 s: the libraries are in memory, the model is not
-    next preview    the same once the model is in memory
+                    first reads the page for 15 s, in which the libraries and this model are loaded
+    next preview    of the second picture
     at once         the first preview of a second server, asked for as soon as that is up
     requests        100 from 20 clients at once: seconds, and how many were lost or crossed
 """

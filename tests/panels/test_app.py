@@ -13,11 +13,12 @@ import pytest
 from gradio_client import Client
 from PIL import Image, ImageChops
 
-from app import build, launch, main
+from app import EMBEDDED, build, launch, main, warm
 from core.errors import UserError
 from core.families import load_sampler
 from core.generate import SETTINGS_KEY
 from core.images import png_text
+from panels.workbench import Workbench
 
 ROOT = Path(__file__).resolve().parents[2]
 FEW = {"steps": 3, "guidance": 4.0, "lora_scale": 1.0}
@@ -39,7 +40,8 @@ def pictures(answers: list[Any]) -> list[Path]:
 
 def test_the_page_needs_no_torch(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; import app; app.build(Path(sys.argv[1]));"
+        "import sys; from pathlib import Path; import app;"
+        "app.build(app.Workbench(Path(sys.argv[1])));"
         "print(sorted({'torch', 'diffusers', 'transformers', 'accelerate'} & sys.modules.keys()))"
     )
     done = subprocess.run(
@@ -49,12 +51,19 @@ def test_the_page_needs_no_torch(tmp_path: Path) -> None:
 
 
 def test_with_nothing_trained_the_page_names_the_command(tmp_path: Path) -> None:
-    page = build(tmp_path)
+    page = build(Workbench(tmp_path))
     shown = [b for b in page.blocks.values() if isinstance(b, gr.HTML) and b.visible and b.value]
     notices = [b.value for b in shown if "make demo" in b.value]
     assert len(notices) == 3  # one a tab
     assert any("osteon train dreambooth --config" in notice for notice in notices)
     assert any("osteon compare --real" in notice for notice in notices)
+
+
+def test_the_first_picture_finds_the_embedded_base_in_memory() -> None:
+    bench = Workbench(ROOT)
+    warm(bench)
+    assert bench.resident.holds(ROOT / EMBEDDED)
+    warm(Workbench(ROOT / "configs"))  # a project without it
 
 
 def test_pictures_arrive_one_by_one_and_are_what_generate_draws(
