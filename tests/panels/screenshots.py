@@ -1,4 +1,7 @@
-"""Pictures of every tab for the README: `make screenshots`, on the models that `make demo` made.
+"""Pictures of every tab: `make screenshots`, on the models that `make demo` made.
+
+In docs/screenshots: each tab light, dark and 400 pixels wide; for the README playground.png, and
+the others on one sheet, tabs.png.
 
 Needs Playwright's Python package and a chromium on the path.
 """
@@ -9,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from app import launch
@@ -18,6 +22,7 @@ OUT = ROOT / "docs" / "screenshots"
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 SIZE = {"width": 1180, "height": 860}
 LONG = 600_000  # ms
+GAP = 16  # pixels
 
 
 def playground(page: Page) -> None:
@@ -26,7 +31,18 @@ def playground(page: Page) -> None:
     page.get_by_text("How this picture was made").click()
 
 
+def choose(page: Page, label: str, value: str) -> None:
+    page.wait_for_timeout(1500)  # the page itself chooses when it opens
+    box = page.get_by_label(label, exact=True).locator("visible=true").first
+    box.fill(value)
+    box.press("Enter")
+
+
 def side_by_side(page: Page) -> None:
+    choose(page, "Diffusion, base model", "models/sd2-mini")
+    choose(page, "Diffusion, fine-tuned", "runs/demo-chest-lora")
+    choose(page, "WGAN-GP", "runs/demo-chest-gan")
+    choose(page, "VAE", "runs/demo-chest-vae")
     page.get_by_role("button", name="Draw the row").click()
     page.get_by_text(" drawn.").wait_for()
     page.get_by_text("Mean difference").wait_for()
@@ -43,16 +59,13 @@ def arena(page: Page) -> None:
 
 
 def train(page: Page) -> None:
-    run = page.get_by_label("Run to watch")  # the newest one may have no samples
-    run.fill("runs/demo-chest-gan")
-    run.press("Enter")
-    page.get_by_text("After ").first.wait_for()
+    choose(page, "Run to watch", "runs/demo-chest-gan")  # the newest one may have no samples
+    page.get_by_text("After 100 steps").wait_for()
 
 
 def data(page: Page) -> None:
     page.get_by_text("page 1 of").wait_for()
-    page.locator(".osteon-gallery button.thumbnail-lg:visible").first.click()
-    page.get_by_alt_text("larger").wait_for()
+    page.locator(".osteon-gallery button.thumbnail-lg:visible").first.wait_for()
 
 
 def reports(page: Page) -> None:
@@ -83,7 +96,7 @@ def main(wanted: list[str]) -> None:
             visit.goto(address)
             visit.get_by_role("tab", name=title).click()
             TABS[title](visit)
-            name = title.lower().replace(" ", "-")
+            name = file_name(title)
             visit.screenshot(path=OUT / f"{name}.png", full_page=True)
             visit.set_viewport_size({"width": 400, "height": 860})
             visit.screenshot(path=OUT / f"{name}-narrow.png", full_page=True)
@@ -94,6 +107,25 @@ def main(wanted: list[str]) -> None:
             visit.close()
         browser.close()
     page.close()
+    if not wanted:
+        write_sheet([OUT / f"{file_name(title)}.png" for title in TABS if title != "Playground"])
+
+
+def file_name(title: str) -> str:
+    return title.lower().replace(" ", "-")
+
+
+def write_sheet(files: list[Path]) -> None:
+    """The tops of the pages, two in a row."""
+    wide, high = SIZE["width"] // 2, SIZE["height"] // 2
+    rows = -(-len(files) // 2)
+    sheet = Image.new("RGB", (2 * wide + GAP, rows * (high + GAP) - GAP), "white")
+    for number, file in enumerate(files):
+        whole = Image.open(file).convert("RGB")
+        top = whole.crop((0, 0, SIZE["width"], SIZE["height"]))
+        place = (number % 2 * (wide + GAP), number // 2 * (high + GAP))
+        sheet.paste(top.resize((wide, high), Image.Resampling.LANCZOS), place)
+    sheet.save(OUT / "tabs.png", optimize=True)
 
 
 if __name__ == "__main__":
