@@ -57,5 +57,6 @@ def test_every_cell_runs_and_a_second_time_goes_on(
             exec(cell, names)
         assert [row["step"] for row in read_metrics(run)] == list(range(1, steps + 1))
         assert checkpoints(run)
-    assert len(list((run / "samples/default").glob("*.png"))) == 8
+    for steps in (2, 3):
+        assert len(list((run / f"samples/after-{steps}").glob("*.png"))) == 8
     assert os.environ["OSTEON_WORK"] == str(tmp_path)
