@@ -25,17 +25,18 @@ LONG = 600_000  # ms
 GAP = 16  # pixels
 
 
-def playground(page: Page) -> None:
-    page.get_by_role("button", name="Generate").click()
-    page.get_by_text("4 pictures in").wait_for()
-    page.get_by_text("How this picture was made").click()
-
-
 def choose(page: Page, label: str, value: str) -> None:
-    page.wait_for_timeout(1500)  # the page itself chooses when it opens
+    page.wait_for_timeout(5000)  # the page itself chooses when it opens
     box = page.get_by_label(label, exact=True).locator("visible=true").first
     box.fill(value)
     box.press("Enter")
+
+
+def playground(page: Page) -> None:
+    choose(page, "Model", "runs/demo-sinomacrops")
+    page.get_by_role("button", name="Generate").click()
+    page.get_by_text("4 pictures in").wait_for()
+    page.get_by_text("How this picture was made").click()
 
 
 def side_by_side(page: Page) -> None:
@@ -49,6 +50,7 @@ def side_by_side(page: Page) -> None:
 
 
 def latent(page: Page) -> None:
+    choose(page, "Model", "runs/demo-chest-vae")
     page.get_by_role("button", name="Draw the way").click()
     page.get_by_text("8 pictures.").wait_for()
 
@@ -102,6 +104,7 @@ def main(wanted: list[str]) -> None:
             visit.screenshot(path=OUT / f"{name}-narrow.png", full_page=True)
             visit.set_viewport_size(SIZE)
             visit.evaluate("document.body.classList.add('dark')")
+            visit.wait_for_timeout(1000)  # colours change by and by
             visit.screenshot(path=OUT / f"{name}-dark.png", full_page=True)
             print(OUT / f"{name}.png", flush=True)
             visit.close()
