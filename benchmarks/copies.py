@@ -1,7 +1,7 @@
 """How well the copy test catches copies, and how often it flags what is none.
 
     python benchmarks/copies.py --out benchmarks/results/copies.json       # drawn radiographs
-    python benchmarks/copies.py --data data/nih64 --out benchmarks/results/copies_nih.json
+    python benchmarks/copies.py --data data/nih64 --out benchmarks/results/copies_nih64.json
 
 The bound is set by one half of the unseen images and tried on the other. Each way of giving a
 training image out again is tried alone, and then all of them together.

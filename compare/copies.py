@@ -178,12 +178,14 @@ def _likeness(queries: Tensor, block: Tensor) -> tuple[Tensor, Tensor]:
     """Step 1: highest cosine of each query (2 x Q x 64 x 64) with a crop of each training image
     (B x 64 x 64), and the number of that crop in `_crops`: 2 x Q x B both."""
 
-    def small(maps: Tensor, crop: Tensor) -> Tensor:  # N x 256
-        return _rows(_cut(_blur(_sized(maps, MIDDLE), 0.7), crop.expand(len(maps), 3), COARSE))
-
     whole, *others = torch.tensor(_crops(), device=block.device)
-    crops = torch.stack([small(block, crop) for crop in (whole, *others)], 1)  # B x V x 256
-    rows = small(queries.flatten(0, 1), whole)  # 2Q x 256
+    smooth, rows = (_blur(_sized(x, MIDDLE), 0.7) for x in (block, queries.flatten(0, 1)))
+
+    def small(maps: Tensor, crop: Tensor) -> Tensor:  # N x 256
+        return _rows(_cut(maps, crop.expand(len(maps), 3), COARSE))
+
+    crops = torch.stack([small(smooth, crop) for crop in (whole, *others)], 1)  # B x V x 256
+    rows = small(rows, whole)  # 2Q x 256
     found = [torch.einsum("qd,bvd->qbv", part, crops).max(2) for part in rows.split(PAIRS)]
     score, number = (torch.cat(part) for part in zip(*found, strict=True))
     return score.unflatten(0, (2, -1)), number.unflatten(0, (2, -1))

@@ -18,25 +18,35 @@ class Cosines(NamedTuple):
     centred: Tensor
 
 
-def cosines(queries: Tensor, bank: Tensor) -> Cosines:
-    """Both cosines from one matrix product; pixels are flat, float32 of any scale, Q x P and
-    B x P.
+class Measured(NamedTuple):
+    """Images and what every cosine needs of them, worked out once."""
+
+    pixels: Tensor
+    """Flat, float32 of any scale, N x P."""
+    mean: Tensor
+    raw: Tensor
+    """1 / length, N; 0 for a black image."""
+    centred: Tensor
+    """1 / length once the mean is out, N; 0 for an even image."""
+
+
+def measured(pixels: Tensor) -> Measured:
+    """Of flat images, N x P."""
+    mean, squares = pixels.mean(1), torch.linalg.vector_norm(pixels, dim=1) ** 2
+    spread = squares - pixels.shape[1] * mean**2
+    return Measured(pixels, mean, _inverse_norms(squares, squares), _inverse_norms(spread, squares))
+
+
+def cosines(queries: Measured, bank: Measured) -> Cosines:
+    """Both cosines from one matrix product.
 
     A black image has cosine 0 with everything; so has an even one once its mean is out.
     """
-    pixels = queries.shape[1]
-    products = queries @ bank.T
-    squares_q, squares_b = (torch.linalg.vector_norm(x, dim=1) ** 2 for x in (queries, bank))
-    mean_q, mean_b = queries.mean(1), bank.mean(1)
-    # dot and norms of what is left without the means, from those with them
-    inner = products - pixels * mean_q[:, None] * mean_b
-    spread_q = squares_q - pixels * mean_q**2
-    spread_b = squares_b - pixels * mean_b**2
+    products = queries.pixels @ bank.pixels.T
+    # dot of what is left without the means, from that with them
+    inner = products - queries.pixels.shape[1] * queries.mean[:, None] * bank.mean
     return Cosines(
-        products
-        * _inverse_norms(squares_q, squares_q)[:, None]
-        * _inverse_norms(squares_b, squares_b),
-        inner * _inverse_norms(spread_q, squares_q)[:, None] * _inverse_norms(spread_b, squares_b),
+        products * queries.raw[:, None] * bank.raw, inner * queries.centred[:, None] * bank.centred
     )
 
 

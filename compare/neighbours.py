@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compare.cosine import cosines
+from compare.cosine import cosines, measured
 
 PART = 64  # bank images at once: as float32 at 256 pixels they stay in a processor's cache
 
@@ -39,12 +39,12 @@ def nearest(
     Returns:
         "raw" (the thesis's number) and "centred" (each image's mean taken out).
     """
-    flat = _flat(queries, device)
+    asked = measured(_flat(queries, device))
     best: dict[str, tuple[Tensor, Tensor]] = {}
     first = 0
     for block in bank:
         for part in np.array_split(block, range(PART, len(block), PART)):
-            both = cosines(flat, _flat(part, device))._asdict()
+            both = cosines(asked, measured(_flat(part, device)))._asdict()
             places = torch.arange(first, first + len(part), device=device)
             for kind, values in both.items():
                 if own is not None:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from compare.cosine import cosines
+from compare.cosine import Cosines, cosines, measured
 from compare.neighbours import nearest
 
 
@@ -43,16 +43,20 @@ def test_an_image_is_not_its_own_neighbour() -> None:
     assert found["raw"].cosine.max() < 0.999
 
 
+def cosines_of(a: torch.Tensor, b: torch.Tensor) -> Cosines:
+    return cosines(measured(a), measured(b))
+
+
 def test_even_images_have_no_direction() -> None:
     even = torch.full((1, 16), 0.5)
     other = torch.rand((1, 16), generator=torch.Generator().manual_seed(0))
-    assert cosines(even, other).centred.item() == 0
-    assert cosines(torch.zeros(1, 16), other).raw.item() == 0
-    assert 0 < cosines(even, other).raw.item() < 1
+    assert cosines_of(even, other).centred.item() == 0
+    assert cosines_of(torch.zeros(1, 16), other).raw.item() == 0
+    assert 0 < cosines_of(even, other).raw.item() < 1
 
 
 def test_brightness_and_contrast_leave_the_centred_cosine() -> None:
     image = torch.rand((1, 64), generator=torch.Generator().manual_seed(1))
-    both = cosines(image * 0.5 + 0.3, image)
+    both = cosines_of(image * 0.5 + 0.3, image)
     assert both.centred.item() == pytest.approx(1, abs=1e-5)
     assert both.raw.item() < 1
