@@ -1,11 +1,9 @@
 """The real script: trains, resumes exactly, and leaves weights that plain diffusers loads."""
 
-import importlib.util
 import os
 import shutil
 import signal
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +22,7 @@ from core.errors import UserError
 from core.families import load_sampler
 from core.images import png_text
 from core.runs import checkpoints, read_metrics
-from core.state import load_state
-from finetune.settings import Concept, DreamBoothSettings, Lora, Optim, Prior, Token
+from finetune.settings import Concept, DreamBoothSettings, Lora, Optim, Prior
 from finetune.subjects import instance_subject
 from finetune.train_dreambooth import main, train
 from tests.finetune.tiny import write_images
@@ -36,15 +33,11 @@ from tests.trainers import (
     check_killed_equals_unbroken,
     launch,
     run_facts,
-    tensors_of,
 )
 
 SCRIPT = "finetune/train_dreambooth.py"
 LORA_FILE = "pytorch_lora_weights.safetensors"
 Make = Callable[..., DreamBoothSettings]
-DEEPSPEED = pytest.mark.skipif(
-    importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed"
-)
 BUSY = {
     "lora": Lora(rank=2, alpha=4.0, dropout=0.1),
     "batch": 4,
@@ -205,67 +198,6 @@ def test_two_processes_train_like_one(settings: Make, tmp_path: Path) -> None:
         torch.testing.assert_close(first[name], second[name], atol=2e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("script", "distributed"),
-    [
-        ("tests/finetune/in_parts.py", "FSDP"),
-        pytest.param("tests/finetune/under_zero.py", "DEEPSPEED", marks=DEEPSPEED),
-    ],
-)
-def test_weights_in_parts_train_like_whole_ones(
-    settings: Make, captioned: Path, tmp_path: Path, script: str, distributed: str
-) -> None:
-    """Two processes, taken up once; with everything that looks at the model on the way:
-    validation, previews, an average, a kept step."""
-    values = BUSY | {"lora": None, "text_encoder": True, "data": str(captioned), "prompt": None}
-    values |= {"keep_weights": (2,), "preview_every": 2, "validate_every": 3}
-    values |= {"optim": replace(BUSY["optim"], clip_norm=0.05)}  # an eighth of the gradients
-    whole = settings(run_dir=str(tmp_path / "whole"), **values)
-    train(whole)
-    for steps in (3, 4):
-        parts = settings(run_dir=str(tmp_path / "parts"), **values | {"steps": steps})
-        launch(TWO, script, parts)
-    facts = [run_facts(tmp_path / name) for name in ("whole", "parts")]
-    assert [each["distributed"] for each in facts] == ["NO", distributed]
-    assert [each["in_parts"] for each in facts] == [False, distributed == "FSDP"]
-    assert losses_of(parts) == pytest.approx(losses_of(whole), rel=1e-4)
-    moments, own = (
-        load_state(checkpoints(tmp_path / name)[-1])["optimiser"] for name in ("whole", "parts")
-    )
-    assert own["param_groups"] == moments["param_groups"]
-    torch.testing.assert_close(own["state"], moments["state"], atol=1e-6, rtol=1e-3)
-    looked = [
-        [row["validation_loss"] for row in read_metrics(tmp_path / name) if "similarity" in row]
-        for name in ("whole", "parts")
-    ]
-    assert looked[1][0] == pytest.approx(looked[0][0], rel=1e-4)
-    for folder in ("weights", "weights-000002"):
-        first, second = (
-            load_file(tmp_path / name / folder / "unet/diffusion_pytorch_model.safetensors")
-            for name in ("whole", "parts")
-        )
-        assert first.keys() == second.keys()
-        for name in first:
-            torch.testing.assert_close(first[name], second[name], atol=2e-4, rtol=1e-3)
-
-
-@DEEPSPEED
-@pytest.mark.slow
-def test_under_deepspeed_a_resumed_run_equals_an_unbroken_one(
-    settings: Make, captioned: Path, tmp_path: Path
-) -> None:
-    values = BUSY | {"lora": None, "data": str(captioned), "prompt": None}
-    values |= {"token": Token("<ramp>", "bat"), "text_encoder": True}  # two groups
-    for name, steps in (("unbroken", 4), ("broken", 2), ("broken", 4)):
-        own = settings(run_dir=str(tmp_path / name), **values | {"steps": steps})
-        launch(TWO, "tests/finetune/under_zero.py", own)
-    broken, unbroken = (
-        tensors_of(checkpoints(tmp_path / name)[-1]) for name in ("broken", "unbroken")
-    )
-    assert len(broken) > 1000
-    assert equal(broken, unbroken)
-
-
 @pytest.mark.slow  # a minute of compiling
 def test_a_compiled_unet_trains_alike(settings: Make, tmp_path: Path) -> None:
     own = [
@@ -278,18 +210,6 @@ def test_a_compiled_unet_trains_alike(settings: Make, tmp_path: Path) -> None:
     first, second = map(weights_of, own)
     for name in first:
         torch.testing.assert_close(first[name], second[name], atol=2e-4, rtol=1e-3)
-
-
-@pytest.mark.parametrize("way", ["DEEPSPEED", "FSDP"])
-def test_other_ways_of_accelerate_are_refused(
-    settings: Make, monkeypatch: pytest.MonkeyPatch, way: str
-) -> None:
-    monkeypatch.setenv(f"ACCELERATE_USE_{way}", "true")
-    with pytest.raises(UserError, match=r"multi_gpu\.yaml"):
-        train(settings(lora=Lora(rank=2)))
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"version 2|pip install .*deepspeed"):
-        train(settings(lora=None))
 
 
 def test_epsilon_base_and_min_snr_weight(settings: Make, tmp_path: Path) -> None:
