@@ -251,8 +251,7 @@ class Data:
 
     def refresh(self, current: str | None) -> tuple[Any, Any]:
         sets = self.bench.sets()
-        kept = current if current in sets else next(iter(sets), None)
-        return gr.update(choices=sets, value=kept), gr.update(visible=not sets)
+        return fields.renewed(sets, current), gr.update(visible=not sets)
 
     def _rejects(self, name: str) -> str:
         """What `osteon prepare` refused, and why."""

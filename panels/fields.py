@@ -1,5 +1,6 @@
 """Fields that several tabs have: the same words, the same limits, the same way to stop."""
 
+import json
 import random
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -79,23 +80,29 @@ def buttons(words: str, ready: bool) -> Buttons:
     with gr.Row():
         return Buttons(
             gr.Button(words, variant="primary", scale=2, min_width=140, interactive=ready),
-            gr.Button("Stop", scale=1, min_width=90),
+            gr.Button("Stop", scale=1, min_width=90, interactive=False),
         )
 
 
-def can_stop(stop: gr.Button, run: Any, status: gr.HTML) -> None:
-    """End the event `run`, waiting or under way; what it has shown so far stays."""
-    words = look.status("Stopped. Pictures already made are kept.")
-    # First the end, then the words: else the run's last line, on its way, would overwrite them
-    ended = stop.click(None, cancels=[run], queue=False, **QUIET)
-    ended.then(lambda: words, outputs=status, queue=False, **QUIET)
-
-
 def on_start(
-    triggers: Sequence[Any], function: Any, inputs: Any, outputs: Any, api_name: str
+    buttons: Buttons,
+    function: Any,
+    inputs: Any,
+    outputs: Any,
+    status: gr.HTML,
+    api_name: str,
+    prompt: gr.Textbox | None = None,
 ) -> Any:
-    """Wire what runs a model: one at a time, its own status line in place of Gradio's overlay."""
-    return gr.on(
+    """Wire what runs a model: one at a time, its own status line in place of Gradio's overlay.
+    Enter in `prompt` starts it, too.
+
+    Stop ends it, waiting or under way; what it has shown so far stays. Gradio drops in silence a
+    start that comes before the step under way has ended; so "Stopped" is said only then.
+    """
+    triggers = [buttons.go.click, *([prompt.submit] if prompt else [])]
+    # What the browser does by itself comes first: it waits for an event's end before the next one
+    gr.on(triggers, None, outputs=buttons.stop, js=_able(True), **QUIET)
+    run = gr.on(
         triggers,
         function,
         inputs,
@@ -104,3 +111,24 @@ def on_start(
         show_progress="hidden",
         **DEVICE,
     )
+    stopping = f"() => {json.dumps(look.status('Stopping: the step under way ends first.'))}"
+    stopped = look.status("Stopped. Pictures already made are kept.")
+    buttons.stop.click(None, outputs=status, js=stopping, cancels=[run], queue=False, **QUIET)
+    run.failure(lambda: stopped, outputs=status, queue=False, **QUIET)
+    run.then(None, outputs=buttons.stop, js=_able(False), **QUIET)
+    return run
+
+
+def _able(able: bool) -> str:
+    """For the browser: a button that can be pressed, or cannot."""
+    return f"() => ({{__type__: 'update', interactive: {json.dumps(able)}}})"
+
+
+def renewed(choices: Sequence[str] | Sequence[tuple[str, str]], current: str | None) -> Any:
+    """A list's choices as they are now; the first is chosen where `current` is gone.
+
+    Where it is not, no value is sent: another may have been chosen while this was on its way.
+    """
+    names = [choice if isinstance(choice, str) else choice[1] for choice in choices]
+    value = {} if current in names else {"value": next(iter(names), None)}
+    return gr.update(choices=choices, **value)

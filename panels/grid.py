@@ -98,14 +98,14 @@ def section(bench: Workbench) -> None:
                 axes.append(gr.Dropdown([NONE, *AXES], value=title, label=f"{letter}: setting"))
                 axes.append(gr.Textbox(text, label=f"{letter}: values", info=INFO))
     settings = fields.settings_fields()
-    go, stop = fields.buttons("Draw the grid", bool(models))
+    buttons = fields.buttons("Draw the grid", bool(models))
     status = gr.HTML(look.status("Ready."))
     warning = gr.HTML(elem_classes="osteon-warn")
     table = gr.HTML(elem_classes="osteon-grid")
     sheet = gr.File(label="The whole grid as one PNG", visible=False)
     asked = [model, prompt, seed, *axes, *settings]
-    run = fields.on_start([go.click], maker.draw, asked, [status, warning, table, sheet], "grid")
-    fields.can_stop(stop, run, status)
+    shown = [status, warning, table, sheet]
+    fields.on_start(buttons, maker.draw, asked, shown, status, "grid")
 
 
 @dataclass(frozen=True)

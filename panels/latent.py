@@ -69,16 +69,16 @@ def tab(bench: Workbench, page: gr.Blocks) -> None:
             min_width=200,
         )
     settings = fields.settings_fields()
-    go, stop = fields.buttons("Draw the way", bool(models))
+    buttons = fields.buttons("Draw the way", bool(models))
     status = gr.HTML(look.status("Ready."))
     warning = gr.HTML(elem_classes="osteon-warn")
     row = gr.HTML()
     film = gr.File(label="As a film (GIF)", visible=False)
     asked = [model, mode, count, seeds, prompts, *settings, keep]
-    run = fields.on_start([go.click], latent.draw, asked, [status, warning, row, film], "latent")
-    fields.can_stop(stop, run, status)
+    shown = [status, warning, row, film]
+    fields.on_start(buttons, latent.draw, asked, shown, status, "latent")
     mode.input(lambda mode: look.note(MODES[mode]), mode, how, queue=False, **fields.QUIET)
-    page.load(latent.refresh, model, [model, go], **fields.QUIET)
+    page.load(latent.refresh, model, [model, buttons.go], **fields.QUIET)
 
 
 @dataclass(frozen=True)
@@ -144,9 +144,7 @@ class Latent:
 
     def refresh(self, current: str | None) -> tuple[Any, Any]:
         models = self.bench.models()
-        names = [model.name for model in models]
-        name = current if current in names else next(iter(names), None)
-        return gr.update(choices=choices(models), value=name), gr.update(interactive=bool(models))
+        return fields.renewed(choices(models), current), gr.update(interactive=bool(models))
 
 
 def read_points(text: str) -> list[int | str]:

@@ -83,7 +83,7 @@ def tab(bench: Workbench, page: gr.Blocks) -> None:
             )
             seed = fields.seed_field("Same seed, same picture.")
             count = fields.slider("count", "Number of pictures", "Their seeds count up.")
-            go, stop = fields.buttons("Generate", bool(models))
+            buttons = fields.buttons("Generate", bool(models))
             settings = fields.settings_fields()
             preset = _preset(bench)
             with gr.Accordion("Mix in other LoRA runs", open=False) as mixing:
@@ -93,9 +93,8 @@ def tab(bench: Workbench, page: gr.Blocks) -> None:
 
     asked = Asked(model, prompt, seed, count, settings, mixed)
     run = fields.on_start(
-        [go.click, prompt.submit], play.generate, asked.inputs, shown, "playground"
+        buttons, play.generate, asked.inputs, shown, shown.status, "playground", prompt
     )
-    fields.can_stop(stop, run, shown.status)
     told = [shown.facts, shown.picked]
     shown.gallery.select(play.selected, shown.made, told, **fields.QUIET)
     recent = gr.State([])
@@ -108,7 +107,7 @@ def tab(bench: Workbench, page: gr.Blocks) -> None:
     preset.input(lambda line: line, preset, prompt, queue=False, **fields.QUIET)
     fitted = [prompt, examples, *settings[:-1], mixing]
     model.change(play.fit, model, fitted, **fields.QUIET)
-    page.load(play.refresh, model, [model, notice, go, *mixed[::2]], **fields.QUIET).then(
+    page.load(play.refresh, model, [model, notice, buttons.go, *mixed[::2]], **fields.QUIET).then(
         play.fit, model, fitted, **fields.QUIET
     )
 
@@ -292,10 +291,8 @@ class Playground:
     def refresh(self, current: str | None) -> Values:
         """What there is now, keeping the model that was chosen."""
         models = self.bench.models()
-        names = [model.name for model in models]
-        name = current if current in names else next(iter(names), None)
         return (
-            gr.update(choices=choices(models), value=name),
+            fields.renewed(choices(models), current),
             gr.update(visible=not models),
             gr.update(interactive=bool(models)),
             *[gr.update(choices=_loras(models))] * MIXED,

@@ -25,11 +25,11 @@ def section(bench: Workbench) -> None:
     """Lay out the upload and what it gives; called inside a tab."""
     replay = Replay(bench)
     file = gr.File(label="A PNG that Osteon made", file_types=[".png"], type="filepath", height=140)
-    go, stop = fields.buttons("Draw it again", True)
+    buttons = fields.buttons("Draw it again", True)
     status = gr.HTML(look.status("Ready."))
     view = gr.HTML()
-    run = fields.on_start([go.click], replay.draw, file, [status, view], "replay")
-    fields.can_stop(stop, run, status)
+    shown = [status, view]
+    fields.on_start(buttons, replay.draw, file, shown, status, "replay")
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def tab(bench: Workbench, page: gr.Blocks) -> None:
         )
         seed = fields.seed_field("The same for all.", scale=1, min_width=200)
     settings = fields.settings_fields()
-    go, stop = fields.buttons("Draw the row", bool(models))
+    buttons = fields.buttons("Draw the row", bool(models))
     status = gr.HTML(look.status(READY))
     with gr.Row():
         columns = [_column(FAMILIES[name].title, _choices(models, name)) for name in ORDER]
@@ -70,13 +70,12 @@ def tab(bench: Workbench, page: gr.Blocks) -> None:
     drawn = gr.State({})
     asked = [prompt, settings.negative, seed, *settings[1:], *chosen]
     shown = [status, warning, *cells, drawn]
-    run = fields.on_start([go.click, prompt.submit], row.draw, asked, shown, "side_by_side")
-    fields.can_stop(stop, run, status)
+    run = fields.on_start(buttons, row.draw, asked, shown, status, "side_by_side", prompt)
     looked = {"fn": row.closer, "inputs": [drawn, *both], "outputs": view, **fields.QUIET}
     run.then(**looked)
     for choice in both:
         choice.input(**looked)
-    page.load(row.refresh, chosen, [notice, go, *chosen], **fields.QUIET)
+    page.load(row.refresh, chosen, [notice, buttons.go, *chosen], **fields.QUIET)
 
 
 def _choice(label: str, place: int) -> gr.Dropdown:
@@ -201,8 +200,7 @@ class SideBySide:
         updates = [gr.update(visible=not models), gr.update(interactive=bool(models))]
         lists = [*(_choices(models, family) for family in ORDER), _folders(self.bench)]
         for found, name in zip(lists, current, strict=True):
-            kept = name if name in [value for _, value in found] else found[0][1]
-            updates.append(gr.update(choices=found, value=kept))
+            updates.append(fields.renewed(found, name))
         return updates
 
 

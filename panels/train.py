@@ -196,9 +196,7 @@ class Train:
         return [f"runs/{file.parent.name}" for file in files]
 
     def refresh(self, current: str | None) -> tuple[Any, Any]:
-        runs = self.runs()
-        kept = current if current in runs else next(iter(runs), None)
-        return gr.update(choices=runs, value=kept), gr.update(choices=self.bench.sets())
+        return fields.renewed(self.runs(), current), gr.update(choices=self.bench.sets())
 
     def state(self, run: str) -> dict[str, Any]:
         """Status, steps and newest losses of a run."""

@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +16,11 @@ QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 
 @pytest.fixture
-def page(address: str) -> Iterator[Any]:
-    """The app's page; fails on errors in the console and on requests to anywhere else."""
+def page(address: str, tmp_path: Path) -> Iterator[Any]:
+    """The app's page; fails on errors in the console and on requests to anywhere else.
+
+    How it looked at the end is kept in tmp_path.
+    """
     troubles: list[str] = []
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
@@ -31,6 +35,7 @@ def page(address: str) -> Iterator[Any]:
         )
         page.goto(address)
         yield page
+        page.screenshot(path=tmp_path / "page.png", full_page=True)
         browser.close()
     assert troubles == []
 
@@ -70,6 +75,7 @@ def test_a_visit_to_every_tab_on_a_narrow_screen(page: Any) -> None:
     page.get_by_alt_text("Seed 0: a valley").first.wait_for()
     page.get_by_role("button", name="Stop").first.click()
     page.get_by_text("Stopped. Pictures already made are kept.").wait_for()
+    assert page.get_by_role("button", name="Stop").first.is_disabled()
     page.get_by_alt_text("Seed 0: a valley").first.wait_for()
     page.get_by_label("number input for Number of pictures").fill("1")
 
