@@ -96,6 +96,8 @@ class Session:
         )
         self.precision = self.accelerator.mixed_precision
         self.zero = self.accelerator.distributed_type == DistributedType.DEEPSPEED
+        if self.precision == "fp16" and not (self.accelerator.native_amp or self.zero):
+            raise UserError("fp16 needs a GPU; launch with --mixed_precision bf16, or no.")
         if self.zero:
             prepare_zero(self.accelerator, clip_norm)
         self.family = family

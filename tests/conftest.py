@@ -1,10 +1,14 @@
 """What many tests share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from PIL import Image
 
 
@@ -23,3 +27,23 @@ def make_folder(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return make
+
+
+@pytest.fixture
+def half(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[float], None]]:
+    """`half(scale)`: from now on fp16 with a gradient scaler, which starts at `scale` and grows
+    every second step. accelerate gives both to GPUs only; here the CPU gets them."""
+
+    def give(scale: float) -> None:
+        def init(accelerator: Accelerator, **given: Any) -> None:
+            real(accelerator, **given)
+            accelerator.native_amp = True
+            accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=2)
+
+        monkeypatch.setattr(Accelerator, "__init__", init)
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+    real = Accelerator.__init__
+    yield give
+    AcceleratorState._reset_state(reset_partial_state=True)

@@ -15,9 +15,11 @@ from typing import Any
 import psutil
 import torch
 from safetensors.torch import load_file
+from torch.utils._pytree import tree_flatten
 
 from core.config import to_yaml
 from core.runs import checkpoints, step_of
+from core.state import load_state
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
@@ -175,3 +177,31 @@ def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
 def run_facts(run: Path) -> dict[str, Any]:
     facts: dict[str, Any] = json.loads((run / "run.json").read_text())
     return facts
+
+
+def check_scaler_goes_on(
+    train: Callable[[Any], None],
+    settings: Any,
+    run: Path,
+    half: Callable[[float], None],
+    high: float,
+) -> None:
+    """fp16 whose scaler starts too `high`: steps are skipped until it fits. Taken up, the run ends
+    with bit for bit the unbroken one's state, all of it float32."""
+    half(high)
+    train(replace(settings, run_dir=str(run / "unbroken")))
+    train(replace(settings, run_dir=str(run / "broken"), steps=2))
+    train(replace(settings, run_dir=str(run / "broken")))
+    whole, again = (load_state(checkpoints(run / name)[-1]) for name in ("unbroken", "broken"))
+    assert 0 < whole["scaler"]["scale"] < high
+    assert whole.pop("seconds") > 0
+    assert again.pop("seconds") > 0
+    (ours, shape), (theirs, same_shape) = tree_flatten(whole), tree_flatten(again)
+    assert shape == same_shape
+    for one, other in zip(ours, theirs, strict=True):
+        if isinstance(one, torch.Tensor):
+            assert torch.equal(one, other)
+            assert one.dtype == torch.float32 or not one.is_floating_point()
+        else:
+            assert one == other
+    assert run_facts(run / "broken")["precision"] == "fp16"

@@ -144,10 +144,11 @@ def write_outputs(
     per_epoch = batches_per_epoch(len(pixels), settings.batch_size)
     save_model(model, network_config(settings), run / "weights")
     rows = epoch_rows(read_metrics(run), per_epoch)
-    write_csv(rows, run / settings.log_file)
     epoch = -(-steps // per_epoch)
     pictures = run / settings.output_dir
-    plot(rows, LOSSES, pictures / "losses.png", axis="epoch")
+    if rows:  # fp16's scaler may still be looking for its factor
+        write_csv(rows, run / settings.log_file)
+        plot(rows, LOSSES, pictures / "losses.png", axis="epoch")
     write_grid(model, GRID_IMAGES, pictures / f"epoch-{epoch:04d}.png")
     write_pairs(model, settings, pixels, pictures / f"pairs-{epoch:04d}.png")
     saved = run / settings.model_save_dir

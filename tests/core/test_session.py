@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from core.errors import UserError
@@ -88,6 +89,19 @@ def test_other_settings_are_refused_by_name(unbroken: ToySettings, make_folder: 
     (Path(unbroken.data) / "000.png").unlink()
     with pytest.raises(UserError, match="have changed"):
         train(replace(unbroken, steps=9))
+
+
+def test_fp16_on_a_cpu_is_refused(
+    unbroken: ToySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """accelerate would calculate in fp32 and say fp16."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    with pytest.raises(UserError, match="fp16 needs a GPU"):
+        train(replace(unbroken, run_dir=str(tmp_path / "half")))
+    assert not (tmp_path / "half").exists()
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def test_a_folder_that_is_no_run_is_left_alone(unbroken: ToySettings, tmp_path: Path) -> None:

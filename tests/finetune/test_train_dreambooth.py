@@ -4,9 +4,11 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
@@ -31,6 +33,7 @@ from tests.trainers import (
     TWO,
     check_broken_equals_unbroken,
     check_killed_equals_unbroken,
+    check_scaler_goes_on,
     launch,
     run_facts,
 )
@@ -118,6 +121,27 @@ def test_a_killed_run_ends_with_the_same_bits(settings: Make, tmp_path: Path) ->
     prior = Prior("a thing", count=2, folder=str(tmp_path / "class"))
     own = settings(prior=prior, checkpoint_every=3, **BUSY)
     check_broken_equals_unbroken(SCRIPT, train, own, tmp_path)
+
+
+@pytest.mark.parametrize("lora", [Lora(rank=2), pytest.param(None, marks=pytest.mark.slow)])
+def test_fp16_with_its_scaler(
+    settings: Make,
+    captioned: Path,
+    tmp_path: Path,
+    half: Callable[[float], None],
+    lora: Lora | None,
+) -> None:
+    """Clipping, accumulation, a text encoder, a look at held-out images on the way; the loss is
+    about that of fp32."""
+    values = BUSY | {"lora": lora, "text_encoder": True, "validate_every": 2}
+    values |= {"optim": replace(BUSY["optim"], clip_norm=0.05)}
+    own = settings(data=str(captioned), prompt=None, **values)
+    train(replace(own, steps=1, validate_every=0))
+    check_scaler_goes_on(train, own, tmp_path, half, high=2.0**28)
+    rows = read_metrics(tmp_path / "unbroken")
+    assert rows[0]["loss"] == pytest.approx(losses_of(own)[0], rel=1e-3)
+    assert np.isfinite([row["loss"] for row in rows]).all()
+    assert np.isfinite(rows[3]["validation_loss"])
 
 
 @pytest.mark.slow

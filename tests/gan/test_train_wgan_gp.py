@@ -25,6 +25,7 @@ from tests.trainers import (
     TWO,
     check_broken_equals_unbroken,
     check_killed_equals_unbroken,
+    check_scaler_goes_on,
     launch,
     preset_words,
     run_facts,
@@ -87,6 +88,18 @@ def test_two_processes_train_one_run(tiny: WganGpSettings) -> None:
     launch(TWO, SCRIPT, tiny)
     assert run_facts(Path(tiny.run_dir))["processes"] == 2
     assert len(read_metrics(Path(tiny.run_dir))) == 4
+
+
+def test_fp16_skips_what_overflows_and_goes_on(
+    tiny: WganGpSettings, tmp_path: Path, half: Callable[[float], None]
+) -> None:
+    """One scaler for both players; the losses are about those of fp32."""
+    settings = replace(tiny, width=4, checkpoint_every=2)
+    train(settings)
+    check_scaler_goes_on(train, settings, tmp_path, half, high=2.0**24)
+    first, same = read_metrics(tmp_path / "unbroken")[0], read_metrics(Path(tiny.run_dir))[0]
+    assert first["critic_loss"] == pytest.approx(same["critic_loss"], rel=0.02)
+    assert first["generator_loss"] == pytest.approx(same["generator_loss"], rel=0.02)
 
 
 def test_an_image_is_its_seed_whatever_the_batch(tiny: WganGpSettings) -> None:

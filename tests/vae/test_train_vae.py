@@ -21,6 +21,7 @@ from tests.trainers import (
     TWO,
     check_broken_equals_unbroken,
     check_killed_equals_unbroken,
+    check_scaler_goes_on,
     launch,
     preset_words,
     run_facts,
@@ -127,6 +128,19 @@ def test_bfloat16_trains(tiny: VaeSettings) -> None:
     run = Path(tiny.run_dir)
     assert run_facts(run)["precision"] == "bf16"
     assert tensors_of(run / "weights")["fc_mu.weight"].dtype == torch.float32
+
+
+def test_fp16_skips_what_overflows_and_goes_on(
+    tiny: VaeSettings, tmp_path: Path, half: Callable[[float], None]
+) -> None:
+    """The guide's mixed precision; the first epochs' outputs hold no loss, for none was kept."""
+    settings = replace(tiny, num_epochs=5)
+    check_scaler_goes_on(train, settings, tmp_path, half, high=2.0**20)
+    rows = read_metrics(tmp_path / "unbroken")
+    assert "gradient_scale" in rows[0]
+    first = next(row for row in rows if "loss" in row)
+    assert first["step"] > 2
+    assert all(np.isfinite(row["loss"]) for row in rows if "loss" in row)
 
 
 def test_it_learns(make_folder: Callable[..., Path], tiny: VaeSettings) -> None:
