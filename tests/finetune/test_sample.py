@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers.models.attention_processor import AttnProcessor
 
 from core.errors import UserError
 from core.families import load_autoencoder, load_sampler
+from core.generate import autocast
 from core.images import to_array
 from core.seeds import image_noise
 from finetune.adapters import save_adapters
@@ -53,6 +55,26 @@ def test_plain_diffusers_draws_the_same(sampler: StableDiffusionSampler, base: P
     ).images
     got = sampler([0, 1], ["a", "b"], steps=4, guidance=3.0, negative="c")
     assert difference(wanted, got) <= 1
+
+
+def test_attention_beyond_fp16s_range_is_not_black(base: Path) -> None:
+    """Stable Diffusion 2 at 768: queries times keys exceed 65,504; here by larger weights."""
+    sampler = load_sampler(base, "cpu")
+    unet = sampler.pipeline.unet
+    with torch.no_grad():
+        for name, weight in unet.named_parameters():
+            if name.endswith(("to_q.weight", "to_k.weight")):
+                weight *= 1000
+
+    def draw(dtype: str) -> np.ndarray:
+        with autocast("cpu", dtype):
+            return to_array(sampler([0, 1], ["a", "b"], steps=3)).astype(int)
+
+    whole, half = draw("fp32"), draw("fp16")  # sharp attention tips over: not pixel by pixel
+    assert half.mean() == pytest.approx(whole.mean(), rel=0.05)
+    assert half.std() == pytest.approx(whole.std(), rel=0.05)
+    unet.set_attn_processor(AttnProcessor())  # the way that gives black
+    assert not draw("fp16").any()
 
 
 def test_steps_can_be_watched_and_cancelled(sampler: StableDiffusionSampler) -> None:
