@@ -38,6 +38,7 @@ ASCENT = {MIDDLE: (20, 0.01), FINE: (15, 0.005)}
 """Steps of registration, and their size in half sides."""
 BLOCK, PAIRS = 256, 512  # training images, and pairs, at once
 QUANTILE = 0.999
+ENOUGH = 1000  # unseen images that show it
 LARGEST = 1 - 1e-6  # score that still has a Fisher transform
 NONE = -2.0  # score of what does not count
 
@@ -131,11 +132,11 @@ def find_copies(
 def copy_bound(unseen: np.ndarray) -> float:
     """The 99.9th percentile of the scores of unseen real images (N).
 
-    Fewer than 1000 do not show it, so it is taken from a normal distribution of their Fisher
+    Fewer than 1,000 do not show it, so it is taken from a normal distribution of their Fisher
     transforms (artanh) where that lies above their own.
     """
     measured = float(np.quantile(unseen, QUANTILE))
-    if len(unseen) < 2:
+    if not 2 <= len(unseen) < ENOUGH:
         return measured
     z = np.arctanh(np.clip(unseen, -LARGEST, LARGEST))
     return max(measured, float(np.tanh(z.mean() + norm.ppf(QUANTILE) * z.std(ddof=1))))

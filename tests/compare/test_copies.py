@@ -62,6 +62,10 @@ def test_a_bound_from_few_images_lies_where_many_put_it() -> None:
     assert np.mean(few) == pytest.approx(truth, abs=0.005)
     assert np.mean([rng.choice(many, 50).max() for _ in range(200)]) < truth - 0.02
     assert copy_bound(np.array([0.5])) == 0.5
+    short_tailed = np.linspace(0.7, 0.9, 1000)  # enough to show their own percentile
+    assert (
+        copy_bound(short_tailed) == np.quantile(short_tailed, 0.999) < copy_bound(short_tailed[::2])
+    )
     assert copy_bound(np.array([0.2, 1.0])) >= 0.999
 
 
