@@ -24,9 +24,9 @@ import scipy.linalg
 import torch
 from PIL import Image
 
-from compare.extractors import load_inception
 from compare.features import PixelPath, extract
 from compare.fid import fid, frechet, gaussian
+from compare.inception import load_inception
 from compare.inception_score import inception_score
 from compare.kid import kid_subsets
 from compare.manifold import manifold

@@ -1,6 +1,5 @@
 """From images to features: Inception-v3 where its weights are at hand, else encoder-mini."""
 
-import hashlib
 import os
 import pickle
 from collections.abc import Callable
@@ -11,7 +10,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from compare.encoder import BEND, encoder_hash, load_encoder
 from core.errors import UserError
@@ -19,8 +17,6 @@ from core.errors import UserError
 ROOT = Path(__file__).resolve().parents[1]
 ENCODER = ROOT / "models" / "encoder-mini"
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
-INCEPTION_HASH = "6726825d"  # first digits of its SHA-256, as its name says
-INCEPTION_SIZE_MB = 91
 NAMES = ("auto", "inception", "encoder-mini", "legacy-ignite")
 
 
@@ -63,7 +59,9 @@ def choose_extractor(
     "auto" is Inception where its weights are at hand. Nothing is downloaded. Raises UserError where
     the weights are not there.
     """
-    from compare.pretrained import load_legacy, load_transformers, load_xrv  # which import this
+    # which import this
+    from compare.inception import load_inception
+    from compare.pretrained import load_legacy, load_transformers, load_xrv
 
     if name == "legacy-ignite":
         return load_legacy(device)
@@ -99,57 +97,7 @@ def read_weights(file: Path) -> Any:
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
-        raise UserError(f"{file} does not hold weights ({_brief(error)}).") from None
-
-
-def load_inception(path: Path, device: str) -> Extractor:
-    """torch-fidelity's Inception-v3, with its own TensorFlow-like resize to 299.
-
-    Raises UserError if the file is missing, damaged, or holds more than tensors.
-    """
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
-    if not path.is_file():
-        raise UserError(
-            f"{path} is not there; put torch-fidelity's {INCEPTION_FILE} ({INCEPTION_SIZE_MB} MB) "
-            "there, or give --inception_weights FILE, or --extractor encoder-mini."
-        )
-    read_weights(path)  # refuses a pickle that runs code
-    try:
-        network = FeatureExtractorInceptionV3(
-            "inception-v3-compat",
-            ["2048", "logits_unbiased"],
-            feature_extractor_weights_path=str(path),
-        )
-    except (RuntimeError, KeyError, ValueError) as error:
-        raise UserError(f"{path} does not hold Inception's weights ({_brief(error)}).") from None
-    fold_norms(network).to(device, memory_format=torch.channels_last)  # together 1.4 times as fast
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    official = digest.startswith(INCEPTION_HASH)
-
-    def forward(images: Tensor) -> dict[str, Tensor]:
-        features, logits = network(images)
-        return {"features": features, "logits": logits}
-
-    return Extractor(
-        name="inception-v3" if official else f"inception-v3 with weights {digest[:8]}",
-        sha256=digest,
-        layer="2048-d pool",
-        dimension=2048,
-        resize="bilinear as in TensorFlow 1, without antialiasing, to 299 px (torch-fidelity)",
-        forward=forward,
-        official=official,
-        has_logits=True,
-    )
-
-
-def fold_norms(network: torch.nn.Module) -> torch.nn.Module:
-    """BatchNorm's fixed scale and shift taken into the convolution before it: equal to 1e-6."""
-    for module in network.modules():
-        if isinstance(getattr(module, "bn", None), torch.nn.BatchNorm2d):
-            module.conv = fuse_conv_bn_eval(module.conv, module.bn)
-            module.bn = torch.nn.Identity()
-    return network
+        raise UserError(f"{file} does not hold weights ({brief(error)}).") from None
 
 
 def load_mini(folder: Path, device: str) -> Extractor:
@@ -182,6 +130,7 @@ def load_mini(folder: Path, device: str) -> Extractor:
     )
 
 
-def _brief(error: Exception) -> str:
+def brief(error: Exception) -> str:
+    """Its first 160 characters, in one line."""
     text = " ".join(str(error).split())
     return text if len(text) < 160 else text[:157] + "..."

@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch_fidelity import calculate_metrics
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
 from compare.extractors import choose_extractor, inception_file
 from compare.features import PixelPath, extract
 from compare.fid import fid
+from compare.inception import CPU_BATCH, SIDE, resized
 from compare.inception_score import inception_score
 from compare.kid import kid_subsets
 from compare.metrics import METRICS
@@ -18,6 +20,8 @@ from core.errors import UserError
 from core.sets import open_set
 
 from .conftest import draw, write_folder
+
+COUNT = CPU_BATCH + 1
 
 
 class Unloaded(FeatureExtractorInceptionV3):
@@ -41,13 +45,13 @@ def random_weights(tmp_path: Path) -> Path:
 def test_inception_is_loaded_and_given_what_torch_fidelity_gives_it(
     tmp_path: Path, random_weights: Path
 ) -> None:
-    folder = write_folder(tmp_path / "images", draw(2, 0))
+    folder = write_folder(tmp_path / "images", draw(COUNT, 0))
     extractor = choose_extractor("auto", random_weights)
     found = extract(open_set(folder), extractor, PixelPath(16, "L"))
     network = FeatureExtractorInceptionV3(
         "x", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(random_weights)
     )
-    grey = torch.from_numpy(np.stack([np.asarray(picture) for picture in draw(2, 0)]))
+    grey = torch.from_numpy(np.stack([np.asarray(picture) for picture in draw(COUNT, 0)]))
     features, logits = network(grey[:, None].repeat(1, 3, 1, 1))
     assert np.allclose(found.features, features, atol=1e-5)
     assert found.logits is not None
@@ -55,6 +59,15 @@ def test_inception_is_loaded_and_given_what_torch_fidelity_gives_it(
     # no other weights' distance is called FID
     assert not extractor.official
     assert METRICS["frechet"].heading(extractor).startswith("Fréchet distance (inception-v3 with")
+
+
+@pytest.mark.parametrize("side", [1, 16, 100, 299, 512])
+def test_resized_is_tensorflows(side: int) -> None:
+    images = torch.from_numpy(np.random.default_rng(side).integers(0, 256, (2, 3, side, side + 9)))
+    wanted = interpolate_bilinear_2d_like_tensorflow1x(
+        images.float(), size=(SIDE, SIDE), align_corners=False
+    )
+    assert torch.allclose(resized(images.float()), wanted, atol=1e-3)  # grey levels
 
 
 @pytest.mark.slow  # torch-fidelity's way through the network, and its worker processes
