@@ -113,13 +113,16 @@ def tab(bench: Workbench, page: gr.Blocks) -> None:
 
 
 def _preset(bench: Workbench) -> gr.Dropdown:
-    lists = ", ".join(f"`__{name}__`" for name in wildcards.names(bench.wildcards))
+    # Gradio's info reads two underscores as bold, even in code: they are named in words
+    lists = ", ".join(wildcards.names(bench.wildcards))
     return gr.Dropdown(
         bench.presets(),
         value=None,
         label="Presets",
         info="A prompt from prompts/. In a prompt, {a|b} is one of the two, by the seed"
-        + (f"; {lists}: a line of that list." if lists else "."),
+        + (
+            f"; a name between double underscores is a line of its list: {lists}." if lists else "."
+        ),
     )
 
 

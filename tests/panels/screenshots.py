@@ -26,7 +26,6 @@ GAP = 16  # pixels
 
 
 def choose(page: Page, label: str, value: str) -> None:
-    page.wait_for_timeout(5000)  # the page itself chooses when it opens
     box = page.get_by_label(label, exact=True).locator("visible=true").first
     box.fill(value)
     box.press("Enter")
