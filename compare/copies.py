@@ -115,7 +115,7 @@ class CopyBank:
         crops = self._crops.get(first)
         if crops is None:
             crops = _cropped(self._bank[first : first + BLOCK], table).half()
-            if sum(map(_bytes, (*self._crops.values(), crops))) <= KEPT:
+            if sum(kept.nbytes for kept in self._crops.values()) + crops.nbytes <= KEPT:
                 self._crops[first] = crops
         return crops
 
@@ -204,10 +204,6 @@ def _likeness(rows: Tensor, crops: Tensor) -> tuple[Tensor, Tensor]:
     found = [torch.einsum("qd,bvd->qbv", part, crops).max(2) for part in rows.split(PAIRS)]
     score, number = (torch.cat(part) for part in zip(*found, strict=True))
     return score.unflatten(0, (2, -1)), number.unflatten(0, (2, -1))
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
 
 
 def _crops() -> list[tuple[float, float, float]]:

@@ -1,6 +1,7 @@
 """torch-fidelity's Inception-v3: its blocks and weights, by a quicker way to the same numbers."""
 
 import hashlib
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -50,8 +51,7 @@ def load_inception(path: Path, device: str) -> Extractor:
     official = digest.startswith(HASH)
 
     def forward(images: Tensor) -> dict[str, Tensor]:
-        size = len(images) if images.is_cuda else CPU_BATCH
-        parts = images.split(size)
+        parts = images.split(CPU_BATCH if images.device.type == "cpu" else len(images))
         features = torch.cat([layers(resized(part.float()) / 128 - 1) for part in parts])
         return {"features": features, "logits": features @ classes}
 
@@ -74,6 +74,7 @@ def resized(images: Tensor) -> Tensor:
     return rows @ images @ columns.T
 
 
+@lru_cache(maxsize=4)
 def _reader(side: int) -> Tensor:
     """299 x `side`, two weights in a row; places rounded to float32, as there."""
     place = torch.arange(SIDE) * torch.tensor(side / SIDE)
