@@ -42,7 +42,7 @@ EXTRAS = {
     "tensorboard": "loss curves in TensorBoard",
     "wandb": "loss curves in Weights & Biases",
     "trackio": "loss curves in Trackio",
-    "bitsandbytes": "8-bit optimisers on an NVIDIA GPU",
+    "bitsandbytes": "8-bit AdamW",
     "prodigyopt": "the Prodigy optimiser",
     "schedulefree": "the schedule-free optimiser",
 }

@@ -14,6 +14,8 @@ EXTRAS = {
     "schedule_free": ("schedulefree", "schedulefree", "AdamWScheduleFree"),
 }
 """Name: the extra to install, the module and the class."""
+MOMENTS = {"adamw": 8, "adamw8bit": 2, "prodigy": 16, "schedule_free": 8}
+"""Name: bytes kept for each trained float32 number."""
 
 
 def build_optimiser(

@@ -11,11 +11,12 @@ from accelerate import PartialState
 
 from core.checkup import check_set
 from core.errors import UserError
-from core.plan import STATE_COPIES, activation_bytes, count_parameters
+from core.plan import activation_bytes, count_parameters
 from core.runs import check_same_settings
 from core.session import check_disk, peak_memory_mb, pick_device
 from finetune.models import Denoiser, Place, locate_pinned, open_empty
 from finetune.new_word import Embedding
+from finetune.optimisers import MOMENTS
 from finetune.settings import DreamBoothSettings
 from finetune.subjects import Subject, class_folder, contract_of, held_out_subject
 from finetune.trained import Trained, freeze
@@ -35,11 +36,16 @@ def check_share(settings: DreamBoothSettings, processes: int) -> None:
 
 
 def disk_needed(settings: DreamBoothSettings, trained: int, total: int) -> int:
-    """Bytes of checkpoints (weights and two moments, average), of weights/ and others kept."""
-    copies = STATE_COPIES + (settings.ema_decay is not None)
+    """Bytes of checkpoints (weights, moments, average), of weights/ and others kept."""
+    checkpoint = trained * (FLOAT + beside(settings))
     kept = settings.checkpoints_kept + 1 if settings.checkpoint_every else 0
     written = 1 + (settings.validate_every > 0) + len(settings.keep_weights)
-    return FLOAT * (trained * copies * kept + written * (total if settings.whole else trained))
+    return kept * checkpoint + written * FLOAT * (total if settings.whole else trained)
+
+
+def beside(settings: DreamBoothSettings) -> int:
+    """Bytes kept beside each trained number: the optimiser's, and the running average."""
+    return MOMENTS[settings.optim.name] + FLOAT * (settings.ema_decay is not None)
 
 
 def estimate(
@@ -57,7 +63,7 @@ def estimate(
         step()
         _wait(device)
         seconds = time.monotonic() - began
-    states = (STATE_COPIES - 1 + (settings.ema_decay is not None)) * FLOAT * trained
+    states = beside(settings) * trained
     return {
         "seconds": round(seconds * settings.accumulate * settings.steps, 1),
         "memory_mb": peak_memory_mb(device) + states // 2**20,
@@ -186,7 +192,7 @@ def memory_needed(
         total, trained: numbers of parameters.
     """
     frozen = total - (trained if settings.whole else 0)
-    stays = frozen * (2 if _half() else FLOAT) + trained * (STATE_COPIES + 1) * FLOAT
+    stays = frozen * (2 if _half() else FLOAT) + trained * (2 * FLOAT + beside(settings))
     passing = activation_bytes(Denoiser(denoiser.unet, None), *shapes) // (2 if _half() else 1)
     return stays, passing // (4 if settings.gradient_checkpointing else 1)
 

@@ -15,8 +15,7 @@ class Optim:
     """The optimiser and its learning rate."""
 
     name: Literal["adamw", "adamw8bit", "prodigy", "schedule_free"] = "adamw"
-    """adamw8bit needs bitsandbytes and a CUDA device; prodigy (lr 1) and schedule_free their own
-    packages."""
+    """adamw8bit (bitsandbytes), prodigy (lr 1) and schedule_free need packages of their own."""
     lr: float = 1e-4
     """Learning rate after warm-up: about 1e-4 for LoRA, 5e-6 where every weight is trained."""
     schedule: Schedule = "constant"

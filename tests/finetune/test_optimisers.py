@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from core.errors import UserError
-from finetune.optimisers import EXTRAS, build_optimiser
+from core.runs import checkpoints
+from finetune.optimisers import EXTRAS, MOMENTS, build_optimiser, look
 from finetune.settings import DreamBoothSettings, Lora, Optim
 from finetune.train_dreambooth import train
 from tests.trainers import tensors_of
@@ -28,18 +29,35 @@ def _absent(name: str) -> None:
     raise ImportError(name)
 
 
-@pytest.mark.parametrize("name", ["prodigy", "schedule_free"])
+@pytest.mark.parametrize("name", EXTRAS)
 def test_extras_train_and_resume(settings: Make, tmp_path: Path, name: str) -> None:
     pytest.importorskip(EXTRAS[name][1])
     values = {"optim": Optim(name=name, lr=1.0 if name == "prodigy" else 1e-3)}
-    values |= {"lora": Lora(rank=2), "checkpoint_every": 2, "preview_every": 2}
+    lora = None if name == "adamw8bit" else Lora(rank=2)  # moments of small layers stay float32
+    values |= {"lora": lora, "checkpoint_every": 2, "preview_every": 2}
     unbroken = settings(run_dir=str(tmp_path / "one"), **values)
     train(unbroken)
     for steps in (2, 4):
         broken = settings(run_dir=str(tmp_path / "two"), **values | {"steps": steps})
         train(broken)
-    one, other = (tensors_of(tmp_path / run / "weights") for run in ("one", "two"))
-    assert all(torch.equal(one[key], other[key]) for key in one)
+    one, two = (tensors_of(checkpoints(tmp_path / run)[-1]) for run in ("one", "two"))
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert (torch.uint8 in {part.dtype for part in one.values()}) == (name == "adamw8bit")
+
+
+@pytest.mark.parametrize("name", MOMENTS)
+def test_plans_know_what_an_optimiser_keeps(name: str) -> None:
+    if name in EXTRAS:
+        pytest.importorskip(EXTRAS[name][1])
+    weight = torch.nn.Parameter(torch.ones(2**16))
+    optimiser = build_optimiser([{"params": [weight]}], Optim(name=name), CPU)
+    look(optimiser, training=True)
+    weight.square().sum().backward()
+    optimiser.step()
+    state = optimiser.state[weight].values()
+    kept = sum(part.nbytes for part in state if isinstance(part, torch.Tensor))
+    assert kept / len(weight) == pytest.approx(MOMENTS[name], rel=0.05)
 
 
 def test_schedule_free_takes_no_schedule() -> None:
