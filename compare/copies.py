@@ -13,8 +13,9 @@ Shading is taken out after cropping: a radiograph's bright frame would leave its
 All for the mirrored image too. What the score means is told by unseen real images alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -36,8 +37,9 @@ CROPS = {1.0: 1, 0.96: 3, 0.92: 4, 0.88: 5, 0.84: 5, 0.8: 5}
 CANDIDATES, FINALISTS = 12, 2  # training images, mirrored or not, that enter steps 2 and 3
 ASCENT = {MIDDLE: (20, 0.01), FINE: (15, 0.005)}
 """Steps of registration, and their size in half sides."""
-BLOCK, PAIRS = 256, 512  # training images, and pairs, at once
-KEPT = 2**29  # bytes of crops kept for the next search: of 10,000 training images
+CUT, UNCUT = "nrc,yir,xjc->nxyij", "nij,yir,xjc->nxyrc"
+"""Crops of an image, and back: n image, x and y place, i, j in the crop, r, c in the image."""
+SEARCHED, BLOCK, PAIRS = 16, 256, 512  # queries, training images, and pairs, at once
 QUANTILE = 0.999
 ENOUGH = 1000  # unseen images that show it
 LARGEST = 1 - 1e-6  # score that still has a Fisher transform
@@ -61,21 +63,21 @@ class Pairs:
         parts = (part.gather(1, order) for part in (self.score, self.side, self.place))
         return Pairs(*parts, self.crop.take_along_dim(order[:, :, None], 1))
 
-    def joined(self, others: "Pairs") -> "Pairs":
-        both = zip(vars(self).values(), vars(others).values(), strict=True)
-        return Pairs(*(torch.cat(pair, 1) for pair in both))
+    @staticmethod
+    def joined(several: Iterable["Pairs"], axis: int) -> "Pairs":
+        parts = zip(*(vars(pairs).values() for pairs in several), strict=True)
+        return Pairs(*(torch.cat(part, axis) for part in parts))
 
 
 class CopyBank:
-    """Training images among which copies are sought.
-
-    In memory: 4 kB each, and 52 kB each for the crops of the first 10,000.
-    """
+    """Training images among which copies are sought: 6.3 kB of memory each."""
 
     def __init__(self, bank: ImageSet | Made, path: PixelPath, device: str = "cpu") -> None:
         self.path, self.device = path, device
         self._bank = torch.cat(list(_maps(bank, path, device)))
-        self._crops: dict[int, Tensor] = {}
+        parts = [_smooth(maps) for maps in self._bank.split(BLOCK)]
+        self._smooth = torch.cat([part.flatten(1).half() for part in parts])  # N x 1024
+        self._lengths = torch.cat([_unit(_at_crops(part, CUT))[1] for part in parts])  # N x V
 
     @torch.no_grad()
     def find(self, images: ImageSet | Made, own: np.ndarray | None = None) -> Neighbours:
@@ -88,36 +90,36 @@ class CopyBank:
         """
         maps = torch.cat(list(_maps(images, self.path, self.device)))
         queries = torch.stack([maps, maps.flip(-1)])  # 2 x Q x 64 x 64, the second mirrored
-        mine = None if own is None else torch.from_numpy(own).to(self.device)
-        pairs = self._candidates(queries, mine)
+        mine = np.full(len(maps), -1) if own is None else own
+        each = torch.from_numpy(mine).to(self.device).split(SEARCHED)
+        pairs = Pairs.joined(map(self._candidates, queries.split(SEARCHED, 1), each), 0)
         pairs = self._register(queries, pairs, MIDDLE)
         pairs = self._register(queries, pairs.best(FINALISTS), FINE).best(1)
         return Neighbours(pairs.place.cpu().numpy(), pairs.score.cpu().numpy())
 
-    def _candidates(self, queries: Tensor, own: Tensor | None) -> Pairs:
-        """Step 1."""
-        table, found = torch.tensor(_crops(), device=self.device), None
-        rows = _cropped(queries.flatten(0, 1), table[:1])[:, 0]  # 2Q x 256
+    def _candidates(self, queries: Tensor, own: Tensor) -> Pairs:
+        """Step 1: the likeliest crops of training images, by cosine.
+
+        Cutting a crop and taking its shading out are turned round, onto the query (`_at_crops`):
+        so a block of training images with all their crops is one matrix product.
+        """
+        table = torch.tensor(_crops(), device=self.device)
+        side = torch.arange(2, device=self.device)[:, None, None]
+        smooth = _smooth(queries.flatten(0, 1))
+        rows = _rows(_cut(smooth, table[:1].expand(len(smooth), 3), COARSE))
+        templates = _at_crops(rows.unflatten(1, (COARSE, COARSE)), UNCUT)  # 2Q x V x 1024
+        found = None
         for first in range(0, len(self._bank), BLOCK):
-            score, number = _likeness(rows, self._cropped(first, table))  # 2 x Q x B
+            block = slice(first, first + BLOCK)
+            score = templates @ self._smooth[block].float().T / self._lengths[block].T
+            score, crop = (part.unflatten(0, (2, -1)) for part in score.max(1))  # 2 x Q x B
             place = torch.arange(first, first + score.shape[2], device=self.device)
-            side = torch.arange(2, device=self.device)[:, None, None]
-            if own is not None:
-                score[:, place == own[:, None]] = NONE
-            parts = (score, side.expand_as(score), place.expand_as(score), table[number])
+            score[:, place == own[:, None]] = NONE
+            parts = (score, side.expand_as(score), place.expand_as(score), table[crop])
             pairs = Pairs(*(torch.cat([*part], 1) for part in parts))  # Q x 2B
-            found = (found.joined(pairs) if found else pairs).best(CANDIDATES)
+            found = (Pairs.joined((found, pairs), 1) if found else pairs).best(CANDIDATES)
         assert found is not None
         return found
-
-    def _cropped(self, first: int, table: Tensor) -> Tensor:
-        """All crops of the block that begins at `first`, B x V x 256, in half precision."""
-        crops = self._crops.get(first)
-        if crops is None:
-            crops = _cropped(self._bank[first : first + BLOCK], table).half()
-            if sum(kept.nbytes for kept in self._crops.values()) + crops.nbytes <= KEPT:
-                self._crops[first] = crops
-        return crops
 
     def _register(self, queries: Tensor, pairs: Pairs, size: int) -> Pairs:
         """Step 2 or 3: better crops, and their scores."""
@@ -190,20 +192,37 @@ def _resized(maps: Tensor, size: int) -> Tensor:
     return F.interpolate(maps[:, None], (size, size), mode="bilinear", antialias=True)[:, 0]
 
 
-def _cropped(maps: Tensor, crops: Tensor) -> Tensor:
-    """Of each of N maps (N x 64 x 64) V crops (V x 3) at 16 pixels, as rows: N x V x 256."""
-    smooth = _blur(_sized(maps, MIDDLE), 0.7)
-    cut = [_rows(_cut(smooth, crop.expand(len(maps), 3), COARSE)) for crop in crops]
-    return torch.stack(cut, 1)
+def _smooth(maps: Tensor) -> Tensor:
+    """What step 1 cuts crops from: N x 32 x 32."""
+    return _blur(_sized(maps, MIDDLE), 0.7)
 
 
-def _likeness(rows: Tensor, crops: Tensor) -> tuple[Tensor, Tensor]:
-    """Step 1: highest cosine of each query (2Q x 256, the second half mirrored) with a crop of each
-    training image (B x V x 256), and the number of that crop: 2 x Q x B both."""
-    crops = crops.float()
-    found = [torch.einsum("qd,bvd->qbv", part, crops).max(2) for part in rows.split(PAIRS)]
-    score, number = (torch.cat(part) for part in zip(*found, strict=True))
-    return score.unflatten(0, (2, -1)), number.unflatten(0, (2, -1))
+def _at_crops(maps: Tensor, way: str) -> Tensor:
+    """Middle frequencies of every crop, as `_rows` but neither centred nor scaled: N x V x D.
+
+    Both to cut and to blur are matrices along y and along x, the same for all images.
+
+    Args:
+        way: CUT for the crops of N x 32 x 32, D 256; UNCUT, its transpose, of N x 16 x 16, D 1024.
+    """
+    found = []
+    for share, count in CROPS.items():
+        sharp, broad = _along(share, count, maps.device)
+        middle = torch.einsum(way, maps, sharp, sharp) - torch.einsum(way, maps, broad, broad)
+        found.append(middle.flatten(3).flatten(1, 2))
+    return torch.cat(found, 1)
+
+
+@lru_cache
+def _along(share: float, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Matrices that cut a line of 32 pixels at `count` places, and that then blur it: count x 16 x
+    32 both. Their columns are what becomes of an image that is 1 in one column alone."""
+    columns = torch.eye(MIDDLE, device=device)[:, None].expand(-1, MIDDLE, -1)
+    crops = torch.tensor([(share, shift, 0.0) for shift in _shifts(share, count)], device=device)
+    cut = [_cut(columns, crop.expand(MIDDLE, 3), COARSE) for crop in crops]
+    blurred = [_blur(each, BAND[COARSE][1]) for each in cut]
+    sharp, broad = (torch.stack([each[:, 0].T for each in kind]) for kind in (cut, blurred))
+    return sharp, broad
 
 
 def _crops() -> list[tuple[float, float, float]]:
@@ -211,9 +230,13 @@ def _crops() -> list[tuple[float, float, float]]:
     the middle."""
     found = []
     for share, count in CROPS.items():
-        shifts = np.linspace(share - 1, 1 - share, count) if count > 1 else [0.0]
-        found += [(share, float(x), float(y)) for x in shifts for y in shifts]
+        shifts = _shifts(share, count)
+        found += [(share, x, y) for x in shifts for y in shifts]
     return found
+
+
+def _shifts(share: float, count: int) -> list[float]:
+    return np.linspace(share - 1, 1 - share, count).tolist() if count > 1 else [0.0]
 
 
 def _register(images: Tensor, bank: Tensor, crops: Tensor) -> tuple[Tensor, Tensor]:
@@ -249,8 +272,14 @@ def _cut(maps: Tensor, crops: Tensor, size: int) -> Tensor:
 def _rows(maps: Tensor) -> Tensor:
     """The middle frequencies of N x S x S as rows of mean 0 and length 1: N x S*S."""
     small, broad = BAND[maps.shape[-1]]
-    rows = ((_blur(maps, small) if small else maps) - _blur(maps, broad)).flatten(1)
-    return F.normalize(rows - rows.mean(1, keepdim=True), dim=1)
+    return _unit(((_blur(maps, small) if small else maps) - _blur(maps, broad)).flatten(1))[0]
+
+
+def _unit(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (... x D) with mean 0 and length 1, and the lengths they had."""
+    rows = rows - rows.mean(-1, keepdim=True)
+    lengths = rows.norm(dim=-1, keepdim=True).clamp_min(1e-12)  # a flat image has none
+    return rows / lengths, lengths[..., 0]
 
 
 def _blur(maps: Tensor, deviation: float) -> Tensor:
