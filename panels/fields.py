@@ -1,12 +1,15 @@
 """Fields that several tabs have: the same words, the same limits, the same way to stop."""
 
+import functools
 import json
+import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import gradio as gr
 
+from core.errors import UserError
 from panels import look
 from panels.label import WHEN
 from panels.wish import LIMITS, MAX_SEED, MAX_TEXT, SCHEDULERS
@@ -15,6 +18,11 @@ DEVICE = {"concurrency_id": "device", "concurrency_limit": 1}
 """Of every event that runs a model: one at a time, whoever asks."""
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 """Of events that only arrange the page."""
+WAITING = look.status("Waiting for its turn: one picture is drawn at a time, whoever asks.")
+STOPPING = look.status("Stopping: the step under way ends first.")
+STOPPED = look.status("Stopped. Pictures already made are kept.")
+REFUSED = look.problem("That was refused: a value is out of its range, or too many are waiting.")
+log = logging.getLogger("osteon.app")
 
 
 class Settings(NamedTuple):
@@ -94,34 +102,59 @@ def on_start(
     prompt: gr.Textbox | None = None,
 ) -> Any:
     """Wire what runs a model: one at a time, its own status line in place of Gradio's overlay.
-    Enter in `prompt` starts it, too.
+    What `function` raises is told there. Enter in `prompt` starts it, too.
 
     Stop ends it, waiting or under way; what it has shown so far stays. Gradio drops in silence a
     start that comes before the step under way has ended; so "Stopped" is said only then.
     """
     triggers = [buttons.go.click, *([prompt.submit] if prompt else [])]
+    stop = f"window.osteon_{api_name}"  # whether Stop was pressed: a failure is not told why
+    waiting = f"{{ {stop} = false; return [{_able(True)}, {json.dumps(WAITING)}] }}"
+    stopping = f"{{ {stop} = true; return {json.dumps(STOPPING)} }}"
     # What the browser does by itself comes first: it waits for an event's end before the next one
-    gr.on(triggers, None, outputs=buttons.stop, js=_able(True), **QUIET)
+    gr.on(triggers, None, outputs=[buttons.stop, status], js=f"() => {waiting}", **QUIET)
     run = gr.on(
         triggers,
-        function,
+        _in_words(function, list(outputs).index(status), len(outputs)),
         inputs,
         outputs,
         api_name=api_name,
         show_progress="hidden",
         **DEVICE,
     )
-    stopping = f"() => {json.dumps(look.status('Stopping: the step under way ends first.'))}"
-    stopped = look.status("Stopped. Pictures already made are kept.")
-    buttons.stop.click(None, outputs=status, js=stopping, cancels=[run], queue=False, **QUIET)
-    run.failure(lambda: stopped, outputs=status, queue=False, **QUIET)
-    run.then(None, outputs=buttons.stop, js=_able(False), **QUIET)
+    buttons.stop.click(
+        None, outputs=status, js=f"() => {stopping}", cancels=[run], queue=False, **QUIET
+    )
+    ended = f"() => {stop} ? {json.dumps(STOPPED)} : {json.dumps(REFUSED)}"
+    run.failure(None, outputs=status, js=ended, **QUIET)
+    run.then(None, outputs=buttons.stop, js=f"() => ({_able(False)})", **QUIET)
     return run
+
+
+def _in_words(function: Any, place: int, count: int) -> Any:
+    """A generator of answers that ends with a sentence in part `place` of `count` where it would
+    have ended with an error; a traceback goes to the terminal."""
+
+    @functools.wraps(function)
+    def told(*given: Any, **named: Any) -> Iterator[Any]:
+        answer = [gr.skip()] * count
+        try:
+            yield from function(*given, **named)
+        except UserError as error:
+            answer[place] = look.problem(str(error))
+            yield answer
+        except Exception as error:
+            log.exception("no answer")
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            answer[place] = look.problem(f"That failed ({reason}); the terminal tells more.")
+            yield answer
+
+    return told
 
 
 def _able(able: bool) -> str:
     """For the browser: a button that can be pressed, or cannot."""
-    return f"() => ({{__type__: 'update', interactive: {json.dumps(able)}}})"
+    return f"{{__type__: 'update', interactive: {json.dumps(able)}}}"
 
 
 def renewed(choices: Sequence[str] | Sequence[tuple[str, str]], current: str | None) -> Any:

@@ -4,9 +4,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from html import escape
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
+from PIL import Image
 
 from core.errors import UserError
 from core.families import FAMILIES
@@ -23,9 +25,11 @@ ORDER = sorted(FAMILIES, key=lambda name: name != "base")
 """Families of the columns: the base model first, as what the others are measured by."""
 READY = "Ready. The models are loaded one after another."
 NONE = ("none", "")
-OUTSIDE = "Pictures from outside"
-TITLES = (*(FAMILIES[name].title for name in ORDER), OUTSIDE)
+OUTSIDE = ("Pictures from outside", "Others from outside")
+TITLES = (*(FAMILIES[name].title for name in ORDER), *OUTSIDE)
 Values = list[Any]
+Drawn = dict[str, Picture | Path]
+"""What can be looked at more closely, by the title of its column."""
 
 
 class Column(NamedTuple):
@@ -56,7 +60,7 @@ def tab(bench: Workbench, page: gr.Blocks) -> None:
     status = gr.HTML(look.status(READY))
     with gr.Row():
         columns = [_column(FAMILIES[name].title, _choices(models, name)) for name in ORDER]
-        columns.append(_column(OUTSIDE, _folders(bench)))
+        columns += [_column(title, _folders(bench), place) for place, title in enumerate(OUTSIDE)]
     warning = gr.HTML(elem_classes="osteon-warn")
     with gr.Accordion("Two on one place", open=True):
         with gr.Row():
@@ -83,11 +87,14 @@ def _choice(label: str, place: int) -> gr.Dropdown:
     return gr.Dropdown(list(TITLES), value=TITLES[place], label=label, min_width=160)
 
 
-def _column(title: str, found: list[tuple[str, str]]) -> Column:
+def _column(title: str, found: list[tuple[str, str]], place: int = 0) -> Column:
+    """With choice number `place` chosen, or the last ("none") where there are fewer."""
+    chosen = found[min(place, len(found) - 1)][1]
     with gr.Column(min_width=200):
-        model = gr.Dropdown(found, value=found[0][1], label=title, allow_custom_value=True)
+        model = gr.Dropdown(found, value=chosen, label=title, allow_custom_value=True)
         image = gr.Image(
             label=title,
+            alt_text=f"{title}: the picture told of below",
             show_label=False,
             type="filepath",
             format="png",
@@ -115,38 +122,41 @@ class SideBySide:
         lora_scale: float,
         scheduler: str,
         label: str,
-        *names: str | None,
+        base: str = "",
+        tuned: str = "",
+        gan: str = "",
+        vae: str = "",
+        outside: str = "",
+        others: str = "",
     ) -> Iterator[Values]:
-        """One picture from each model named ("" leaves a column out), shown one by one; the last
-        name is that of a folder under outside/."""
-        try:
-            text = prompt or ""
-            wish = Wish(text, negative or "", seed, 1, steps, guidance, scheduler, lora_scale)
-            *models, folder = names
-            chosen = self._models(models)
-            wish = replace(wish, prompt=text.strip() or _own_prompt(chosen))  # one for all
-            tasks = {
-                place: tasks_of(self.bench, model.name, wish, label)[0]
-                for place, model in enumerate(chosen)
-                if model is not None
-            }
-            cells = [None, ""] * len(models) + self._outside(folder, wish.seed)
-            if not tasks:
-                raise UserError("Choose a model in at least one column.")
-        except UserError as error:
-            yield [look.problem(str(error)), *[gr.skip()] * (2 + 2 * len(names))]
-            return
-        yield from self._draw(tasks, cells)
+        """One picture from each model named ("" leaves a column out), shown one by one, and number
+        `seed` of the folders outside/`outside` and outside/`others`."""
+        text = prompt or ""
+        wish = Wish(text, negative or "", seed, 1, steps, guidance, scheduler, lora_scale)
+        chosen = self._models((base, tuned, gan, vae))
+        wish = replace(wish, prompt=text.strip() or _own_prompt(chosen))  # one for all
+        tasks = {
+            place: tasks_of(self.bench, model.name, wish, label)[0]
+            for place, model in enumerate(chosen)
+            if model is not None
+        }
+        files = [self._outside(name, wish.seed) for name in (outside, others)]
+        if not tasks:
+            raise UserError("Choose a model in at least one column.")
+        cells = [None, ""] * len(chosen)
+        for file in files:
+            cells += [open_image(file), _from(file)] if file else [None, ""]
+        drawn = {title: file for title, file in zip(OUTSIDE, files, strict=True) if file}
+        yield from self._draw(tasks, cells, drawn)
 
     def _models(self, names: Sequence[str | None]) -> list[Model | None]:
         found = self.bench.models()
         return [pick(found, name) if name else None for name in names]
 
-    def _draw(self, placed: dict[int, Task], cells: Values) -> Iterator[Values]:
+    def _draw(self, placed: dict[int, Task], cells: Values, drawn: Drawn) -> Iterator[Values]:
         """Fill `cells` (picture and words of each column) with what the tasks of columns draw."""
         places, tasks = list(placed), list(placed.values())
         warning = look.warning([task.model for task in tasks], tasks[0].prompt)
-        drawn: dict[str, Picture] = {}
         failed = 0
         yield [look.status("Starting", 0.0), warning, *cells, drawn]
         with closing(draw(self.bench.resident, tasks, self.bench.pictures)) as events:
@@ -171,24 +181,23 @@ class SideBySide:
         last = look.problem(why) if failed else look.status(f"{done}.")
         yield [last, warning, *[gr.skip()] * (len(cells) + 1)]
 
-    def _outside(self, name: str | None, seed: int) -> Values:
-        """Picture and words of the last column: number `seed` of the folder, round and round."""
+    def _outside(self, name: str | None, seed: int) -> Path | None:
+        """Picture number `seed` of a folder, round and round."""
         if not name:
-            return [None, ""]
+            return None
         folder = next((found for found in self.bench.outside() if found.name == name), None)
         if folder is None:
             raise UserError(f"There is no folder outside/{name}; choose one from the list.")
         files = list_images(folder)
-        file = files[seed % len(files)]
-        return [open_image(file), look.note(f"{file.name}, from outside/{name}.")]
+        return files[seed % len(files)]
 
-    def closer(self, drawn: dict[str, Picture], first: str, second: str) -> str:
+    def closer(self, drawn: Drawn, first: str, second: str) -> str:
         """Two of the pictures on one place, and by how much they differ."""
         try:
             missing = [title for title in (first, second) if title not in drawn]
             if missing:
                 raise UserError(f"There is no picture of {missing[0]} yet.")
-            one, two = drawn[first].open(), drawn[second].open()
+            one, two = _opened(drawn[first]), _opened(drawn[second])
         except UserError as error:
             return look.note(str(error))
         apart = look.note(difference(one, two).words) if one.size == two.size else ""
@@ -198,10 +207,20 @@ class SideBySide:
         """What there is now, keeping the models that were chosen."""
         models = self.bench.models()
         updates = [gr.update(visible=not models), gr.update(interactive=bool(models))]
-        lists = [*(_choices(models, family) for family in ORDER), _folders(self.bench)]
+        lists = [_choices(models, family) for family in ORDER]
+        lists += [_folders(self.bench)] * len(OUTSIDE)
         for found, name in zip(lists, current, strict=True):
             updates.append(fields.renewed(found, name))
         return updates
+
+
+def _opened(picture: Picture | Path) -> Image.Image:
+    return open_image(picture) if isinstance(picture, Path) else picture.open()
+
+
+def _from(file: Path) -> str:
+    """Under a picture by others."""
+    return look.note(f"{file.name}, from outside/{file.parent.name}.")
 
 
 def _own_prompt(models: Sequence[Model | None]) -> str:
@@ -211,8 +230,8 @@ def _own_prompt(models: Sequence[Model | None]) -> str:
 
 
 def _folders(bench: Workbench) -> list[tuple[str, str]]:
-    """(label, name) of none and of the folders of pictures by others."""
-    return [NONE, *((folder.name, folder.name) for folder in bench.outside())]
+    """(label, name) of the folders of pictures by others, and of none."""
+    return [*((folder.name, folder.name) for folder in bench.outside()), NONE]
 
 
 def _choices(models: list[Model], family: str) -> list[tuple[str, str]]:

@@ -105,16 +105,17 @@ def test_lora_scale_0_is_the_base_model(client: Client) -> None:
 
 
 def test_side_by_side_fills_a_row(client: Client) -> None:
-    models = ["models/tiny", "runs/tuned", "runs/chest-gan", "", "by-hand"]
+    row = {"base": "models/tiny", "tuned": "runs/tuned", "gan": "runs/chest-gan", "vae": ""}
     job = client.submit(
-        "", "", 5, *FEW.values(), "ddim", "never", *models, api_name="/side_by_side"
-    )
+        prompt="", seed=5, **FEW, label="never", **row, outside="by-hand", others="",
+        api_name="/side_by_side",
+    )  # fmt: skip
     job.result(timeout=300)
     _, warning, *cells = next(a for a in reversed(job.outputs()) if isinstance(a[6], str))
     assert "Not for diagnosis" in warning  # the GAN's images are X-rays
     images, captions = cells[::2], cells[1::2]
     suffixes = [Path(path).suffix if path else None for path in images]
-    assert suffixes == [".png"] * 3 + [None, ".png"]
+    assert suffixes == [".png"] * 3 + [None, ".png", None]
     assert "“a ramp”" in captions[0]  # no prompt given: the tuned model's, for all
     assert "seed 5" in captions[1]
     assert "Reads no prompt" in captions[2]
@@ -127,20 +128,8 @@ def test_what_is_broken_gives_a_sentence(client: Client) -> None:
     status = ask(client, model="runs/broken")[-1][1]
     assert "runs/broken cannot be read" in status
     assert "Traceback" not in status
-    job = client.submit(
-        "",
-        "",
-        5,
-        *FEW.values(),
-        "ddim",
-        "never",
-        "",
-        "",
-        "runs/broken",
-        "",
-        "",
-        api_name="/side_by_side",
-    )
+    row = {"base": "", "tuned": "", "gan": "runs/broken", "vae": "", "outside": ""}
+    job = client.submit(**FEW, **row, api_name="/side_by_side")
     assert "0 of 1 drawn" in job.result(timeout=300)[0]
     assert any("runs/broken cannot be read" in str(answer[7]) for answer in job.outputs())
 

@@ -113,6 +113,9 @@ def test_two_pictures_on_one_place_by_keyboard(page: Any) -> None:
     assert page.get_by_label("Difference").is_checked()
     style = "getComputedStyle(document.querySelectorAll('.osteon-pair img')[1]).mixBlendMode"
     assert page.evaluate(style) == "difference"
+    page.get_by_label("Second", exact=True).click()
+    page.get_by_role("option", name="Pictures from outside").click()
+    page.locator(".osteon-pair img[alt='Pictures from outside']").wait_for()
 
 
 def test_the_other_tabs_by_their_main_path(page: Any) -> None:
