@@ -3,7 +3,10 @@
     osteon prepare folder --source photos/dog --caption "a photo of my dog" --out data/dog
 
 Captions come from metadata.csv or metadata.jsonl in the folder (`file_name`, `text`, other columns
-are kept), from a .txt file beside the image, or from --caption, in this order.
+are kept), from a .txt file beside the image, or from --caption, in this order. What the animal
+looks like is added to each, as far as the text encoder reads, by
+
+    --facts prompts/facts.yaml --genus Sinomacrops
 """
 
 import re
@@ -40,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not paths:
         raise UserError(f"{source} holds no image (known: {', '.join(sorted(SUFFIXES))}).")
     rows, rejected = caption_rows(source, paths, settings.caption)
+    if settings.facts and settings.genus:
+        rows = add_facts(rows, Path(settings.facts), settings.genus)
     if dry_run:
         captioned = sum(bool(row["text"]) for row in rows.values())
         print(f"Would read {len(paths)} images of {source}; {captioned} have a caption.")
@@ -138,6 +143,20 @@ def caption_rows(
             row["folder"] = path.parent.relative_to(source).as_posix()
         rows[path] = row
     return rows, rejected + _strangers(source, {*paths, *texts, *(source / t for t in TABLES)})
+
+
+def add_facts(
+    rows: Mapping[Path, dict[str, Any]], file: Path, name: str
+) -> dict[Path, dict[str, Any]]:
+    """The rows with what the genus looks like in their captions."""
+    from prepare.facts import read_genus, with_facts
+
+    genus = read_genus(file, name)
+    texts = {path: with_facts(str(row["text"]), genus) for path, row in rows.items()}
+    cut = sum(not text.endswith(genus.looks[-1]) for text in texts.values())
+    if cut:
+        print(f"{cut} captions have no room for all that {file} says of {name}.")
+    return {path: row | {"text": texts[path]} for path, row in rows.items()}
 
 
 def _by_path(source: Path, table: Path) -> dict[Path, dict[str, Any]]:

@@ -64,6 +64,10 @@ class FolderSettings:
     """Folder of the prepared set."""
     caption: str | None = None
     """Caption of every image that has none of its own (in a .txt file beside it or in a table)."""
+    facts: str | None = None
+    """YAML file of what genera look like, such as prompts/facts.yaml; goes with `genus`."""
+    genus: str | None = None
+    """Genus whose looks are added to every caption, as many as fit in 75 tokens."""
     size: int = 256
     """Side of the images in pixels: centre-cropped to a square, then Lanczos."""
     mode: Literal["auto", "L", "RGB"] = "auto"
@@ -89,6 +93,11 @@ class FolderSettings:
         _check_size(self.size)
         _check_shares(self.validation or 0.0, self.test or 0.0)
         _check_workers(self.workers)
+        if bool(self.facts) != bool(self.genus):
+            raise UserError(
+                "--facts and --genus go together: "
+                "--facts prompts/facts.yaml --genus Sinomacrops, for one."
+            )
 
 
 @dataclass(frozen=True)

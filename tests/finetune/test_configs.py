@@ -1,49 +1,108 @@
-"""Every preset parses and opens with the line that starts it."""
+"""Every preset parses and opens with the line that starts it; every mini twin trains."""
 
+import shlex
+from collections import defaultdict
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from core.config import leaf_names, parse
 from core.prompts import read_prompts
+from core.sets import open_set
 from finetune.settings import DreamBoothSettings
+from prepare.phantoms import main as prepare_phantoms
+from tests.trainers import ACCELERATE, launch, run_facts
 
 ROOT = Path(__file__).resolve().parents[2]
-TWINS = {
-    "sinomacrops": "sinomacrops_mini",
-    "sinomacrops_lora": "species_lora_mini",
-    "dimorphodontidae_lora": "dimorphodontidae_lora_mini",
-    "ornithocheiromorpha_lora": "ornithocheiromorpha_lora_mini",
-    "three_species_lora": "three_species_lora_mini",
-    "nih_lora": "nih_lora_mini",
-    "nih_full": "nih_full_mini",
-}
 FILES = sorted((ROOT / "configs" / "dreambooth").glob("*.yaml"))
+ORIGINALS = [file for file in FILES if "_mini" not in file.stem]
+TWINS = [file.with_name(f"{file.stem}_mini.yaml") for file in ORIGINALS]
+PREPARE = "# osteon prepare "
+
+
+@cache
+def read(file: Path) -> DreamBoothSettings:
+    settings: DreamBoothSettings = parse(DreamBoothSettings, ["--config", str(file)], "").settings
+    return settings
+
+
+def preparations(file: Path) -> list[list[str]]:
+    """The words after "osteon prepare" of the lines that make a preset's sets."""
+    lines = file.read_text().splitlines()
+    return [shlex.split(line)[3:] for line in lines if line.startswith(PREPARE)]
 
 
 def test_there_are_presets() -> None:
     names = {file.stem for file in FILES}
-    assert names >= {"nih_lora", "nih_lora_mini", "sinomacrops", "species_lora_mini"}
-    assert names >= TWINS.keys() | TWINS.values()
+    species = {"sinomacrops", "dimorphodontidae", "ornithocheiromorpha"}
+    originals = {*species, *(f"{name}_lora" for name in species), "three_species_lora"}
+    assert {file.stem for file in ORIGINALS} == originals | {"nih_lora", "nih_full"}
+    assert names >= {"nih_lora_mini", "species_lora_mini"}  # the demo's and the README's
 
 
-@pytest.mark.parametrize("name", TWINS)
-def test_a_mini_twin_trains_the_same_on_a_cpu(name: str) -> None:
+@pytest.mark.parametrize("original", ORIGINALS, ids=lambda file: file.stem)
+def test_a_mini_twin_trains_the_same_on_a_cpu(original: Path) -> None:
     """Of the same kind, from the embedded base."""
-    full, mini = (
-        parse(DreamBoothSettings, ["--config", str(ROOT / f"configs/dreambooth/{n}.yaml")], "")[0]
-        for n in (name, TWINS[name])
-    )
+    full, mini = read(original), read(original.with_name(f"{original.stem}_mini.yaml"))
     assert mini.base == "models/sd2-mini"
     assert full.base.startswith("sd2-community/")
-    for part in ("lora", "ema_decay"):
+    for part in ("lora", "ema_decay", "prior", "token"):
         assert (getattr(full, part) is None) == (getattr(mini, part) is None), part
-    assert (full.text_encoder, len(full.concepts)) == (mini.text_encoder, len(mini.concepts))
+    for part in ("text_encoder", "keep_weights"):
+        assert getattr(full, part) == getattr(mini, part), part
+    assert len(full.concepts) == len(mini.concepts)
+    if full.prior and mini.prior:
+        assert mini.prior.count <= 24 < full.prior.count
+    assert full.lora is not None or full.prompt == mini.prompt
+
+
+def test_presets_that_share_a_set_prepare_it_alike() -> None:
+    ways = defaultdict(set)
+    for file in FILES:
+        made = preparations(file)
+        for words in made:
+            ways[words[words.index("--out") + 1]].add(tuple(words))
+        own = read(file)
+        sets = {own.data, *(concept.data for concept in own.concepts)}
+        assert not made or {words[words.index("--out") + 1] for words in made} == sets, file
+    assert len(ways["data/sinomacrops_64"]) == 1
+    assert all(len(way) == 1 for way in ways.values()), ways
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "file", [*TWINS, ROOT / "configs/dreambooth/species_lora_mini.yaml"], ids=lambda file: file.stem
+)
+def test_a_mini_preset_prepares_its_sets_and_trains(file: Path, tmp_path: Path) -> None:
+    """Its own preparation and the real script for a step; chest phantoms stand for patients."""
+    for kind, *words in preparations(file):
+        out = words.index("--out") + 1
+        if kind == "nih":
+            words = ["--kind", "chest", "--count", "16", "--out", words[out]]
+            out = words.index("--out") + 1
+        words[out] = str(tmp_path / words[out])
+        prepare_phantoms([*words, "--workers", "1"])
+    preset = read(file)
+    own = replace(
+        preset,
+        data=str(tmp_path / preset.data),
+        concepts=tuple(replace(c, data=str(tmp_path / c.data)) for c in preset.concepts),
+        prior=preset.prior and replace(preset.prior, count=3, folder=str(tmp_path / "class")),
+        run_dir=str(tmp_path / "run"),
+        steps=1,
+    )
+    assert len(open_set(own.data)) >= 5
+    launch(ACCELERATE, "finetune/train_dreambooth.py", own)
+    facts = run_facts(tmp_path / "run")
+    assert (facts["status"], facts["steps"]) == ("finished", 1)
+    assert len(list((tmp_path / "class").glob("*.png"))) == (3 if own.prior else 0)
 
 
 def test_the_prompt_sets_can_be_read() -> None:
     files = {file.stem: read_prompts(file) for file in (ROOT / "prompts").glob("*.txt")}
-    assert len(files) >= 7
+    assert len(files) >= 9
     assert len(files["thesis"]) == 7
     for name in ("sinomacrops_eval", "dimorphodontidae", "ornithocheiromorpha"):
         assert len(set(files[name])) == 25
@@ -51,7 +110,7 @@ def test_the_prompt_sets_can_be_read() -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_preset(file: Path) -> None:
-    settings = parse(DreamBoothSettings, ["--config", str(file)], "").settings
+    settings = read(file)
     first = file.read_text().splitlines()[0]
     assert first.startswith("# accelerate launch ")
     assert f"finetune/train_dreambooth.py --config configs/dreambooth/{file.name}" in first

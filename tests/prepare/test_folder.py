@@ -8,14 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from transformers import CLIPTokenizer
 
+from core.config import read_yaml
 from core.files import read_json
 from core.images import png_text
 from core.sets import open_set
+from prepare.facts import read_genus, tokens, with_facts
 from prepare.folder import main, unique_keys
 from prepare.tables import read_table
 
 RED = (200, 40, 30)
+FACTS = Path(__file__).resolve().parents[2] / "prompts/facts.yaml"
 
 
 def paint(path, size=(40, 40), seed=0, mode="RGB"):
@@ -127,6 +131,65 @@ def test_captions_come_from_the_table_then_beside_then_for_all(tmp_path, capsys)
     }
     prepare(source, tmp_path / "bare", "--near", "-1")
     assert "--caption" not in capsys.readouterr().out
+
+
+def test_facts_of_the_genus_join_every_caption(tmp_path, capsys):
+    source = tmp_path / "in"
+    for seed, name in enumerate("abc"):
+        paint(source / f"{name}.png", seed=seed)
+    (source / "a.txt").write_text("Tropeognathus over the sea.")
+    (source / "b.txt").write_text("Tropeognathus " + "far away " * 12)
+    words = ["--facts", str(FACTS), "--genus", "Tropeognathus"]
+    prepare(source, tmp_path / "out", *words)
+    looks = (
+        "keeled crests on snout and chin, interlocking teeth, short tail, very long narrow wings"
+    )
+    texts = open_set(tmp_path / "out").captions
+    assert texts[0] == f"Tropeognathus over the sea, {looks}"
+    assert texts[1] == ("Tropeognathus " + "far away " * 12).strip()
+    assert texts[2] == f"Tropeognathus, {looks}"
+    assert f"1 captions have no room for all that {FACTS} says" in capsys.readouterr().out
+
+
+def test_every_genus_has_facts_and_captions_stay_within_75_tokens():
+    """As sd2-mini's own tokenizer in transformers counts them, which has the fewest words."""
+    tokenizer = CLIPTokenizer.from_pretrained(FACTS.parents[1] / "models/sd2-mini/tokenizer")
+    genera = ["Sinomacrops", "Dimorphodon", "Caelestiventus", "Tropeognathus"]
+    assert list(read_yaml(FACTS)) == genera
+    for name in genera:
+        genus = read_genus(FACTS, name)
+        for caption in ("", f"{genus.name} flying in the forest"):
+            said = with_facts(caption, genus)
+            count = len(tokenizer(said).input_ids) - 2  # start and end
+            assert tokens(said) == count <= 75
+            told = [fact for fact in genus.looks if fact in said]
+            assert len(told) >= 3
+            left = genus.looks[len(told) :]
+            assert not left or tokens(f"{said}, {left[0]}") > 75
+    assert read_genus(FACTS, "Sinomacrops").name == "Sinomacrops bondei"
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--facts", str(FACTS)], "--facts and --genus go together"),
+        (["--genus", "Dimorphodon"], "--facts and --genus go together"),
+        (["--facts", "no.yaml", "--genus", "Dimorphodon"], "no.yaml: no such file"),
+        (["--facts", str(FACTS), "--genus", "Zebra"], "no facts of Zebra; it knows Sinomacrops,"),
+        (["--facts", "own.yaml", "--genus", "Zebra"], "Zebra needs `looks: [one, another]`"),
+    ],
+)
+def test_facts_that_cannot_be_used_are_one_clear_error(
+    words, complaint, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    paint(tmp_path / "in" / "a.png")
+    Path("own.yaml").write_text("Zebra: {looks: stripes}")
+    with pytest.raises(SystemExit) as stop:
+        prepare(tmp_path / "in", tmp_path / "out", *words)
+    assert stop.value.code == 2
+    assert complaint in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_jsonl_table_keeps_its_types(tmp_path):
