@@ -5,6 +5,7 @@ Rows of (fine, what, remedy), as `core.doctor` prints them.
 
 import re
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from core.sets import SPLITS, ImageSet, is_set, open_set
 
 Row = tuple[bool, str, str]
 MOST = 4000  # images of a split that are looked at; the first ones
+QUICK = 400  # of them before a run
 READ = 400  # that CLIP reads, which takes it a tenth of a second each
 NEAR = 4  # of 64 bits of a perceptual hash: the same picture, resized or recompressed
 TOKENS = 75  # that the text encoder reads, besides start and end
@@ -30,6 +32,32 @@ def check_set(path: str | Path, clip: Path | None = None) -> list[Row]:
     Args:
         clip: folder of a CLIP, for what the pictures show; None: one in the hub's cache, if any.
     """
+    splits, hashes, rows = _survey(path, MOST, _captions)
+    clip = clip or find_clip()
+    if clip is None:
+        remedy = "skeletons among living animals are looked for with --clip FOLDER"
+        return [*rows, (True, "no CLIP at hand", remedy)]
+    return rows + _kinds(splits, hashes, clip)
+
+
+def warnings_of(path: str | Path, captions: bool) -> list[str]:
+    """What is not fine with a set, in a look that takes moments.
+
+    Args:
+        captions: whether they are learned from; the trainer counts their tokens itself.
+    """
+
+    def covered(name: str, images: ImageSet) -> Row:
+        return _captions(name, images, length=False) if captions else (True, "", "")
+
+    _, _, rows = _survey(path, QUICK, covered)
+    return [f"{path}, {what} ({remedy})" for fine, what, remedy in rows if not fine]
+
+
+def _survey(
+    path: str | Path, most: int, captions: Callable[[str, ImageSet], Row]
+) -> tuple[dict[str, ImageSet], dict[str, np.ndarray], list[Row]]:
+    """Splits, hashes of their first images, and all rows but CLIP's."""
     folder = Path(str(path))
     splits = {"images": open_set(folder)} if not is_set(folder) else {}
     for split in SPLITS if is_set(folder) else ():
@@ -41,21 +69,17 @@ def check_set(path: str | Path, clip: Path | None = None) -> list[Row]:
         raise UserError(f"{folder} holds no image; make it with `osteon prepare` (see --help).")
     hashes, rows = {}, []
     for name, images in splits.items():
-        found, own = _look(name, images)
+        found, own = _look(name, images, most)
         hashes[name] = found
-        rows += [*own, _captions(name, images), _repeats(name, images, found)]
-    clip = clip or find_clip()
-    if clip is None:
-        remedy = "skeletons among living animals are looked for with --clip FOLDER"
-        return [*rows, *_leaks(splits, hashes), (True, "no CLIP at hand", remedy)]
-    return rows + _leaks(splits, hashes) + _kinds(splits, hashes, clip)
+        rows += [*own, captions(name, images), _repeats(name, images, found)]
+    return splits, hashes, rows + _leaks(splits, hashes)
 
 
-def _look(name: str, images: ImageSet) -> tuple[np.ndarray, list[Row]]:
+def _look(name: str, images: ImageSet, most: int) -> tuple[np.ndarray, list[Row]]:
     """Perceptual hashes (N x 64 bool), and what was seen: sizes, colours, broken files."""
     hashes, broken, grey = [], [], 0
     sizes: Counter[int] = Counter()
-    for path in images.paths[:MOST]:
+    for path in images.paths[:most]:
         try:
             image = open_image(path, "RGB")
         except UserError:
@@ -71,14 +95,17 @@ def _look(name: str, images: ImageSet) -> tuple[np.ndarray, list[Row]]:
     kind = "grey" if grey == count else f"{grey} grey, {count - grey} colour" if grey else "colour"
     mixed = "grey and colour are mixed: the model learns both" if 0 < grey < count else ""
     rows = [(not mixed, f"{name}: {len(images)} images, {span} at the shorter side, {kind}", mixed)]
+    if count < len(images):
+        rows.append((True, f"{name}: only the first {count:,} images were looked at", ""))
     if broken:
         named = ", ".join(broken[:NAMED])
         rows.append((False, f"{name}: {len(broken)} files cannot be read ({named})", "remove them"))
     return np.array(hashes), rows
 
 
-def _captions(name: str, images: ImageSet) -> Row:
-    """Coverage, variety, and those that are certainly too long for the text encoder."""
+def _captions(name: str, images: ImageSet, length: bool = True) -> Row:
+    """Coverage, variety, and those that are certainly too long for the text encoder: words are
+    counted, and many a word is several tokens."""
     texts = [text for text in images.captions if text.strip()]
     if not texts:
         return True, f"{name}: no captions", "give one --prompt for all"
@@ -86,7 +113,10 @@ def _captions(name: str, images: ImageSet) -> Row:
     what = f"{name}: {len(texts)} captions, {len(set(texts))} distinct"
     if len(texts) < len(images):
         return False, what, f"{len(images) - len(texts)} images have none"
-    return not long, what, f"{long} are longer than {TOKENS} tokens; their end is cut" * bool(long)
+    if length and not long:
+        what += ", none too long by a count of words"
+    cut = f"{long} are longer than {TOKENS} tokens by a count of words; their end is cut"
+    return not (length and long), what, cut * bool(long)
 
 
 def _repeats(name: str, images: ImageSet, hashes: np.ndarray) -> Row:

@@ -232,7 +232,7 @@ def _parser() -> argparse.ArgumentParser:
         verb.add_argument("--name", help=f"of the files in RUN/latent (default: {name})")
         verb.add_argument("--device", help="cpu, cuda, mps (default: the best at hand)")
         verb.add_argument("--truncation", type=float, default=1.0, help="shrinks seeds' vectors")
-        verb.add_argument("--label", default="", help="class that a conditional run draws")
+        verb.add_argument("--label", default="", help="class that is drawn (default: first)")
         verb.add_argument(
             "--project_steps", type=int, default=300, help="of finding a picture's vector"
         )

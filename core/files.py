@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from core.errors import UserError
 
@@ -57,10 +57,14 @@ def atomic_path(path: Path, flush: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Like `atomic_path` for a folder; an older folder of that name is replaced at the end."""
+    """Like `atomic_path` for a folder; an older folder of that name is replaced at the end.
+
+    The older one is renamed, and goes only when the new one has its name (see `recover`).
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary, old = path.with_name(f".{path.name}.{os.getpid()}.tmp"), _aside(path)
     shutil.rmtree(temporary, ignore_errors=True)
+    _settle(old)
     temporary.mkdir()
     try:
         yield temporary
@@ -69,10 +73,54 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 with file.open("rb") as handle:
                     os.fsync(handle.fileno())
         if path.exists():
-            shutil.rmtree(path)
+            os.replace(path, old)
         os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        _settle(old)
+
+
+def recover(path: Path) -> None:
+    """Tidy up after a process killed while writing `path`, whose name may be a pattern: what it had
+    half written goes, a folder that it was about to replace comes back."""
+    for torn in path.parent.glob(f".{path.name}.*.tmp"):
+        shutil.rmtree(torn) if torn.is_dir() else torn.unlink()
+    for old in path.parent.glob(_aside(path).name):
+        _settle(old)
+
+
+def _aside(path: Path) -> Path:
+    """Where a folder lies while another takes its name."""
+    return path.with_name(f".{path.name}.old")
+
+
+def _settle(old: Path) -> None:
+    """Give a folder that was put aside its name back, or, where that is taken, delete it."""
+    path = old.with_name(old.name[1:].removesuffix(".old"))
+    if old.exists() and not path.exists():
+        os.replace(old, path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def lock(path: Path, shared: bool = False) -> IO[str] | None:
+    """The file `path` locked against other processes until it is closed, or this process ends;
+    None if another one holds it. Some network drives, and Windows, know no such locks: there all
+    get it.
+
+    Args:
+        shared: with others who ask for no more, such as those who only look whether it is free.
+    """
+    file = path.open("r" if shared else "a")
+    try:
+        import fcntl
+
+        fcntl.lockf(file, fcntl.LOCK_NB | (fcntl.LOCK_SH if shared else fcntl.LOCK_EX))
+    except (BlockingIOError, PermissionError):
+        file.close()
+        return None
+    except (OSError, ImportError):
+        pass
+    return file
 
 
 def write_text(path: Path, text: str) -> None:

@@ -20,6 +20,11 @@ XMP_SYNTHETIC = (
     'Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/'
     'trainedAlgorithmicMedia"/></rdf:RDF></x:xmpmeta>'
 )
+SYNTHETIC = {
+    "synthetic": "true: made by a generative model",
+    "XML:com.adobe.xmp": XMP_SYNTHETIC,
+}
+"""Text chunks of a PNG that a model made."""
 
 
 def list_images(folder: Path, deep: bool = False) -> list[Path]:
@@ -27,10 +32,10 @@ def list_images(folder: Path, deep: bool = False) -> list[Path]:
     return [path for path in list_files(folder, deep) if path.suffix.lower() in SUFFIXES]
 
 
-def open_image(path: Path, mode: str = "RGB") -> Image.Image:
+def open_image(path: Path, mode: str | None = "RGB") -> Image.Image:
     """Decode one file to 8-bit grey ("L") or colour ("RGB"), upright, transparency on white.
 
-    16-bit and float greys are windowed to their own minimum and maximum.
+    16-bit and float greys are windowed to their own minimum and maximum. `mode` None: as stored.
 
     Raises:
         UserError: not an image, truncated, empty, or more than MAX_PIXELS pixels.
@@ -44,7 +49,8 @@ def open_image(path: Path, mode: str = "RGB") -> Image.Image:
                         f"{path}: {image.width}x{image.height} is over {MAX_PIXELS} pixels"
                     )
                 image.load()
-                return to_mode(ImageOps.exif_transpose(image), mode)
+                upright = ImageOps.exif_transpose(image)
+                return to_mode(upright, mode) if mode else upright
     except UserError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -85,14 +91,17 @@ def write_png(
     image: Image.Image, path: Path, text: Mapping[str, str] | None = None, synthetic: bool = False
 ) -> None:
     """Write a PNG whole or not at all, with text chunks; `synthetic` adds the IPTC mark."""
-    info = PngImagePlugin.PngInfo()
-    for key, value in (text or {}).items():
-        info.add_itxt(key, value)
-    if synthetic:
-        info.add_itxt("synthetic", "true: made by a generative model")
-        info.add_itxt("XML:com.adobe.xmp", XMP_SYNTHETIC)
+    info = png_info({**(text or {}), **(SYNTHETIC if synthetic else {})})
     with atomic_path(path, flush=False) as temporary:
         image.save(temporary, format="PNG", pnginfo=info)
+
+
+def png_info(text: Mapping[str, str]) -> PngImagePlugin.PngInfo:
+    """Text chunks of a PNG."""
+    info = PngImagePlugin.PngInfo()
+    for key, value in text.items():
+        info.add_itxt(key, value)
+    return info
 
 
 def png_text(path: Path) -> dict[str, str]:

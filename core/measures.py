@@ -4,6 +4,7 @@ What measures lies in `compare`; the names below are resolved when used, so that
 no sibling.
 """
 
+import time
 from functools import cached_property
 from typing import Any
 
@@ -36,6 +37,18 @@ class Measure:
         self.held_out, self.train, self.device = held_out, train, device
         self._use = {name: resolve(place) for name, place in MEASURES.items()}
         self._path = self._use["path"](size, held_out.mode)
+
+    def prepare(self) -> float:
+        """Make what is used again and again, by all processes together.
+
+        Returns:
+            seconds that scores of as many images as are held out will take, about.
+        """
+        self._features(self.held_out)
+        ready, began = self._bank, time.monotonic()
+        assert ready is not None
+        assert len(self._unseen)
+        return time.monotonic() - began
 
     def __call__(self, fakes: ImageSet) -> dict[str, float]:
         """To be called by all processes together.

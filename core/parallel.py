@@ -6,6 +6,8 @@ gradient of a double backward would be neither averaged nor counted right. Plain
 all-reduce are exact, for uneven and even empty parts too.
 """
 
+import importlib.util
+import os
 from typing import Any
 
 import torch
@@ -13,11 +15,27 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import parse_flag_from_env
 from torch import nn
 
+from core.errors import UserError
+
 
 def process_state() -> PartialState:
     """Which process this is, of how many. Unlike Accelerator, a bare PartialState does not heed
     ACCELERATE_USE_CPU, and under torchrun without a GPU would count itself alone."""
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
+def check_launch(in_parts: bool) -> None:
+    """Raise UserError for a way of `accelerate launch` that this training has not."""
+    fsdp, zero = (parse_flag_from_env(f"ACCELERATE_USE_{name}") for name in ("FSDP", "DEEPSPEED"))
+    if (fsdp or zero) and not in_parts:
+        raise UserError(
+            "FSDP and DeepSpeed are for dreambooth, every weight trained (lora: null) by adamw; "
+            "launch with configs/accelerate/multi_gpu.yaml."
+        )
+    if fsdp and os.environ.get("FSDP_VERSION", "1") != "2":
+        raise UserError("Of FSDP there is version 2; see configs/accelerate/fsdp.yaml.")
+    if zero and importlib.util.find_spec("deepspeed") is None:
+        raise UserError('DeepSpeed is not installed; pip install -e ".[deepspeed]"')
 
 
 def part_of(items: Any, accelerator: Accelerator) -> Any:

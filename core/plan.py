@@ -11,10 +11,12 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def activation_bytes(module: nn.Module, *shapes: tuple[int, ...]) -> int:
-    """Bytes of all float32 layer outputs of one forward pass on inputs of these shapes.
+def activation_bytes(module: nn.Module, *inputs: tuple[int, ...] | torch.Tensor) -> int:
+    """Bytes of all float32 layer outputs of one forward pass.
 
-    `module` must have been made under `torch.device("meta")`: nothing is computed.
+    Args:
+        module: made under `torch.device("meta")`: nothing is computed.
+        inputs: shapes of float32 tensors, or tensors on "meta".
     """
     total = 0
 
@@ -25,7 +27,8 @@ def activation_bytes(module: nn.Module, *shapes: tuple[int, ...]) -> int:
 
     layers = [layer for layer in module.modules() if not list(layer.children())]
     hooks = [layer.register_forward_hook(count) for layer in layers]
-    module(*(torch.empty(shape, device="meta") for shape in shapes))
+    with torch.no_grad():
+        module(*(x if torch.is_tensor(x) else torch.empty(x, device="meta") for x in inputs))
     for hook in hooks:
         hook.remove()
     return total

@@ -15,7 +15,16 @@ from typing import Any
 
 from core.config import filled, leaves, read_yaml, to_dict, to_yaml
 from core.errors import UserError
-from core.files import atomic_folder, read_json, read_jsonl, write_json, write_jsonl, write_text
+from core.files import (
+    atomic_folder,
+    lock,
+    read_json,
+    read_jsonl,
+    recover,
+    write_json,
+    write_jsonl,
+    write_text,
+)
 
 SCHEMA = 1
 MARKER = "COMPLETE"
@@ -24,6 +33,18 @@ SCORE = "score.json"
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "numpy", "pillow")
 MAY_CHANGE = {"steps", "epochs", "num_epochs", "run_dir"}
 """Settings that a resumed run may give anew."""
+INPUTS = {
+    "data_fingerprint": "images",
+    "captions_fingerprint": "captions",
+    "class_fingerprint": "class images",
+    "held_out_fingerprint": "validation images",
+}
+"""Facts in run.json of what a resumed run has to find as it was."""
+BEFORE = {"config.yaml", "run.json", "log.txt", "samples"}
+"""In a folder where training has not begun. samples/: images asked of a model of that name."""
+WRITTEN = ("config.yaml", "run.json", "metrics.jsonl", "weights*", "best", "checkpoints/step-*")
+LOCK = ".lock"
+"""In a run folder; locked by the process that trains it."""
 
 
 class Run:
@@ -34,6 +55,7 @@ class Run:
         self.main = main
         self.info: dict[str, Any] = {}
         self._metrics: Any = None
+        self._lock: Any = None
 
     @property
     def weights(self) -> Path:
@@ -45,22 +67,14 @@ class Run:
         `facts` are recorded in run.json: data fingerprint, device, precision, parameter counts.
 
         Raises:
-            UserError: the folder belongs to another family, or was made with other settings.
+            UserError: the folder belongs to another family, was made with other settings or from
+                other inputs, or is being trained by another process.
         """
         if not self.main:
             return
         check_same_settings(self.path, family, settings)
-        old = read_json(self.path / "run.json") if (self.path / "run.json").exists() else {}
-        changed = [k for k, v in facts.items() if k == "data_fingerprint" and old.get(k, v) != v]
-        if changed:
-            raise UserError(
-                f"The images of {self.path} have changed since it was started; "
-                "restore them or give another --run_dir."
-            )
-        self.path.mkdir(parents=True, exist_ok=True)
-        for torn in (self.path / "checkpoints").glob(".step-*.tmp"):  # killed while writing it
-            shutil.rmtree(torn)
-        write_text(self.path / "config.yaml", to_yaml(settings))
+        check_same_inputs(self.path, facts)
+        old = info_of(self.path)
         self.info = old | {
             "schema": SCHEMA,
             "family": family,
@@ -74,6 +88,13 @@ class Run:
             "started": old.get("started") or now(),
             "seconds": old.get("seconds", 0.0),
         }
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = lock(self.path / LOCK)
+        if self._lock is None:
+            raise UserError(_taken(self.path))
+        for name in WRITTEN:
+            recover(self.path / name)
+        write_text(self.path / "config.yaml", to_yaml(settings))
         write_json(self.path / "run.json", self.info)
 
     def update(self, **facts: Any) -> None:
@@ -119,11 +140,21 @@ class Run:
             self._metrics.close()
             self._metrics = None
         self.update(status=status, ended=now(), seconds=round(seconds, 2))
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
 
 def checkpoints(run: Path) -> list[Path]:
     """Whole checkpoints, oldest first."""
     return sorted(p.parent for p in (run / "checkpoints").glob(f"step-*/{MARKER}"))
+
+
+def put_aside(checkpoint: Path) -> Path:
+    """Give a checkpoint that cannot be read a name under which it does not count."""
+    aside = checkpoint.with_name(f"damaged-{checkpoint.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    return checkpoint.rename(aside)
 
 
 def step_of(checkpoint: Path) -> int:
@@ -153,14 +184,21 @@ def trained_steps(run: Path, weights: str = "newest") -> int | None:
 
 def check_same_settings(path: Path, family: str, settings: Any) -> None:
     """Raise UserError if `path` holds a run that these settings cannot continue."""
-    if not (path / "run.json").exists() or not (path / "config.yaml").exists():
-        # samples/ alone is no run: a model folder of the same name was asked for images
-        if path.exists() and (not path.is_dir() or {p.name for p in path.iterdir()} - {"samples"}):
-            raise UserError(f"{path} exists and is not a run; give another --run_dir.")
+    if not path.exists():
         return
-    saved_family = read_json(path / "run.json").get("family")
+    known, configured = (path / "run.json").exists(), (path / "config.yaml").exists()
+    if not (known and configured) and (not path.is_dir() or _begun(path)):
+        raise UserError(f"{path} exists and is not a run; give another --run_dir.")
+    if (path / LOCK).exists():
+        free = lock(path / LOCK, shared=True)
+        if free is None:
+            raise UserError(_taken(path))
+        free.close()
+    saved_family = info_of(path).get("family", family)
     if saved_family != family:
         raise UserError(f"{path} is a run of '{saved_family}'; give another --run_dir.")
+    if not configured:
+        return
     saved = leaves(filled(read_yaml(path / "config.yaml"), type(settings)))
     given = leaves(to_dict(settings))
     changes = [
@@ -173,6 +211,40 @@ def check_same_settings(path: Path, family: str, settings: Any) -> None:
             f"{path} was started with other settings ({'; '.join(changes)}). "
             "Give the old ones to go on, or another --run_dir to begin anew."
         )
+
+
+def check_same_inputs(path: Path, facts: dict[str, Any]) -> None:
+    """Raise UserError if the run at `path` was started from other INPUTS than `facts` says.
+
+    What an older version did not record may be anything.
+    """
+    old = info_of(path)
+    changed = [
+        what
+        for fact, what in INPUTS.items()
+        if fact in facts.keys() & old.keys()
+        if old[fact] != facts[fact]
+    ]
+    if changed:
+        raise UserError(
+            f"The {' and '.join(changed)} of {path} have changed since it was started; "
+            "restore them or give another --run_dir."
+        )
+
+
+def info_of(run: Path) -> dict[str, Any]:
+    """run.json; {} where there is none."""
+    info: dict[str, Any] = read_json(run / "run.json") if (run / "run.json").exists() else {}
+    return info
+
+
+def _begun(path: Path) -> bool:
+    """Whether a folder holds more than a run that was killed while it was set up."""
+    return any(p.name not in BEFORE and not p.name.startswith(".") for p in path.iterdir())
+
+
+def _taken(path: Path) -> str:
+    return f"{path} is being trained by another process; stop that one or give another --run_dir."
 
 
 def samples_folder(run: Path, name: str) -> Path:

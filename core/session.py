@@ -12,7 +12,6 @@ Ctrl-C ends the step in hand, writes a checkpoint and leaves; the same command g
 
 import importlib.util
 import math
-import os
 import resource
 import shutil
 import signal
@@ -25,12 +24,14 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import DistributedType, parse_flag_from_env, set_seed
+from accelerate.utils import DistributedType, set_seed
+from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from core.config import leaves, to_dict
 from core.errors import Interrupted, UserError
-from core.runs import Run, check_same_settings, checkpoints, step_of
+from core.parallel import check_launch
+from core.runs import Run, check_same_settings, checkpoints, put_aside, step_of
 from core.seeds import seed_everything
 from core.sets import ImageSet
 from core.sharding import dealt, gathered, places
@@ -84,7 +85,7 @@ class Session:
             in_parts: whether these weights and their moments can be held in parts.
             clip_norm: of the gradient, for DeepSpeed, which clips by itself; 0: no limit.
         """
-        _check_launch(in_parts)
+        check_launch(in_parts)
         check_same_settings(Path(settings.run_dir), family, settings)
         _check_tracker(settings.tracker)
         tracker = None if settings.tracker == "none" else settings.tracker
@@ -143,19 +144,22 @@ class Session:
             },
         )
         self.accelerator.wait_for_everyone()
-        saved = checkpoints(self.run.path)
-        if saved:
-            tree = load_state(saved[-1])
+        with self.accelerator.main_process_first():  # which puts aside what cannot be read
+            saved, tree = self._load_newest()
+        if saved is not None:
             for name, item in state.items():
                 bare = self._bare(item)
                 parts = self.accelerator.is_fsdp2
                 bare.load_state_dict(dealt(tree[name], places(bare)) if parts else tree[name])
             if self.accelerator.scaler is not None and "scaler" in tree:
                 self.accelerator.scaler.load_state_dict(tree["scaler"])
-            self.step = step_of(saved[-1])
+            self.step = step_of(saved)
             self._seconds_before = tree["seconds"]
-            self.run.rewind_metrics(self.step)
             self.say(f"Going on from step {self.step} of {self.run.path}.")
+            for item in state.values():
+                if isinstance(item, LambdaLR):
+                    self._say_if_redrawn(item)
+        self.run.rewind_metrics(self.step)
         if self.step > self.settings.steps:
             raise UserError(
                 f"{self.run.path} has already done {self.step} steps; ask for more than that."
@@ -218,7 +222,7 @@ class Session:
                         f"Stopped at step {self.step} of {self.settings.steps}, saved in "
                         f"{self.run.path}. The same command goes on."
                     )
-        except (UserError, Interrupted):
+        except Interrupted:
             raise
         except BaseException:
             self._leave("failed")
@@ -285,6 +289,31 @@ class Session:
         self.say(f"Next: {next_command or f'osteon generate --run {self.run.path} --seeds 0-15'}")
 
     # -- inside
+
+    def _load_newest(self) -> tuple[Path | None, Any]:
+        """The newest checkpoint that can be read, and what it holds. Raises UserError where there
+        are some, and none can be read."""
+        saved = checkpoints(self.run.path)
+        while saved:
+            try:
+                return saved[-1], load_state(saved[-1])
+            except UserError:
+                damaged = saved.pop()
+                if not (saved and self.main):
+                    raise
+                aside = put_aside(damaged)
+                self.say(f"{damaged} cannot be read; it is now {aside.name}, and does not count.")
+        return None, None
+
+    def _say_if_redrawn(self, schedule: LambdaLR) -> None:
+        """Where more steps, or fewer, give the learning rate another course than it has had."""
+        was, step = schedule.get_last_lr()[0], schedule.last_epoch
+        becomes = schedule.base_lrs[0] * schedule.lr_lambdas[0](step)
+        if becomes != was:
+            self.say(
+                f"The learning rate jumps from {was:.3g} to {becomes:.3g} at step {step}: "
+                f"its schedule is drawn anew, over {self.settings.steps} steps."
+            )
 
     def _save(self) -> None:
         self.flush()
@@ -360,20 +389,6 @@ def pick_device() -> str:
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def _check_launch(in_parts: bool) -> None:
-    """Raise UserError for a way of `accelerate launch` that this training has not."""
-    fsdp, zero = (parse_flag_from_env(f"ACCELERATE_USE_{name}") for name in ("FSDP", "DEEPSPEED"))
-    if (fsdp or zero) and not in_parts:
-        raise UserError(
-            "FSDP and DeepSpeed are for dreambooth, every weight trained (lora: null) by adamw; "
-            "launch with configs/accelerate/multi_gpu.yaml."
-        )
-    if fsdp and os.environ.get("FSDP_VERSION", "1") != "2":
-        raise UserError("Of FSDP there is version 2; see configs/accelerate/fsdp.yaml.")
-    if zero and importlib.util.find_spec("deepspeed") is None:
-        raise UserError('DeepSpeed is not installed; pip install -e ".[deepspeed]"')
 
 
 def _check_tracker(name: str) -> None:

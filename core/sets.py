@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from core.errors import UserError
-from core.files import read_json, read_jsonl
+from core.files import atomic_path, read_json, read_jsonl
 from core.images import fingerprint, fit, list_images, open_image, to_array
 
 SPLITS = ("train", "validation", "test")
@@ -62,13 +62,11 @@ class ImageSet:
         key = hashlib.sha256(repr((self.fingerprint, shape, mode)).encode()).hexdigest()[:16]
         file = self.paths[0].parents[1] / ".cache" / f"{key}.npy"
         if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            partial = file.with_suffix(".partial")
-            target = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
-            for place, path in enumerate(self.paths):
-                target[place] = np.asarray(fit(open_image(path, mode), shape[1]))
-            target.flush()
-            partial.rename(file)
+            with atomic_path(file) as partial:  # each process writes its own, the last one stays
+                target = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
+                for place, path in enumerate(self.paths):
+                    target[place] = np.asarray(fit(open_image(path, mode), shape[1]))
+                target.flush()
         return np.load(file, mmap_mode="r")
 
 

@@ -1,14 +1,18 @@
 """Named vectors of a run's latent space: RUN/latent/vectors/NAME.safetensors."""
 
+from __future__ import annotations
+
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from core.errors import UserError
 from core.files import atomic_path
+
+if TYPE_CHECKING:  # their names alone are asked for where torch is not loaded
+    import torch
 
 NAME = re.compile(r"[\w][\w .-]{0,63}")
 
@@ -38,6 +42,8 @@ def write_vector(run: Path, name: str, vector: torch.Tensor, what: str) -> Path:
     """
     if not NAME.fullmatch(name) or name.replace("-", "").replace(" ", "").isdigit():
         raise UserError(f"'{name}' cannot name a vector; use letters, digits, spaces, - and _.")
+    from safetensors.torch import save_file
+
     file = _folder(run) / f"{name}.safetensors"
     with atomic_path(file) as temporary:
         save_file({"latent": vector.contiguous()}, temporary, {"what": what})

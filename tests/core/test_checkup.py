@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessor, CLIPModel
 
-from core.checkup import check_set
+from core.checkup import check_set, warnings_of
 from core.doctor import main
 from core.errors import UserError
 from core.files import write_jsonl
@@ -110,6 +110,19 @@ def test_every_fault_is_found(faulty: Path, capsys: pytest.CaptureFixture) -> No
     assert any("validation: 4 images" in what for fine, what, _ in rows if fine)
     main([str(faulty)])
     assert f"{len(wanted)} to mend." in capsys.readouterr().out
+
+
+def test_before_a_run_what_is_not_fine_is_said(
+    faulty: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = warnings_of(faulty, captions=True)
+    assert len(said) == 6  # all but lengths, which the trainer counts in tokens
+    assert all(line.startswith(f"{faulty}, ") for line in said)
+    assert any("1 images have none" in line for line in said)
+    assert not any("have none" in line for line in warnings_of(faulty, captions=False))
+    monkeypatch.setattr("core.checkup.MOST", 3)
+    rows = [what for _, what, _ in check_set(faulty)]
+    assert "train: only the first 3 images were looked at" in rows
 
 
 def test_a_plain_folder_is_looked_at_too(tmp_path: Path) -> None:

@@ -1,12 +1,16 @@
 """Whole files or none; training state without pickle."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+import core.state
 from core.errors import UserError
-from core.files import atomic_folder, atomic_path, read_jsonl, write_jsonl
+from core.files import atomic_folder, atomic_path, read_jsonl, recover, write_jsonl
 from core.state import load_state, save_state
 
 
@@ -62,3 +66,48 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     (tmp_path / "state.safetensors").write_bytes(b"\0" * 4)
     with pytest.raises(UserError, match="delete that folder"):
         load_state(tmp_path)
+
+
+def test_a_process_killed_while_it_replaces_a_folder_loses_neither(tmp_path: Path) -> None:
+    """Between the two renames the old folder is put aside; there its process dies."""
+    folder = tmp_path / "weights-000050"
+    with atomic_folder(folder) as temporary:
+        (temporary / "file").write_text("old")
+    child = os.fork()
+    if child == 0:
+        real = os.replace
+
+        def dying(source: Path, target: Path) -> None:
+            if source.name.endswith(".tmp"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            real(source, target)
+
+        os.replace = dying  # type: ignore[assignment]
+        with atomic_folder(folder) as temporary:
+            (temporary / "file").write_text("new")
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    (tmp_path / ".other.1.tmp").write_text("somebody else's")
+    recover(tmp_path / "weights*")
+    assert (folder / "file").read_text() == "old"
+    assert {path.name for path in tmp_path.iterdir()} == {"weights-000050", ".other.1.tmp"}
+
+
+@pytest.mark.parametrize("fault", ["cut short", "another number", "no list of them"])
+def test_a_state_is_read_back_when_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    tree = {"a": torch.tensor([1.0, float("nan")]), "b": torch.tensor(3), "c": torch.ones(0)}
+    save_state(tree, tmp_path / "whole")
+    assert torch.equal(load_state(tmp_path / "whole")["a"][:1], tree["a"][:1])
+    real = save_file
+
+    def faulty(tensors: dict[str, torch.Tensor], file: Path) -> None:
+        real(tensors, file)
+        content = file.read_bytes()
+        broken = content[:-1] if fault == "cut short" else content[:-1] + bytes([content[-1] ^ 1])
+        file.write_bytes(b"" if fault == "no list of them" else broken)
+
+    monkeypatch.setattr(core.state, "save_file", faulty)
+    with pytest.raises(UserError, match="does not read back"):
+        save_state(tree, tmp_path / "broken")

@@ -8,7 +8,7 @@ import pytest
 
 from core.config import filled
 from core.errors import UserError
-from core.runs import check_same_settings
+from core.runs import check_same_inputs, check_same_settings
 
 
 @dataclass(frozen=True)
@@ -40,3 +40,14 @@ def test_an_older_run_goes_on_unless_a_new_setting_is_given(tmp_path: Path) -> N
         check_same_settings(tmp_path, "toy", Settings("x", new=(3, 4)))
     with pytest.raises(UserError, match=r"group.new: 0.5 -> 0.1"):
         check_same_settings(tmp_path, "toy", Settings("x", group=Group(new=0.1)))
+
+
+def test_an_older_run_may_not_know_its_inputs(tmp_path: Path) -> None:
+    facts = {"data_fingerprint": "a", "captions_fingerprint": "b", "device": "cpu"}
+    check_same_inputs(tmp_path / "new", facts)
+    (tmp_path / "run.json").write_text(json.dumps({"data_fingerprint": "a", "device": "cuda"}))
+    check_same_inputs(tmp_path, facts)
+    check_same_inputs(tmp_path, {})
+    (tmp_path / "run.json").write_text(json.dumps(dict.fromkeys(facts, "other")))
+    with pytest.raises(UserError, match=r"The images and captions of .* have changed"):
+        check_same_inputs(tmp_path, facts)

@@ -1,6 +1,7 @@
 """Runs: resumed, refused, interrupted, and never half-written."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -9,14 +10,20 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
+from torch.optim.lr_scheduler import LambdaLR
 
+import core.runs
+import core.state
 from core.errors import UserError
-from core.runs import checkpoints, read_metrics
+from core.runs import Run, check_same_settings, checkpoints, read_metrics
+from core.session import Session, check_disk
+from core.sets import open_set
 from tests.core.toy import ToySettings, train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -135,6 +142,180 @@ def test_a_checkpoint_without_its_marker_does_not_count(unbroken: ToySettings) -
     before = weights(Path(unbroken.run_dir))
     train(unbroken)
     assert equal(before, weights(Path(unbroken.run_dir)))
+
+
+def test_a_run_killed_before_its_first_checkpoint_keeps_no_old_rows(
+    unbroken: ToySettings, tmp_path: Path
+) -> None:
+    own = replace(unbroken, run_dir=str(tmp_path / "early"), steps=12, checkpoint_every=12)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(replace(own, fail_at=11))
+    assert len(read_metrics(Path(own.run_dir))) == 10
+    config = Path(own.run_dir) / "config.yaml"
+    config.write_text(config.read_text().replace("fail_at: 11", "fail_at: -1"))
+    train(own)
+    assert [row["step"] for row in read_metrics(Path(own.run_dir))] == list(range(1, 13))
+
+
+@pytest.mark.parametrize("file", ["config.yaml", "run.json"])
+def test_a_run_killed_while_it_is_set_up_begins_again(
+    unbroken: ToySettings, tmp_path: Path, file: str
+) -> None:
+    """The process dies with `file` half written, and whatever comes before it whole."""
+    own = replace(unbroken, run_dir=str(tmp_path / "new"))
+    child = os.fork()
+    if child == 0:
+        real = os.replace
+
+        def dying(source: Path, target: Path) -> None:
+            if target.name == file:
+                os.kill(os.getpid(), signal.SIGKILL)
+            real(source, target)
+
+        os.replace = dying  # type: ignore[assignment]
+        train(own)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    run = Path(own.run_dir)
+    assert list(run.glob(f".{file}.*.tmp"))
+    assert not (run / "run.json").exists()
+    train(own)
+    assert equal(weights(run), weights(Path(unbroken.run_dir)))
+    assert not list(run.glob(".*.tmp"))
+
+
+def test_what_a_killed_run_left_is_tidied_up(unbroken: ToySettings) -> None:
+    run = Path(unbroken.run_dir)
+    for name in (".weights.1.tmp", ".best.1.tmp", ".weights-000050.1.tmp", ".weights.old"):
+        (run / name).mkdir()
+        (run / name / "file").write_text("5 GB")
+    (run / "weights-000002").mkdir()
+    (run / "weights-000002").rename(run / ".weights-000002.old")
+    train(replace(unbroken, steps=7))
+    assert {path.name for path in run.iterdir() if path.name.startswith(".")} == {".lock"}
+    assert (run / "weights-000002").is_dir()
+
+
+def test_a_checkpoint_that_is_cut_short_costs_none(
+    unbroken: ToySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = replace(unbroken, run_dir=str(tmp_path / "cut"), checkpoints_kept=1)
+    real, calls = core.state.save_file, []
+
+    def short(tensors: dict[str, torch.Tensor], file: Path) -> None:
+        real(tensors, file)
+        calls.append(file)
+        if len(calls) == 2:
+            os.truncate(file, file.stat().st_size - 8)
+
+    monkeypatch.setattr(core.state, "save_file", short)
+    with pytest.raises(UserError, match="does not read back"):
+        train(own)
+    run = Path(own.run_dir)
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-000002"]
+    assert info(run)["status"] == "failed"
+    train(own)
+    assert equal(weights(run), weights(Path(unbroken.run_dir)))
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(unbroken: ToySettings) -> None:
+    run = Path(unbroken.run_dir)
+    before = weights(run)
+    for saved in checkpoints(run):
+        assert saved.name in ("step-000004", "step-000006")
+    os.truncate(run / "checkpoints/step-000006/state.safetensors", 100)
+    train(unbroken)
+    assert equal(before, weights(run))
+    log = (run / "log.txt").read_text()
+    assert "step-000006 cannot be read; it is now damaged-step-000006" in log
+    assert "Going on from step 4" in log
+    for saved in checkpoints(run):
+        (saved / "state.json").write_text("{")
+    with pytest.raises(UserError, match="or delete that folder to begin anew"):
+        train(unbroken)
+    assert [path.name for path in checkpoints(run)] == ["step-000004"]
+
+
+def hold(settings: ToySettings, ready: Any) -> None:
+    """Another process with the run in hand, until it is killed."""
+    run = Run(Path(settings.run_dir))
+    run.open("toy", settings, {})
+    ready.set()
+    time.sleep(600)
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(unbroken: ToySettings) -> None:
+    processes = multiprocessing.get_context("fork")
+    ready = processes.Event()
+    other = processes.Process(target=hold, args=(unbroken, ready))
+    other.start()
+    try:
+        assert ready.wait(60)
+        with pytest.raises(UserError, match="being trained by another process"):
+            check_same_settings(Path(unbroken.run_dir), "toy", unbroken)
+        with pytest.raises(UserError, match="being trained by another process"):
+            train(replace(unbroken, steps=9))
+    finally:
+        other.kill()
+        other.join()
+    train(replace(unbroken, steps=9))
+    assert info(Path(unbroken.run_dir))["steps"] == 9
+
+
+def test_two_that_start_at_once_are_told_apart_by_the_lock(
+    unbroken: ToySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both found the folder free; the one that locks it second leaves."""
+    own = replace(unbroken, run_dir=str(tmp_path / "both"))
+    processes = multiprocessing.get_context("fork")
+    ready = processes.Event()
+    other = processes.Process(target=hold, args=(own, ready))
+    monkeypatch.setattr(core.runs, "check_same_settings", lambda *given: None)
+    other.start()
+    try:
+        assert ready.wait(60)
+        before = (Path(own.run_dir) / "run.json").read_bytes()
+        with pytest.raises(UserError, match="being trained by another process"):
+            Run(Path(own.run_dir)).open("toy", own, {})
+        assert (Path(own.run_dir) / "run.json").read_bytes() == before
+    finally:
+        other.kill()
+        other.join()
+
+
+def falling(settings: ToySettings) -> list[float]:
+    """A run whose learning rate falls to nothing by its last step; the rates of its steps."""
+    session = Session("toy", settings, open_set(settings.data))
+    model = torch.nn.Linear(1, 1)
+    optimiser = torch.optim.SGD(model.parameters(), lr=settings.lr)
+    schedule = LambdaLR(optimiser, lambda step: 1 - step / settings.steps)
+    session.start({"model": model, "optimiser": optimiser, "schedule": schedule})
+    rates = []
+    for _ in session.steps(1):
+        optimiser.step()
+        rates.append(schedule.get_last_lr()[0])
+        schedule.step()
+    session.finish()
+    return rates
+
+
+def test_a_learning_rate_that_rises_again_is_said(make_folder: Make, tmp_path: Path) -> None:
+    """More steps stretch a schedule that had come to its end; the same steps do not."""
+    own = ToySettings(str(make_folder()), str(tmp_path / "run"), steps=2)
+    log = tmp_path / "run/log.txt"
+    assert falling(own) == [0.1, 0.05]
+    assert falling(own) == []
+    assert "learning rate" not in log.read_text()
+    assert falling(replace(own, steps=4)) == [0.0, 0.025]
+    said = "The learning rate jumps from 0 to 0.05 at step 2: its schedule is drawn anew, over 4"
+    assert log.read_text().count("learning rate") == log.read_text().count(said) == 1
+
+
+def test_a_full_disk_is_refused_in_one_line(tmp_path: Path) -> None:
+    check_disk(tmp_path / "runs/new", 1)
+    with pytest.raises(UserError, match=r"needs about 1000000000000 MB and \d+ MB are free; make"):
+        check_disk(tmp_path / "runs/new", 10**18)
+    assert not (tmp_path / "runs").exists()
 
 
 def start(settings: ToySettings) -> subprocess.Popen:

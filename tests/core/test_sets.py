@@ -1,8 +1,10 @@
 """Prepared sets and plain folders open the same way."""
 
 import json
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,6 +60,37 @@ def test_a_memory_map_holds_the_same_pixels(
     assert isinstance(mapped, np.memmap)
     assert np.array_equal(plain, mapped)
     assert image_set.pixels(8, "RGB").shape == (4, 8, 8, 3)
+
+
+def decode(folder: Path, meet: Any, said: Any) -> None:
+    """Another process that decodes the set; `meet`: until both are about to."""
+    core.sets.MEMORY_LIMIT = 10
+    image_set = open_set(folder)
+    shape = (len(image_set), 8, 8)
+    real, waiting = core.sets.fit, [True]
+
+    def fit(*given: Any) -> Any:
+        if waiting.pop() if waiting else False:
+            meet.wait(60)
+        return real(*given)
+
+    core.sets.fit = fit
+    pixels = image_set.pixels(8)
+    said.put((type(pixels).__name__, pixels.shape == shape, int(pixels.sum())))
+
+
+def test_two_processes_decode_at_once(prepared: Path) -> None:
+    wanted = int(open_set(prepared).pixels(8).sum())
+    processes = multiprocessing.get_context("fork")
+    said, meet = processes.Queue(), processes.Barrier(2)
+    both = [processes.Process(target=decode, args=(prepared, meet, said)) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(120)
+    assert [process.exitcode for process in both] == [0, 0]
+    assert [said.get(timeout=60) for _ in both] == [("memmap", True, wanted)] * 2
+    assert len(list((prepared / ".cache").iterdir())) == 1
 
 
 def test_noted_edits_are_heeded_and_the_source_stays(tmp_path: Path) -> None:
