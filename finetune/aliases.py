@@ -11,11 +11,13 @@ finetune/train_dreambooth_lora.py takes what was written for its namesake.
 import os
 import sys
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from core.config import leaf_names
+from core.errors import UserError
 from core.images import list_images
-from finetune.settings import DreamBoothSettings
+from finetune.settings import DreamBoothSettings, Prior
 
 SIGN = "--pretrained_model_name_or_path"
 """Every such command line has it, and none of ours."""
@@ -39,8 +41,6 @@ NAMES = {
     "learning_rate": "optim.lr",
     "lr_scheduler": "optim.schedule",
     "lr_warmup_steps": "optim.warmup",
-    "adam_beta1": "beta1",
-    "adam_beta2": "beta2",
     "adam_weight_decay": "optim.weight_decay",
     "max_grad_norm": "optim.clip_norm",
     "snr_gamma": "min_snr_gamma",
@@ -49,41 +49,44 @@ NAMES = {
     "lora_dropout": "lora.dropout",
     "validation_prompt": "preview_prompts",
     "validation_steps": "preview_every",
-    "report_to": "tracker",
 }
 """Theirs: ours."""
-READ = (
-    "with_prior_preservation",
-    "use_dora",
-    "offset_noise",
-    "use_8bit_adam",
-    "optimizer",
-    "train_batch_size",
-    "gradient_accumulation_steps",
-    "num_train_epochs",
-    "validation_epochs",
-    "mixed_precision",
-    "allow_tf32",
-    "scale_lr",
-    "num_validation_images",
-)
-"""Read by `settings_of`: they have no single counterpart."""
-ALREADY = {
+TRACKERS = ("none", "tensorboard", "wandb", "trackio")
+PRIOR = "it needs --with_prior_preservation"
+PREVIEW = "it needs --validation_prompt"
+LORA = "it needs --rank, without which every weight is trained"
+WHY = {
     "resume_from_checkpoint": "the same command always goes on",
     "enable_xformers_memory_efficient_attention": "PyTorch's own attention is as good",
     "center_crop": "always so",
-    "push_to_hub": "osteon export writes the folder to upload",
+    "push_to_hub": "osteon export --push OWNER/NAME does it when asked",
     "output_kohya_format": "osteon export writes that format too",
     "skip_save_text_encoder": "only what was trained is saved",
     "pre_compute_text_embeddings": "done wherever the text encoder is frozen",
     "dataloader_num_workers": "images are decoded once",
     "set_grads_to_none": "always so",
+    "allow_tf32": "--mixed_precision bf16 is faster still",
+    "class_data_dir": PRIOR,
+    "class_prompt": PRIOR,
+    "num_class_images": PRIOR,
+    "prior_loss_weight": PRIOR,
+    "validation_steps": PREVIEW,
+    "validation_epochs": f"{PREVIEW}, and no --validation_steps",
+    "num_validation_images": PREVIEW,
+    "lora_alpha": LORA,
+    "lora_dropout": LORA,
+    "use_dora": LORA,
+    "num_train_epochs": "--max_train_steps says how long",
+    "optimizer": "there are AdamW and prodigy",
+    "use_8bit_adam": "--optimizer names another one",
+    "report_to": f"there are {', '.join(TRACKERS)}",
 }
-"""Without effect, as it is done anyway."""
+"""Why an option that was not read has no effect."""
 OURS = {"config", "dry_run", "print_config", *leaf_names(DreamBoothSettings)}
-DEFAULTS = {"resolution": "512", "checkpointing_steps": "500", "learning_rate": "5e-6"}
-LORA_DEFAULTS = {"learning_rate": "5e-4"}
+DEFAULTS = {"size": "512", "checkpoint_every": "500", "optim.lr": "5e-6"}
+LORA_DEFAULTS = {"optim.lr": "5e-4", "lora.rank": "4"}
 """Of their scripts, where ours are others."""
+WARMUP = "500"  # steps; their default where the schedule has a warm-up
 
 
 def translate(argv: Sequence[str], lora: bool = False) -> list[str]:
@@ -96,60 +99,93 @@ def translate(argv: Sequence[str], lora: bool = False) -> list[str]:
     if SIGN not in words:
         return list(argv)
     ours, given = _pairs(words)
-    for name in [name for name in given if name not in NAMES and name not in READ]:
-        why = ALREADY.get(name, "it has no meaning here")
+    settings = settings_of(given, lora)
+    for name in given:
+        why = WHY.get(name, "it has no meaning here")
         print(f"warning: --{name} is left out: {why}.", file=sys.stderr)
-        del given[name]
-    return [word for pair in settings_of(given, lora).items() for word in pair] + ours
+    return [word for pair in settings.items() for word in pair] + ours
 
 
 def settings_of(given: dict[str, str], lora: bool) -> dict[str, str]:
-    """Their options by name -> ours by flag. Hands precision on to Accelerate."""
+    """Their options by name -> ours by flag. What is read leaves `given`; what stays has no effect.
+
+    Hands precision on to Accelerate.
+    """
     lora = lora or "rank" in given
-    given = DEFAULTS | (LORA_DEFAULTS if lora else {}) | given
+    ours = DEFAULTS | (LORA_DEFAULTS if lora else {"lora": "null"})
+    unread = _without_effect(given, lora)
+    for name in [name for name in given if name in NAMES and name not in unread]:
+        ours[NAMES[name]] = given.pop(name)
     if lora:
-        given.setdefault("rank", "4")
-    ours = {NAMES[name]: value for name, value in given.items() if name in NAMES}
-    if lora:
-        ours.setdefault("lora.alpha", given["rank"])  # as there
-    else:
-        ours["lora"] = "null"
-    if given.get("with_prior_preservation", "false") != "true":
-        ours = {name: value for name, value in ours.items() if not name.startswith("prior.")}
-    betas = [ours.pop("beta1", "0.9"), ours.pop("beta2", "0.999")]
-    ours["optim.betas"] = f"[{', '.join(betas)}]"
-    if given.get("use_8bit_adam") == "true":
-        ours["optim.name"] = "adamw8bit"
-    elif given.get("optimizer", "AdamW").lower() == "prodigy":
-        ours["optim.name"] = "prodigy"
-    if given.get("use_dora") == "true":
-        ours["lora.kind"] = "dora"
-    if given.get("offset_noise") == "true":
+        ours.setdefault("lora.alpha", ours["lora.rank"])  # as there
+        if given.pop("use_dora", None):
+            ours["lora.kind"] = "dora"
+    _optimiser(given, ours)
+    if given.pop("offset_noise", None):
         ours["noise_offset"] = "0.1"  # as there
-    if "preview_prompts" in ours:
-        ours["preview_prompts"] = f"[{_quoted(ours['preview_prompts'])}]"
-        seeds = range(int(given.get("num_validation_images", "4")))
-        ours["preview_seeds"] = str(list(seeds))
-    _spread_batch(given, ours)
+    if given.get("report_to") == "all":
+        print(
+            "warning: --report_to all is taken as tensorboard; a run has one tracker.",
+            file=sys.stderr,
+        )
+        given["report_to"] = "tensorboard"
+    if given.get("report_to") in TRACKERS:
+        ours["tracker"] = given.pop("report_to")
+    _spread_batch(given, ours, lora)
     if "mixed_precision" in given:
-        os.environ["ACCELERATE_MIXED_PRECISION"] = given["mixed_precision"]
+        os.environ["ACCELERATE_MIXED_PRECISION"] = given.pop("mixed_precision")
     return {f"--{name}": value for name, value in ours.items()}
 
 
-def _spread_batch(given: dict[str, str], ours: dict[str, str]) -> None:
-    """Theirs is the batch of one process and one piece; ours that of a whole update."""
-    pieces = int(given.get("gradient_accumulation_steps", "1"))
+def _without_effect(given: dict[str, str], lora: bool) -> set[str]:
+    """Names of options that say more of what is not asked for.
+
+    Raises UserError for prior preservation of no class.
+    """
+    lacking = set() if lora else {LORA}
+    if given.pop("with_prior_preservation", None) is None:
+        lacking.add(PRIOR)
+    elif "class_prompt" not in given:
+        raise UserError("--with_prior_preservation needs --class_prompt; say what the class is.")
+    if "validation_prompt" not in given:
+        lacking.add(PREVIEW)
+    return {name for name, why in WHY.items() if why in lacking}
+
+
+def _optimiser(given: dict[str, str], ours: dict[str, str]) -> None:
+    """Its name, betas and warm-up."""
+    if given.get("optimizer", "").lower() in ("adamw", "prodigy"):
+        ours["optim.name"] = given.pop("optimizer").lower()
+    if ours.get("optim.name", "adamw") == "adamw" and given.pop("use_8bit_adam", None):
+        ours["optim.name"] = "adamw8bit"
+    betas = [given.pop("adam_beta1", "0.9"), given.pop("adam_beta2", "0.999")]
+    ours["optim.betas"] = f"[{', '.join(betas)}]"
+    if ours.get("optim.schedule", "constant") != "constant":
+        ours.setdefault("optim.warmup", WARMUP)
+
+
+def _spread_batch(given: dict[str, str], ours: dict[str, str], lora: bool) -> None:
+    """Theirs is the batch of one process and one piece; ours that of a whole update. And what is
+    counted in epochs there, in steps here.
+    """
+    pieces = int(given.pop("gradient_accumulation_steps", "1"))
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    batch = int(given.get("train_batch_size", "4")) * pieces * processes
+    batch = int(given.pop("train_batch_size", "4")) * pieces * processes
     ours["batch"], ours["accumulate"] = str(batch), str(pieces)
-    if given.get("scale_lr") == "true":
+    if given.pop("scale_lr", None):
         ours["optim.lr"] = str(float(ours["optim.lr"]) * batch)
-    images = len(list_images(Path(given.get("instance_data_dir", "."))))
+    images = len(list_images(Path(ours.get("data", "."))))
+    if "prior.prompt" in ours:
+        images = max(images, int(ours.get("prior.count", Prior.count)))
     epoch = -(-images // batch)  # steps
-    ours.setdefault("steps", str(epoch * int(given.get("num_train_epochs", "1"))))
+    if "steps" not in ours:
+        ours["steps"] = str(epoch * int(given.pop("num_train_epochs", "1")))
     if "preview_prompts" in ours:
-        epochs = given.get("validation_epochs")
-        ours.setdefault("preview_every", str(epoch * int(epochs)) if epochs else "100")
+        ours["preview_prompts"] = f"[{_quoted(ours['preview_prompts'])}]"
+        ours["preview_seeds"] = str([*range(int(given.pop("num_validation_images", "4")))])
+        if "preview_every" not in ours:
+            epochs = given.pop("validation_epochs", "50" if lora else None)
+            ours["preview_every"] = str(epoch * int(epochs)) if epochs else "100"
 
 
 def _pairs(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -158,15 +194,13 @@ def _pairs(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     theirs: dict[str, str] = {}
     place = 0
     while place < len(words):
-        word = words[place]
-        bare = place + 1 == len(words) or words[place + 1].startswith("--")
-        value = "true" if bare else words[place + 1]
-        name = word.removeprefix("--")
+        name = words[place].removeprefix("--")
+        values = list(takewhile(lambda word: not word.startswith("--"), words[place + 1 :]))
         if name in OURS and name not in NAMES:
-            ours += [word] if bare else [word, value]
+            ours += [words[place], *values]
         else:
-            theirs[name] = value
-        place += 1 if bare else 2
+            theirs[name] = " ".join(values) or "true"
+        place += 1 + len(values)
     return ours, theirs
 
 

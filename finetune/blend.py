@@ -10,11 +10,10 @@ from typing import Any
 from diffusers import StableDiffusionPipeline
 
 from core.errors import UserError
-from core.files import read_json
 from core.runs import kept_weights
 from finetune.adapters import FILE
 from finetune.models import Place, open_pipeline
-from finetune.weights import CARD
+from finetune.weights import read_card
 
 
 class Blend:
@@ -36,7 +35,7 @@ class Blend:
     @property
     def plain(self) -> bool:
         """Whether the pipeline is its base and adapters, and nothing else."""
-        return self.own is None or mixes(self.own, card_of(self.own))
+        return self.own is None or mixes(self.own, read_card(self.own))
 
     def set(self, scale: float, loras: Mapping[str, float]) -> None:
         """Switch to the run's own adapters at `scale` and those of `loras`, run -> scale.
@@ -62,7 +61,7 @@ class Blend:
         found = kept_weights((self.own or self.place.folder).parent)
         if self.own is None:
             return {name: f for name, f in found.items() if (f / "model_index.json").exists()}
-        return {name: folder for name, folder in found.items() if mixes(folder, card_of(folder))}
+        return {name: folder for name, folder in found.items() if mixes(folder, read_card(folder))}
 
     def pick(self, name: str) -> None:
         """Take the run's weights of that name. Raises UserError where there are none."""
@@ -106,13 +105,6 @@ def name_of(number: int) -> str:
     return f"osteon{number or ''}"
 
 
-def card_of(weights: Path) -> dict[str, Any]:
-    """What a run's weights were trained with; {} where that is not written."""
-    file = weights / CARD
-    card: dict[str, Any] = read_json(file) if file.exists() else {}
-    return card
-
-
 def mixes(weights: Path, card: Mapping[str, Any]) -> bool:
     """Whether a run adds adapters to its base and nothing else: no new word, no other schedule."""
     others = {f.name for f in weights.glob("*.safetensors")} - {FILE}
@@ -121,7 +113,7 @@ def mixes(weights: Path, card: Mapping[str, Any]) -> bool:
 
 def check_fits(weights: Path, place: Place) -> None:
     """Raise UserError unless the adapters in `weights` belong to the base at `place`."""
-    card = card_of(weights)
+    card = read_card(weights)
     if not mixes(weights, card):
         raise UserError(f"{weights.parent} holds no LoRA that could be mixed with others.")
     if card.get("base_identity") != place.identity:

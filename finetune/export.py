@@ -3,6 +3,7 @@
     OUT/diffusers/    the LoRA for load_lora_weights, a new word for load_textual_inversion
     OUT/webui/        the LoRA as kohya's scripts name it, for webui and ComfyUI
     OUT/pipeline/     all of it merged into the base, fp16, in diffusers' format
+    OUT/previews/     the last sheets that the run drew
     OUT/README.md     model card
 
 Each is opened again and compared with the run before the folder gets its name.
@@ -17,21 +18,25 @@ from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
-from safetensors.torch import load_file, save_file
 
-from core.config import leaves, read_yaml
 from core.errors import UserError, command
-from core.files import atomic_folder, read_json, write_text
+from core.files import atomic_folder, write_text
 from core.runs import kept_weights, trained_steps
 from finetune.adapters import FILE, NAME
+from finetune.hub import check_push, push
+from finetune.model_card import CARD as README
+from finetune.model_card import MARK, model_card
 from finetune.models import locate, open_pipeline
-from finetune.networks import save_tokenizer_files
+from finetune.networks import save_pipeline
 from finetune.new_word import FILE as WORD
 from finetune.webui import write as write_webui
-from finetune.weights import CARD, compare_states, open_tuned, outputs
+from finetune.weights import CARD, compare_states, open_tuned, outputs, read_card
 
 CLOSE = 1e-3  # of the largest output: merging adds the same numbers in another order
-HALF = torch.float16
+FOLDERS = {"diffusers", "webui", "pipeline", "previews"}
+KINDS = {".json", ".png", ".safetensors", ".txt"}
+"""Of the files in them."""
+SHEETS = 3
 
 
 def export(run: Path, out: Path, name: str = "newest") -> list[Path]:
@@ -48,9 +53,8 @@ def export(run: Path, out: Path, name: str = "newest") -> list[Path]:
     if name not in kept:
         raise UserError(f"--weights '{name}' should be one of: {', '.join(kept)}.")
     weights = kept[name]
-    if out.exists() and not (out / "README.md").exists():
-        raise UserError(f"{out} exists and is no export; give another --out.")
-    card = read_json(weights / CARD)
+    check_replaceable(out)
+    card = read_card(weights)
     whole = (weights / "model_index.json").exists()
     with atomic_folder(out) as folder:
         if whole:
@@ -64,8 +68,40 @@ def export(run: Path, out: Path, name: str = "newest") -> list[Path]:
             v2 = pipeline.unet.config.cross_attention_dim == 1024
             write_webui(networks, NAME, folder / "webui" / f"{run.name}.safetensors", v2)
         write_merged(pipeline, folder / "pipeline")
-        write_text(folder / "README.md", model_card(run, card, name, weights))
+        pictures = copy_previews(run, name, folder)
+        write_text(folder / README, model_card(run, card, name, weights, pictures))
     return sorted(path for path in out.iterdir() if path.is_dir())
+
+
+def check_replaceable(out: Path) -> None:
+    """Raise UserError unless `out` is not there, or an older export and nothing else."""
+    if not out.exists():
+        return
+    card = out / README
+    if not card.is_file() or MARK not in card.read_text(encoding="utf-8", errors="replace"):
+        raise UserError(f"{out} exists and is no export; give another --out.")
+    for path in sorted(out.rglob("*")):
+        place = path.relative_to(out)
+        ours = place.parts[0] in FOLDERS and (path.is_dir() or path.suffix in KINDS)
+        if path.is_symlink() or not (ours or path == card):
+            raise UserError(
+                f"{out} holds {place}, which no export writes and which would be lost; move it "
+                "away or give another --out."
+            )
+
+
+def copy_previews(run: Path, name: str, folder: Path) -> list[str]:
+    """The newest sheets up to the weights called `name`; their paths in `folder`."""
+    last = trained_steps(run, name)
+    sheets = [
+        sheet
+        for sheet in sorted((run / "previews").glob("step-*.png"))
+        if last is None or int(sheet.stem.removeprefix("step-")) <= last
+    ]
+    for sheet in sheets[-SHEETS:]:
+        (folder / "previews").mkdir(exist_ok=True)
+        shutil.copy2(sheet, folder / "previews" / sheet.name)
+    return [f"previews/{sheet.name}" for sheet in sheets[-SHEETS:]]
 
 
 def copy_additions(weights: Path, target: Path) -> None:
@@ -86,77 +122,16 @@ def write_merged(pipeline: StableDiffusionPipeline, target: Path) -> None:
     for name, value in outputs(pipeline).items():
         if (value - wanted[name]).abs().max() > CLOSE * wanted[name].abs().max():
             raise RuntimeError(f"Merging changed the {name} of the pipeline.")
-    pipeline.to(HALF)
-    pipeline.save_pretrained(target)
-    save_tokenizer_files(pipeline.tokenizer, target / "tokenizer")
-    prefix_text_encoder(target / "text_encoder" / "model.safetensors")
+    pipeline.to(torch.float16)
+    save_pipeline(pipeline, target)
     again = open_pipeline(target)
     for part in ("unet", "text_encoder", "vae"):
         states = [getattr(each, part).float().state_dict() for each in (pipeline, again)]
         compare_states(*states, target)
 
 
-def prefix_text_encoder(file: Path) -> None:
-    """Keys begin with text_model.: older transformers find none of them otherwise."""
-    state = load_file(file)
-    named = {f"text_model.{key.removeprefix('text_model.')}": state[key] for key in state}
-    save_file(named, file, {"format": "pt"})
-
-
 def _adapted(network: Any) -> bool:
     return bool(getattr(network, "peft_config", None))
-
-
-def model_card(run: Path, card: dict[str, Any], name: str, weights: Path) -> str:
-    """Markdown with the hub's front matter: what it is, how to load it, what it is not."""
-    whole = (weights / "model_index.json").exists()
-    facts = read_json(run / "run.json")
-    settings = leaves(read_yaml(run / "config.yaml")) | {"steps": trained_steps(run, name)}
-    told = ("steps", "batch", "optim.lr", "lora.rank", "lora.alpha", "prior.prompt", "seed")
-    rows = [f"| {name} | {settings[name]} |" for name in told if settings.get(name) is not None]
-    prompt = card["prompts"][0] if card.get("prompts") else ""
-    kind = "Every weight of the networks" if whole else "LoRA"
-    load = ["pipeline = StableDiffusionPipeline.from_pretrained('pipeline')"]
-    if not whole:
-        load = [f"pipeline = StableDiffusionPipeline.from_pretrained({card['base']!r})"]
-    if (weights / WORD).exists() and not whole:
-        load += ["pipeline.load_textual_inversion('diffusers/learned_embeds.safetensors')"]
-    if (weights / FILE).exists():
-        load += ["pipeline.load_lora_weights('diffusers')"]
-    return "\n".join(
-        [
-            "---",
-            f"base_model: {card['base']}",
-            "library_name: diffusers",
-            "pipeline_tag: text-to-image",
-            f"instance_prompt: {prompt!r}",
-            f"tags: [text-to-image, stable-diffusion, {'full' if whole else 'lora'}]",
-            "---",
-            f"# {run.name}",
-            "",
-            f"{kind}, trained by Osteon from {card['base']} (revision {card['revision']}) on "
-            f"{facts.get('data_images')} images of `{facts.get('data')}` "
-            f"(fingerprint {facts.get('data_fingerprint')}). {card['size']} px, "
-            f"{card['prediction_type']}. {facts.get('best_reason', '')}".rstrip(),
-            "",
-            "```python",
-            "from diffusers import StableDiffusionPipeline",
-            *load,
-            f"image = pipeline({prompt!r}).images[0]",
-            "```",
-            "",
-            "`pipeline/` has everything merged, in fp16; `webui/`, where it is there, is for webui "
-            "and ComfyUI.",
-            "",
-            "| setting | value |",
-            "|---|---|",
-            *rows,
-            "",
-            "Its images are synthetic. They are no evidence of anatomy, and nothing for diagnosis. "
-            "The licence is that of the base model and of the images.",
-            "",
-        ]
-    )
 
 
 @command
@@ -169,11 +144,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--run", required=True, type=Path, help="a run of dreambooth")
     parser.add_argument("--out", type=Path, help="folder to write (default RUN/export)")
     parser.add_argument("--weights", default="newest", help="newest, best, or a step's number")
+    parser.add_argument("--push", metavar="OWNER/NAME", help="upload it to the hub as this model")
+    parser.add_argument(
+        "--private", action="store_true", help="with --push: a new model is private"
+    )
     given = parser.parse_args(argv)
     out = given.out or given.run / "export"
+    if given.private and not given.push:
+        parser.error("--private goes with --push OWNER/NAME")
+    if given.push:
+        check_push(given.push)
     for folder in export(given.run, out, given.weights):
         print(folder)
-    print(f"Next: read {out / 'README.md'}; `hf upload OWNER/NAME {out}` puts it on the hub.")
+    if given.push:
+        return print(push(out, given.push, given.private))
+    print(
+        f"Next: read {out / README}; `hf upload OWNER/NAME {out}`, or --push OWNER/NAME, "
+        "puts it on the hub."
+    )
 
 
 if __name__ == "__main__":

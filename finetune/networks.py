@@ -1,4 +1,7 @@
-"""The embedded base's parts, built from nothing: Stable Diffusion 2's classes at a small size."""
+"""The embedded base's parts, built from nothing: Stable Diffusion 2's classes at a small size.
+
+And how any pipeline is saved, so that older programs read it too.
+"""
 
 import json
 from collections import Counter
@@ -6,7 +9,13 @@ from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
 
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from safetensors.torch import load_file, save_file
 from tokenizers import Regex, pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -150,6 +159,20 @@ def build_scheduler() -> DDIMScheduler:
         set_alpha_to_one=False,
         steps_offset=1,
     )
+
+
+def save_pipeline(pipeline: StableDiffusionPipeline, folder: Path) -> None:
+    """In diffusers' format, as older versions of diffusers and transformers read it too."""
+    pipeline.save_pretrained(folder)
+    save_tokenizer_files(pipeline.tokenizer, folder / "tokenizer")
+    prefix_text_encoder(folder / "text_encoder" / "model.safetensors")
+
+
+def prefix_text_encoder(file: Path) -> None:
+    """Keys begin with text_model.: older transformers find none of them otherwise."""
+    state = load_file(file)
+    named = {f"text_model.{key.removeprefix('text_model.')}": state[key] for key in state}
+    save_file(named, file, {"format": "pt"})
 
 
 def save_tokenizer_files(tokenizer: CLIPTokenizer, folder: Path) -> None:

@@ -58,7 +58,7 @@ def write(networks: list[nn.Module], name: str, file: Path, v2: bool) -> None:
     state = {key: value for network in networks for key, value in state_of(network, name).items()}
     metadata = {"ss_network_module": "networks.lora", "ss_v2": str(v2), "format": "pt"}
     save_file(state, file, metadata)
-    saved, count = load_file(file), 0
+    saved, expected = load_file(file), 0
     for network in networks:
         for key, layer in adapters(network):
             base = layer.get_base_layer().weight.detach().float()
@@ -67,9 +67,9 @@ def write(networks: list[nn.Module], name: str, file: Path, v2: bool) -> None:
                 wanted = _dora(layer, base, name)
             if not torch.allclose(got, wanted, atol=1e-5 * wanted.abs().max().item(), rtol=1e-4):
                 raise RuntimeError(f"{file} does not read back as trained at {key}.")
-            count += 1
-    if 3 * count > len(saved) or not count:
-        raise RuntimeError(f"{file} holds {len(saved)} tensors for {count} layers.")
+            expected += 3 + (name in layer.lora_magnitude_vector)
+    if len(saved) != expected or not expected:
+        raise RuntimeError(f"{file} holds {len(saved)} tensors where {expected} are expected.")
 
 
 @torch.no_grad()

@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionPipeline
 
-from core.files import atomic_folder, write_json
+from core.files import atomic_folder, read_json, write_json
+from core.runs import SCORE
 from finetune.adapters import FILE, NAME, adapter_state, save_adapters
 from finetune.models import Denoiser, Place, end_in_noise, open_pipeline, tokenize
-from finetune.networks import save_tokenizer_files
+from finetune.networks import save_pipeline
 from finetune.new_word import add_word, load_word, save_word, settled
 from finetune.settings import DreamBoothSettings
 from finetune.trained import Trained, freeze
@@ -18,9 +19,22 @@ CARD = "osteon.json"
 """Beside the weights: the base, the size, the mode and the prompts that they were tuned with."""
 
 
-def open_tuned(place: Place, folder: Path, card: dict[str, Any], name: str) -> Any:
-    """The base with what `folder` adds to it: a new word, adapters named `name`, its schedule."""
-    pipeline = open_pipeline(place.folder)
+def read_card(weights: Path) -> dict[str, Any]:
+    """What a run's weights were trained with; {} where that is not written."""
+    file = weights / CARD
+    card: dict[str, Any] = read_json(file) if file.exists() else {}
+    return card
+
+
+def open_tuned(
+    place: Place, folder: Path, card: dict[str, Any], name: str, vae: bool = True
+) -> Any:
+    """The base with what `folder` adds to it: a new word, adapters named `name`, its schedule.
+
+    Args:
+        vae: False: without the autoencoder, which nothing is added to.
+    """
+    pipeline = open_pipeline(place.folder, vae)
     load_word(pipeline, folder)
     if (folder / FILE).exists():
         pipeline.load_lora_weights(folder, adapter_name=name)
@@ -35,9 +49,11 @@ def write_weights(
     place: Place,
     settings: DreamBoothSettings,
     card: dict[str, Any],
+    score: dict[str, Any] | None = None,
 ) -> None:
     """The folder `target`: adapters and new word, or the whole pipeline where its networks were
-    trained themselves, and a card (size, mode, prompts: see `sample.load_sampler`).
+    trained themselves, and a card (size, mode, prompts: see `sample.load_sampler`); with what these
+    weights scored, where it was measured.
 
     `pipeline` holds the trained networks; where all of it was trained it ends on the CPU.
 
@@ -53,10 +69,11 @@ def write_weights(
     }
     with atomic_folder(target) as folder:
         write_json(folder / CARD, card)
+        if score is not None:
+            write_json(folder / SCORE, score)
         if settings.whole:
             with settled(pipeline.text_encoder):
-                pipeline.save_pretrained(folder)
-                save_tokenizer_files(pipeline.tokenizer, folder / "tokenizer")
+                save_pipeline(pipeline, folder)
                 check_pipeline(folder, pipeline)
         else:
             if settings.adapted:
@@ -76,23 +93,32 @@ def check_tuned(
     settings: DreamBoothSettings,
     card: dict[str, Any],
 ) -> None:
-    """Load the files with plain diffusers into a fresh base; all must be as it was trained."""
-    fresh = open_pipeline(place.folder)
-    if settings.token is not None:
-        add_word(fresh, settings.token)
-    trained = Trained(Denoiser(pipeline.unet, pipeline.text_encoder)).state_dict()
-    freeze(Denoiser(fresh.unet, fresh.text_encoder), settings).load_state_dict(trained)
-    wanted = outputs(fresh)
+    """Load the files with plain diffusers into a fresh base; all must be as it was trained.
 
-    loaded = open_tuned(place, folder, card, NAME)
+    One base after the other, and without its autoencoder: memory holds one at a time.
+    """
+    wanted = trained_outputs(place, pipeline, settings)
+    loaded = open_tuned(place, folder, card, NAME, vae=False)
     for network in (loaded.unet, loaded.text_encoder):  # what the file lacks has no storage
-        lost = [name for name, tensor in network.named_parameters() if tensor.is_meta]
-        _refuse(lost, len(trained), folder)
+        names = dict(network.named_parameters())
+        _refuse([name for name in names if names[name].is_meta], len(names), folder)
     for part, own in (("unet", settings.unet), ("text_encoder", settings.text_encoder)):
         if settings.adapted and own:
             states = (adapter_state(getattr(each, part)) for each in (pipeline, loaded))
             compare_states(*states, folder)
     compare_states(wanted, outputs(loaded), folder)
+
+
+def trained_outputs(
+    place: Place, pipeline: StableDiffusionPipeline, settings: DreamBoothSettings
+) -> dict[str, torch.Tensor]:
+    """`outputs` of what was trained in `pipeline`, copied into a fresh base in float32."""
+    fresh = open_pipeline(place.folder, vae=False)
+    if settings.token is not None:
+        add_word(fresh, settings.token)
+    trained = Trained(Denoiser(pipeline.unet, pipeline.text_encoder)).state_dict()
+    freeze(Denoiser(fresh.unet, fresh.text_encoder), settings).load_state_dict(trained)
+    return outputs(fresh)
 
 
 def check_pipeline(folder: Path, pipeline: StableDiffusionPipeline) -> None:

@@ -13,6 +13,7 @@ from finetune.models import open_pipeline
 from finetune.settings import Lora
 from finetune.trained import Trained
 from finetune.weights import outputs
+from tests.finetune.tiny import tiny_pipeline
 
 EVERYWHERE = ("attention", "feedforward", "projection", "convolution")
 
@@ -39,11 +40,28 @@ def tuned(base: Path, lora: Lora, text: bool) -> StableDiffusionPipeline:
         (Lora(rank=2, alpha=4.0, targets=("convolution",)), False),
         (Lora(rank=2, alpha=4.0, targets=("attention", "feedforward"), kind="dora"), True),
         (Lora(rank=4, alpha=3.0, targets=("attention", "convolution"), kind="rslora"), True),
+        (Lora(rank=3, alpha=1.0, targets=EVERYWHERE, kind="dora"), True),
+        (Lora(rank=3, alpha=1.0, targets=EVERYWHERE, kind="rslora"), True),
     ],
 )
 def test_plain_diffusers_reads_back_the_same(
     base: Path, tmp_path: Path, lora: Lora, text: bool
 ) -> None:
+    check_read_back(base, tmp_path, lora, text)
+
+
+@pytest.mark.parametrize("kind", ["plain", "dora", "rslora"])
+def test_a_base_that_projects_by_convolution(tmp_path: Path, kind: str) -> None:
+    """As Stable Diffusion 1 does."""
+    pipeline = tiny_pipeline("epsilon", linear=False)
+    assert isinstance(pipeline.unet.mid_block.attentions[0].proj_in, torch.nn.Conv2d)
+    pipeline.save_pretrained(tmp_path / "base")
+    lora = Lora(rank=2, alpha=3.0, targets=EVERYWHERE, kind=kind)
+    check_read_back(tmp_path / "base", tmp_path, lora, text=True)
+
+
+def check_read_back(base: Path, tmp_path: Path, lora: Lora, text: bool) -> None:
+    """Saved, and loaded by plain diffusers: the same layers, and not a bit's difference."""
     pipeline = tuned(base, lora, text)
     save_adapters(pipeline.unet, pipeline.text_encoder if text else None, tmp_path)
     plain = StableDiffusionPipeline.from_pretrained(base, safety_checker=None)

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from core.config import parse
+from core.errors import UserError
 from core.runs import read_metrics
 from finetune import train_dreambooth, train_dreambooth_lora
-from finetune.aliases import NAMES, translate
+from finetune.aliases import NAMES, WHY, translate
 from finetune.settings import DreamBoothSettings, Lora
 from tests.trainers import run_facts
 
@@ -30,6 +31,30 @@ LORA = (
     "--num_validation_images 2 --push_to_hub --mixed_precision no --tokenizer_name=x"
 )
 
+# Every option of both scripts (2023 to 2026) with a value that is not its default
+BOTH_HAVE = (
+    "revision=x variant=fp16 tokenizer_name=x class_data_dir=x class_prompt=x num_class_images=7 "
+    "with_prior_preservation prior_loss_weight=0.5 output_dir=x seed=3 resolution=64 center_crop "
+    "train_text_encoder train_batch_size=2 sample_batch_size=2 num_train_epochs=3 "
+    "max_train_steps=7 checkpointing_steps=9 checkpoints_total_limit=2 gradient_checkpointing "
+    "resume_from_checkpoint=latest gradient_accumulation_steps=2 learning_rate=1e-3 scale_lr "
+    "lr_scheduler=cosine lr_warmup_steps=5 lr_num_cycles=2 lr_power=2 dataloader_num_workers=2 "
+    "use_8bit_adam adam_beta1=0.8 adam_beta2=0.9 adam_weight_decay=0.1 adam_epsilon=1e-6 "
+    "max_grad_norm=2 push_to_hub hub_token=x hub_model_id=x logging_dir=x allow_tf32 "
+    "report_to=wandb validation_prompt=x num_validation_images=2 mixed_precision=bf16 "
+    "prior_generation_precision=fp32 local_rank=0 enable_xformers_memory_efficient_attention "
+    "pre_compute_text_embeddings tokenizer_max_length=70 text_encoder_use_attention_mask "
+    "validation_images=x class_labels_conditioning=timesteps instance_prompt=y"
+)
+FULL_HAS = (
+    f"{BOTH_HAVE} validation_steps=3 set_grads_to_none offset_noise snr_gamma=5 "
+    "skip_save_text_encoder validation_scheduler=DDPMScheduler"
+)
+LORA_HAS = (
+    f"{BOTH_HAVE} validation_epochs=3 rank=8 lora_alpha=2 lora_dropout=0.1 use_dora "
+    "image_interpolation_mode=bicubic output_kohya_format optimizer=prodigy"
+)
+
 
 def words(line: str, base: Path, data: Path, out: Path) -> list[str]:
     filled = line.format(base=base, data=data, out=out)
@@ -44,8 +69,65 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_name_is_a_setting() -> None:
     from core.config import leaf_names
 
-    known = {*leaf_names(DreamBoothSettings), "beta1", "beta2"}
-    assert set(NAMES.values()) <= known
+    assert set(NAMES.values()) <= set(leaf_names(DreamBoothSettings))
+
+
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize(
+    "asked", ["class_prompt=z", "with_prior_preservation class_prompt=z validation_prompt=z"]
+)
+def test_no_option_is_ignored_in_silence(
+    plain: Path, capsys: pytest.CaptureFixture, asked: str, lora: bool
+) -> None:
+    """Each either changes what is trained or is named in a warning, alone and among others."""
+    before = ["pretrained_model_name_or_path=x", f"instance_data_dir={plain}", *asked.split()]
+    effects = {}
+    for option in (LORA_HAS if lora else FULL_HAS).split():
+        if option in before:
+            continue
+        found = []
+        for line in (before, [*before, option]):
+            os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
+            ours = translate([f"--{word}" for word in line], lora)
+            found.append((ours, os.environ["ACCELERATE_MIXED_PRECISION"]))
+        warned = f"--{option.partition('=')[0]} is left out" in capsys.readouterr().err
+        effects[option] = (found[0] != found[1]) + warned
+    assert len(effects) > 50
+    assert {option for option, count in effects.items() if count != 1} == set()
+
+
+def test_what_is_refused_there_is_named_here(plain: Path, capsys: pytest.CaptureFixture) -> None:
+    start = ["--pretrained_model_name_or_path", "x", "--instance_data_dir", str(plain)]
+    for value, taken in (("all", "tensorboard"), ("wandb", "wandb"), ("comet_ml", None)):
+        ours = translate([*start, "--report_to", value])
+        assert (taken in ours) if taken else ("--tracker" not in ours)
+        assert (f"--report_to {value} is taken" in capsys.readouterr().err) == (value == "all")
+    with pytest.raises(UserError, match="needs --class_prompt"):
+        translate([*start, "--with_prior_preservation"])
+    translate([*start, "--optimizer", "lion", "--rank", "4", "--use_8bit_adam"])
+    assert f"--optimizer is left out: {WHY['optimizer']}" in capsys.readouterr().err
+    translate([*start, "--validation_images", "a.png", "b.png", "--use_dora"])
+    assert [line.split()[1] for line in capsys.readouterr().err.splitlines()] == [
+        "--validation_images",
+        "--use_dora",
+    ]
+
+
+def test_defaults_are_those_of_the_scripts(plain: Path) -> None:
+    start = ["--pretrained_model_name_or_path=x", f"--instance_data_dir={plain}"]
+
+    def read(*more: str, lora: bool = False) -> dict[str, str]:
+        ours = translate([*start, *more], lora)
+        return dict(zip(ours[::2], ours[1::2], strict=True))
+
+    assert "--optim.warmup" not in read()  # a constant schedule knows none
+    assert read("--lr_scheduler=cosine")["--optim.warmup"] == "500"
+    assert read("--validation_prompt=x")["--preview_every"] == "100"
+    assert read("--validation_prompt=x", lora=True)["--preview_every"] == "100"  # 50 x 2 steps
+    assert read("--num_train_epochs=3")["--steps"] == "6"  # five images in batches of four
+    prior = ["--num_train_epochs=3", "--with_prior_preservation", "--class_prompt=x"]
+    assert read(*prior)["--steps"] == "75"  # a hundred class images
+    assert read(*prior, "--num_class_images=2")["--steps"] == "6"
 
 
 def test_a_full_command_line(

@@ -2,15 +2,19 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
+import finetune.webui
 from core.errors import UserError
 from finetune.adapters import NAME, adapter_state
 from finetune.export import export, main
+from finetune.hub import check_push, push
+from finetune.model_card import MARK, front_matter, licence_of
 from finetune.models import open_pipeline
 from finetune.settings import DreamBoothSettings, Lora, Optim, Token
 from finetune.train_dreambooth import train
@@ -61,6 +65,20 @@ def test_every_layer_merges_as_trained(base: Path, tmp_path: Path, kind: str) ->
     assert count > 30
 
 
+def test_a_file_of_more_or_less_than_the_layers_is_refused(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = tuned(base, Lora(rank=2, kind="dora"), text=False)
+    real = finetune.webui.save_file
+
+    def save(state: dict[str, torch.Tensor], *others: Any) -> None:
+        real(state | {"lora_unet_stray.alpha": torch.ones(())}, *others)
+
+    monkeypatch.setattr(finetune.webui, "save_file", save)
+    with pytest.raises(RuntimeError, match="129 tensors where 128 are expected"):
+        write([pipeline.unet], NAME, tmp_path / "x.safetensors", v2=False)
+
+
 def _networks(base: Path) -> list[torch.nn.Module]:
     pipeline = open_pipeline(base)
     return [pipeline.unet, pipeline.text_encoder]
@@ -72,20 +90,48 @@ def _paths(network: torch.nn.Module) -> list[str]:
     return [path for path, layer in network.named_modules() if isinstance(layer, LoraLayer)]
 
 
-def test_a_run_exports_in_three_ways(settings: Make, capsys: pytest.CaptureFixture) -> None:
+class Hub:
+    """What is asked of HfApi."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Any, ...]] = []
+
+    def create_repo(self, name: str, private: bool | None, exist_ok: bool) -> str:
+        self.asked.append((name, private, exist_ok))
+        return f"https://huggingface.co/{name}"
+
+    def upload_folder(self, repo_id: str, folder_path: Path) -> None:
+        files = [path for path in folder_path.rglob("*") if path.is_file()]
+        self.asked.append((repo_id, folder_path, len(files)))
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
+    hub = Hub()
+    monkeypatch.setattr("finetune.hub.HfApi", lambda: hub)
+    monkeypatch.setattr("finetune.hub.get_token", lambda: "hf_x")
+    return hub
+
+
+def test_a_run_exports_in_three_ways(
+    settings: Make, capsys: pytest.CaptureFixture, hub: Hub
+) -> None:
     own = settings(
         prompt="a <wing>", token=Token("<wing>", "bat"), text_encoder=True, steps=2,
         lora=Lora(rank=2, alpha=4.0, targets=BOTH), optim=Optim(lr=1e-2),
+        preview_every=2, preview_seeds=(0,),
     )  # fmt: skip
     train(own)
     run = Path(own.run_dir)
     main(["--run", str(run)])
     assert "hf upload" in capsys.readouterr().out
+    assert hub.asked == []
     folder = run / "export"
     assert sorted(p.name for p in folder.iterdir()) == [
         "README.md",
         "diffusers",
         "pipeline",
+        "previews",
         "webui",
     ]
     assert (folder / "webui" / "run.safetensors").exists()
@@ -100,15 +146,90 @@ def test_a_run_exports_in_three_ways(settings: Make, capsys: pytest.CaptureFixtu
     merged = StableDiffusionPipeline.from_pretrained(folder / "pipeline", safety_checker=None)
     assert "<wing>" in merged.tokenizer.get_vocab()
     card = (folder / "README.md").read_text()
-    assert card.startswith("---\nbase_model: ")
-    for word in ("load_lora_weights", "load_textual_inversion", "| lora.rank | 2 |", "synthetic"):
+    assert card.startswith("---\nlicense: other\n")
+    for word in (
+        "![drawn in training](previews/step-000002.png)",
+        "load_lora_weights",
+        "load_textual_inversion",
+        "| lora.rank | 2 |",
+        "synthetic",
+    ):
         assert word in card
+    assert "DoRA" not in card
     assert str(run.parent) not in card.replace(own.base, "")
+    main(["--run", str(run), "--push", "me/wing", "--private"])  # in place of the first
+    assert capsys.readouterr().out.endswith("https://huggingface.co/me/wing\n")
+    count = sum(path.is_file() for path in folder.rglob("*"))
+    assert hub.asked == [("me/wing", True, True), ("me/wing", folder, count)]
+
+
+def test_a_push_that_cannot_be_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, hub: Hub
+) -> None:
+    """Bad names and no login before anything is written; the hub's own refusals after."""
+    for name in ("wing", "me/my wing", "/me/wing", "../wing"):
+        with pytest.raises(UserError, match="OWNER/NAME"):
+            check_push(name)
+
+    def refuse(**asked: Any) -> None:
+        raise ConnectionError("no route\nto the hub")
+
+    monkeypatch.setattr(hub, "upload_folder", refuse)
+    with pytest.raises(UserError, match=r"no route to the hub.*hf upload me/wing"):
+        push(tmp_path, "me/wing", private=False)
+    assert hub.asked == [("me/wing", None, True)]
+    monkeypatch.setattr("finetune.hub.get_token", lambda: None)
+    with pytest.raises(SystemExit) as stop:
+        main(["--run", str(tmp_path), "--push", "me/wing"])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "hf auth login" in line
+
+
+def test_the_licence_is_the_bases_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert licence_of("models/sd2-mini", None) == {"license": "apache-2.0"}
+    assert licence_of(str(tmp_path), None) == {"license": "other"}
+    (tmp_path / "README.md").write_text("# no front matter\n")
+    assert licence_of(str(tmp_path), None) == {"license": "other"}
+    snapshot = tmp_path / "models--a--b" / "snapshots" / "c0ffee"
+    snapshot.mkdir(parents=True)
+    (snapshot / "README.md").write_text("---\nlicense: other\nlicense_name: x\ntags: [y]\n---\n")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    lines = front_matter({"base": "a/b", "revision": "c0ffee"}, "it's", whole=False)
+    assert lines.startswith("base_model: a/b\nlicense: other\nlicense_name: x\nlibrary_name")
+    assert "base_model" not in front_matter({"base": "a/b", "revision": None}, "", whole=True)
+
+
+@pytest.mark.parametrize(
+    ("files", "named"),
+    [
+        (["README.md", "thesis.tex"], "is no export"),
+        (["README.md", "pipeline/x.json"], "is no export"),
+        ([MARK, "webui/x.safetensors", "thesis.tex"], "thesis.tex"),
+        ([MARK, "pipeline/unet/notes.docx"], "notes.docx"),
+        ([MARK, ".git/config"], ".git"),
+    ],
+)
+def test_what_is_no_export_is_never_replaced(tmp_path: Path, files: list[str], named: str) -> None:
+    weights = tmp_path / "run" / "weights"
+    weights.mkdir(parents=True)
+    (weights / "osteon.json").write_text("{}")
+    out = tmp_path / "out"
+    for name in files:
+        file = out / ("README.md" if name == MARK else name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"LoRA, {MARK}" if name == MARK else "precious")
+    before = {path: path.is_file() and path.read_text() for path in out.rglob("*")}
+    with pytest.raises(UserError, match=f"{named}.*another --out"):
+        export(tmp_path / "run", out)
+    assert {path: path.is_file() and path.read_text() for path in out.rglob("*")} == before
 
 
 def test_whole_networks_export_merged(settings: Make, tmp_path: Path) -> None:
     own = settings(lora=None, steps=1)
     train(own)
+    saved = load_file(Path(own.run_dir) / "weights" / "text_encoder" / "model.safetensors")
+    assert all(key.startswith("text_model.") for key in saved)  # older versions read it
     folders = export(Path(own.run_dir), tmp_path / "out")
     assert [folder.name for folder in folders] == ["pipeline"]
     with pytest.raises(UserError, match="no fine-tuned weights"):
@@ -119,7 +240,8 @@ def test_whole_networks_export_merged(settings: Make, tmp_path: Path) -> None:
 
 
 def test_the_weights_of_a_kept_step_export(settings: Make, tmp_path: Path) -> None:
-    own = settings(lora=Lora(rank=2), steps=2, keep_weights=(1,), optim=Optim(lr=1e-2))
+    lora = Lora(rank=2, kind="dora")
+    own = settings(lora=lora, steps=2, keep_weights=(1,), optim=Optim(lr=1e-2))
     train(own)
     run, out = Path(own.run_dir), tmp_path / "out"
     export(run, out, "1")
@@ -128,6 +250,8 @@ def test_the_weights_of_a_kept_step_export(settings: Make, tmp_path: Path) -> No
     exported, newest, kept = (load_file(file) for file in files)
     assert all(torch.equal(exported[key], kept[key]) for key in kept)
     assert any(not torch.equal(exported[key], newest[key]) for key in newest)
-    assert "| steps | 1 |" in (out / "README.md").read_text()
+    card = (out / "README.md").read_text()
+    assert "| steps | 1 |" in card
+    assert "is DoRA: webui and ComfyUI read it" in card
     with pytest.raises(UserError, match="'3' should be one of: newest, 1"):
         export(run, out, "3")

@@ -31,8 +31,11 @@ def tiny_tokenizer() -> CLIPTokenizer:
     )
 
 
-def tiny_pipeline(prediction_type: str = "v_prediction", seed: int = 0) -> StableDiffusionPipeline:
-    """32 px, latents 4 x 8 x 8, cross-attention 32, linear projection as in Stable Diffusion 2."""
+def tiny_pipeline(
+    prediction_type: str = "v_prediction", seed: int = 0, linear: bool = True
+) -> StableDiffusionPipeline:
+    """32 px, latents 4 x 8 x 8, cross-attention 32, linear projection as in Stable Diffusion 2
+    (`linear` False: by convolution, as in Stable Diffusion 1)."""
     torch.manual_seed(seed)
     tokenizer = tiny_tokenizer()
     unet = UNet2DConditionModel(
@@ -45,7 +48,7 @@ def tiny_pipeline(prediction_type: str = "v_prediction", seed: int = 0) -> Stabl
         layers_per_block=1,
         cross_attention_dim=32,
         attention_head_dim=(2, 4),
-        use_linear_projection=True,
+        use_linear_projection=linear,
         norm_num_groups=8,
     )
     vae = AutoencoderKL(
