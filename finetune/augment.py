@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from core.errors import UserError
 from core.sets import ImageSet
+from finetune.models import send
 
 NUMBERS = 6  # uniform ones per image: mirror, crop size, crop x, crop y, turn, light
 SMALLEST_CROP = 0.8  # of the side
@@ -40,9 +41,8 @@ def vary(images: torch.Tensor, names: Collection[str], numbers: torch.Tensor) ->
     images = torch.where(at(mirrored(names, numbers), images), images.flip(3), images)
     if {"crop", "turn"} & {*names}:
         grid = F.affine_grid(_window(names, numbers), list(images.shape), align_corners=False)
-        images = F.grid_sample(
-            images, grid.to(images.device), padding_mode="border", align_corners=False
-        )
+        grid = send(grid, images.device)
+        images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
     if "light" in names:
         gain = 1.0 + LIGHT * (2.0 * numbers[:, 5] - 1.0)
         images = (images * at(gain, images)).clamp(-1.0, 1.0)
@@ -62,4 +62,4 @@ def _window(names: Collection[str], numbers: torch.Tensor) -> torch.Tensor:
 
 def at(values: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     """One value per image, shaped to meet B x 3 x H x W."""
-    return values[:, None, None, None].to(images.device)
+    return send(values[:, None, None, None], images.device)

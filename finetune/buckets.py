@@ -10,7 +10,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image, ImageOps
 
 from core.images import open_image, to_array
-from core.seeds import batch_at, batches_per_epoch
+from core.seeds import batch_at
 from finetune.encode import Batch, Source
 from finetune.subjects import Subject
 
@@ -77,13 +77,18 @@ def pixels_of(subject: Subject, shape: Shape) -> np.ndarray:
 
 
 class Buckets:
-    """Sources of one shape each, taken in turn: in an epoch every bucket gives all its batches."""
+    """Sources of one shape each, taken in turn: in an era a bucket gives as many batches as it has
+    images (or all of them the same share of that), so each image is seen equally often."""
 
     def __init__(self, sources: list[Source], batch: int, seed: int) -> None:
         self.sources = sources
         self.seed = seed
-        self.batches = [batches_per_epoch(len(source.captions), batch) for source in sources]
+        counts = [len(source.captions) for source in sources]
+        share = math.gcd(batch, *counts)
+        self.batches = [count // share for count in counts]
         self.turns = [n for n, count in enumerate(self.batches) for _ in range(count)]
+        self._era = -1
+        self._places: list[tuple[int, int]] = []  # of this era's steps: source, batches before
 
     @property
     def cached(self) -> bool:
@@ -91,11 +96,20 @@ class Buckets:
 
     def at(self, step: int, timesteps: int) -> list[Batch]:
         """This process's share of step `step`: see `Source.at`."""
-        epoch, place = divmod(step, len(self.turns))
-        order = batch_at(epoch, len(self.turns), len(self.turns), self.seed)  # of this epoch
-        turn = self.turns[order[place]]
-        before = sum(self.turns[each] == turn for each in order[:place])
-        return self.sources[turn].at(epoch * self.batches[turn] + before, timesteps)
+        era, place = divmod(step, len(self.turns))
+        if era != self._era:
+            self._era, self._places = era, self._shuffled(era)
+        turn, before = self._places[place]
+        return self.sources[turn].at(era * self.batches[turn] + before, timesteps)
+
+    def _shuffled(self, era: int) -> list[tuple[int, int]]:
+        given = [0] * len(self.sources)
+        places = []
+        for each in batch_at(era, len(self.turns), len(self.turns), self.seed):
+            turn = self.turns[each]
+            places.append((turn, given[turn]))
+            given[turn] += 1
+        return places
 
 
 def bucketed(

@@ -106,6 +106,11 @@ def spread(uniform: torch.Tensor, kind: str) -> torch.Tensor:
     return 1.0 - uniform**3 if kind == "cubic" else uniform
 
 
+def cached(settings: DreamBoothSettings) -> bool:
+    """Whether each image is encoded once."""
+    return settings.cache_latents and set(settings.augment) <= {"mirror"}
+
+
 class Latents:
     """A subject's images as the autoencoder's posterior, encoded once (or each time anew)."""
 
@@ -129,7 +134,7 @@ class Latents:
             one = self._moments([0], torch.ones(1, NUMBERS))
         self.shape = tuple(one.shape[2:])  # of one latent: 4, h, w
         self.cache: torch.Tensor | None = None  # N x sides x 2 x 4 x h x w
-        if settings.cache_latents and set(self.augment) <= {"mirror"}:
+        if cached(settings):
             self.cache = self._encode_all(1 + len(self.augment), accelerator)
             self.pixels = np.empty(0)  # their memory is not needed any more
 
@@ -151,7 +156,7 @@ class Latents:
     def _moments(self, items: list[int], variation: torch.Tensor) -> torch.Tensor:
         """B x 2 x 4 x h x w: the posterior's mean and standard deviation."""
         pixels = torch.from_numpy(np.stack([self.pixels[item] for item in items]))
-        images = pixels.permute(0, 3, 1, 2).to(self.device, torch.float32).div(127.5).sub(1.0)
+        images = send(pixels, self.device).permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
         posterior = self.vae.encode(vary(images, self.augment, variation)).latent_dist
         return torch.stack([posterior.mean, posterior.std], dim=1)
 

@@ -2,7 +2,9 @@
 
 import hashlib
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from core.errors import UserError
 from core.files import read_json
+from core.runs import info_of
 
 ROOT = Path(__file__).resolve().parents[1]
 NETWORKS = ("unet", "vae", "text_encoder")
@@ -35,7 +38,7 @@ MIRRORS = {
     "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
 }
 """Beginnings of withdrawn hub ids, and where the same weights lie now."""
-CONFIGS = ["model_index.json", "scheduler/*.json", "tokenizer/*"] + [
+CONFIGS = ["model_index.json", "README.md", "scheduler/*.json", "tokenizer/*"] + [
     f"{name}/config.json" for name in NETWORKS
 ]
 WEIGHTS = [f"{name}/*.safetensors*" for name in NETWORKS]
@@ -70,13 +73,22 @@ class Place:
         config: dict[str, Any] = read_json(self.folder / part / name)
         return config
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """The hub commit, or a SHA-256 over the local weights: 16 hex digits."""
+        return self.revision[:16] if self.revision else self._digest(["*/*.safetensors"])
+
+    @cached_property
+    def configs(self) -> str:
+        """The same of what says how the weights are used: configurations and tokenizer."""
         if self.revision:
             return self.revision[:16]
+        parts = ("scheduler", "tokenizer", *NETWORKS)
+        return self._digest(f"{part}/*.{kind}" for part in parts for kind in ("json", "txt"))
+
+    def _digest(self, patterns: Iterable[str]) -> str:
         digest = hashlib.sha256()
-        for file in sorted(self.folder.glob("*/*.safetensors")):
+        for file in sorted(file for pattern in patterns for file in self.folder.glob(pattern)):
             digest.update(str(file.relative_to(self.folder)).encode() + b"\0")
             with file.open("rb") as content:
                 digest.update(hashlib.file_digest(content, "sha256").digest())
@@ -105,9 +117,10 @@ def locate_pinned(base: str, revision: str | None, run: Path, weights: bool = Tr
 
     Raises UserError if that one has changed.
     """
-    old = read_json(run / "run.json") if (run / "run.json").exists() else {}
-    place = locate(base, revision or old.get("base_revision"), weights)
-    if old.get("base_identity", place.identity) != place.identity:
+    old = info_of(run)
+    place = locate(base, old.get("base_revision") or revision, weights)
+    now = {"base_identity": place.identity, "base_configs": place.configs}
+    if any(old.get(fact, value) != value for fact, value in now.items()):
         raise UserError(
             f"{base} has changed since {run} was started from it; "
             "restore it or give another --run_dir."
@@ -115,8 +128,11 @@ def locate_pinned(base: str, revision: str | None, run: Path, weights: bool = Tr
     return place
 
 
-def open_pipeline(folder: Path) -> StableDiffusionPipeline:
+def open_pipeline(folder: Path, vae: bool = True) -> StableDiffusionPipeline:
     """Every part in float32 on the CPU, in eval mode, without progress bars or a safety checker.
+
+    Args:
+        vae: False: without the autoencoder.
 
     Raises UserError where the weights cannot be read.
     """
@@ -131,6 +147,7 @@ def open_pipeline(folder: Path) -> StableDiffusionPipeline:
             feature_extractor=None,
             image_encoder=None,
             requires_safety_checker=False,
+            **({} if vae else {"vae": None}),
         )
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
@@ -139,7 +156,7 @@ def open_pipeline(folder: Path) -> StableDiffusionPipeline:
             "fetch or copy it again."
         ) from error
     pipeline.set_progress_bar_config(disable=True)
-    for name in NETWORKS:
+    for name in NETWORKS if vae else ("unet", "text_encoder"):
         _still(getattr(pipeline, name))
     return pipeline
 
@@ -230,6 +247,11 @@ class Denoiser(torch.nn.Module):
         super().__init__()
         self.unet = unet
         self.text_encoder = text_encoder
+        self._compiled: Callable[..., Any] | None = None
+
+    def compile_unet(self) -> None:
+        """For calls through this module; the UNet's other callers, of other shapes, stay eager."""
+        self._compiled = torch.compile(self.unet.__call__)
 
     def forward(
         self, noisy: torch.Tensor, timesteps: torch.Tensor, words: torch.Tensor
@@ -243,7 +265,8 @@ class Denoiser(torch.nn.Module):
         """
         if self.text_encoder is not None and not words.is_floating_point():
             words = self.text_encoder(words)[0]
-        return self.unet(noisy, timesteps, words, return_dict=False)[0]
+        unet = self._compiled or self.unet
+        return unet(noisy, timesteps, words, return_dict=False)[0]
 
 
 def _checked(folder: Path, weights: bool) -> Path:

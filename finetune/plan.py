@@ -1,28 +1,37 @@
 """What a run will need: told before it starts, kept in run.json beside what it then needed."""
 
-import os
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
-from accelerate import PartialState
+from diffusers import StableDiffusionPipeline
 
-from core.checkup import check_set
+from core.checkup import warnings_of
 from core.errors import UserError
+from core.parallel import process_state
 from core.plan import activation_bytes, count_parameters
 from core.runs import check_same_settings
-from core.session import check_disk, peak_memory_mb, pick_device
-from finetune.models import Denoiser, Place, locate_pinned, open_empty
-from finetune.new_word import Embedding
-from finetune.optimisers import MOMENTS
+from core.session import check_disk, pick_device
+from finetune.cost import FLOAT, Looks, Work, beside, disk_left, disk_needed, estimate, reckon
+from finetune.models import NETWORKS, Denoiser, Place, locate, locate_pinned
+from finetune.rehearsal import (
+    empty_denoiser,
+    empty_inputs,
+    empty_pipeline,
+    empty_work,
+    precision,
+)
 from finetune.settings import DreamBoothSettings
-from finetune.subjects import Subject, class_folder, contract_of, held_out_subject
-from finetune.trained import Trained, freeze
+from finetune.subjects import (
+    Subject,
+    class_folder,
+    contract_of,
+    default_prompts,
+    held_out_subject,
+    own_class_images,
+)
+from finetune.validation import IMAGES
 
-FLOAT = 4  # bytes
-TRIABLE = 200e6  # parameters up to which a step is tried on a CPU too
+TRIABLE = 200e6  # parameters up to which a run is tried on a CPU too
 
 
 def check_share(settings: DreamBoothSettings, processes: int) -> None:
@@ -35,44 +44,31 @@ def check_share(settings: DreamBoothSettings, processes: int) -> None:
         )
 
 
-def disk_needed(settings: DreamBoothSettings, trained: int, total: int) -> int:
-    """Bytes of checkpoints (weights, moments, average), of weights/ and others kept."""
-    checkpoint = trained * (FLOAT + beside(settings))
-    kept = settings.checkpoints_kept + 1 if settings.checkpoint_every else 0
-    written = 1 + (settings.validate_every > 0) + len(settings.keep_weights)
-    return kept * checkpoint + written * FLOAT * (total if settings.whole else trained)
+def warnings(settings: DreamBoothSettings) -> list[str]:
+    """What a person should know before the first step: of the settings, and of every set."""
+    found = []
+    late = [step for step in settings.keep_weights if step > settings.steps]
+    if late:
+        said = ", ".join(map(str, late))
+        found.append(f"keep_weights {said}: beyond the {settings.steps} steps, never reached")
+    if settings.zero_terminal_snr and settings.min_snr_gamma is not None:
+        found.append("min_snr_gamma gives pure noise, which zero_terminal_snr adds, a weight of 0")
+    for concept in settings.subjects:
+        found += warnings_of(concept.data, captions=concept.prompt is None)
+    return found
 
 
-def beside(settings: DreamBoothSettings) -> int:
-    """Bytes kept beside each trained number: the optimiser's, and the running average."""
-    return MOMENTS[settings.optim.name] + FLOAT * (settings.ema_decay is not None)
-
-
-def estimate(
-    settings: DreamBoothSettings, step: Callable[[], Any], device: torch.device, trained: int
-) -> dict[str, float]:
-    """Seconds of training and MB at the peak, from two tries of one piece of a step.
-
-    Args:
-        step: forward and backward of one piece, without an update; its gradients are dropped.
-        trained: numbers that get moments, which are made at the first update.
-    """
-    for _ in range(2):
-        _wait(device)
-        began = time.monotonic()
-        step()
-        _wait(device)
-        seconds = time.monotonic() - began
-    states = beside(settings) * trained
-    return {
-        "seconds": round(seconds * settings.accumulate * settings.steps, 1),
-        "memory_mb": peak_memory_mb(device) + states // 2**20,
-    }
+def looks_of(settings: DreamBoothSettings, instances: Subject, held_out: Subject | None) -> Looks:
+    sheet = len(default_prompts(settings, instances)) * len(settings.preview_seeds)
+    return Looks(
+        sheet if settings.preview_every else 0,
+        min(IMAGES, len(held_out)) if held_out is not None else 0,
+    )
 
 
 def disk_used(run: Path) -> int:
-    """MB of the run folder."""
-    return sum(file.stat().st_size for file in run.rglob("*") if file.is_file()) // 2**20
+    """Bytes of the run folder."""
+    return sum(file.stat().st_size for file in run.rglob("*") if file.is_file())
 
 
 def print_plan(settings: DreamBoothSettings, subject: Subject) -> None:
@@ -80,43 +76,51 @@ def print_plan(settings: DreamBoothSettings, subject: Subject) -> None:
 
     Raises UserError for whatever would stop the run: another run's folder, no base, a full disk.
     """
-    check_same_settings(Path(settings.run_dir), "dreambooth", settings)
-    check_share(settings, PartialState().num_processes)
     run = Path(settings.run_dir)
+    processes = process_state()
+    check_same_settings(run, "dreambooth", settings)
+    check_share(settings, processes.num_processes)
     place = locate_pinned(settings.base, settings.revision, run, weights=False)
+    if place.revision is None:  # a folder: its weights are there now, or never
+        locate(settings.base)
     held_out = held_out_subject(settings) if settings.validate_every else None
     size = settings.size or place.size
-    parts = open_empty(place)
-    unet, text_encoder, _ = parts
-    if settings.token is not None:
-        table = text_encoder.get_input_embeddings()
-        rows = table.num_embeddings - settings.token.vectors  # as many as the new word's
-        text_encoder.set_input_embeddings(Embedding(table, rows))
-    total = sum(count_parameters(part) for part in parts)
-    denoiser = Denoiser(unet, text_encoder)
-    trained = len(freeze(denoiser, settings))
-    needed = disk_needed(settings, trained, total)
+    pipeline = empty_pipeline(place)
+    total = sum(count_parameters(getattr(pipeline, name)) for name in NETWORKS)
+    device = torch.device(pick_device())
+    if device.type == "cpu" and total > TRIABLE:
+        device = torch.device("meta")  # worked out
+    denoiser, trained = empty_denoiser(settings, pipeline, device)
+    needed = disk_needed(settings, len(trained), total)
     check_disk(run, needed)
-    if not PartialState().is_main_process:
+    own = _class_images(settings, place, size)
+    if not processes.is_main_process:
         return
     images, distinct = subject.images, len(set(subject.captions))
     seen = settings.steps * settings.batch / len(images)
     print(f"images     {len(images)} of {images.name} ({images.mode}), at {size} px")
     print(f"captions   {distinct} distinct, such as '{subject.captions[0]}'")
-    for fine, what, remedy in check_set(settings.data):
-        if not fine:
-            print(f"beware     {what} ({remedy})")
+    for line in [*_cut(subject, pipeline), *warnings(settings)]:
+        print(f"beware     {line}")
     if held_out is not None:
         print(f"held out   {len(held_out)} validation images")
-    if settings.prior is not None:
-        folder = class_folder(settings.prior, contract_of(settings.prior, place, size))
-        there = len(list(folder.glob("*.png")))
-        print(f"class      {settings.prior.count} images in {folder} ({there} are there)")
+    if own:
+        print(f"class      {own}")
     print(f"base       {place.name} ({total / 1e6:.1f} M parameters, {place.prediction_type})")
-    print(f"trained    {trained:,} parameters ({kind(settings)})")
+    print(f"trained    {len(trained):,} parameters ({kind(settings)})")
     print(f"steps      {settings.steps} of {settings.batch} images: each is seen {seen:.1f} times")
-    _print_cost(settings, place, denoiser, total, trained, size)
-    print(f"disk       {needed / 1e6:.0f} MB in {settings.run_dir}")
+    looks = looks_of(settings, subject, held_out)
+    inputs = empty_inputs(settings, place, denoiser, size, device)
+    work = empty_work(settings, place, pipeline, denoiser, inputs, size)
+    if device.type == "meta":
+        _print_reckoned(settings, work, looks, denoiser, inputs, total, len(trained))
+    else:
+        cost = estimate(settings, work, looks, trained, device, run)
+        parts = ", ".join(f"{name} {seconds:.0f}" for name, seconds in cost["parts"].items())
+        print(f"time       about {cost['seconds']:.0f} s on {device}, as tried here ({parts})")
+        print(f"memory     about {cost['memory_mb']} MB on one process")
+    left = disk_left(settings, len(trained), total, looks, size)
+    print(f"disk       {needed / 1e6:.0f} MB at most, {left / 1e6:.0f} at the end in {run}")
     print("Nothing was trained or written (--dry_run).")
 
 
@@ -132,75 +136,66 @@ def kind(settings: DreamBoothSettings) -> str:
     return " and ".join(parts)
 
 
-def _print_cost(
+def _print_reckoned(
     settings: DreamBoothSettings,
-    place: Place,
+    work: Work,
+    looks: Looks,
     denoiser: Denoiser,
+    inputs: tuple[torch.Tensor, ...],
     total: int,
     trained: int,
-    size: int,
 ) -> None:
-    """Time and memory: tried on this machine where that takes moments, else worked out.
+    """Time and memory where a try would take too long."""
 
-    Args:
-        denoiser: on the "meta" device.
-    """
-    shapes = _shapes(settings, place, denoiser, size)
-    device = torch.device(pick_device())
-    if device.type == "cpu" and total > TRIABLE:
-        kept, passing = memory_needed(settings, denoiser, shapes, total, trained)
-        print(f"memory     about {kept / 1e6:.0f} MB for weights, gradients and moments,")
-        print(f"           and {passing / 1e6:.0f} MB in passing, on one process")
-        return
-    denoiser = denoiser.to_empty(device=device)
-    with torch.no_grad():
-        for tensor in denoiser.state_dict().values():
-            tensor.zero_() if tensor.is_floating_point() else tensor
-    noisy, timesteps, words = (torch.zeros(shape, device=device) for shape in shapes)
-    words.requires_grad_(True)  # where the UNet is frozen, gradients flow to the words
+    def guess() -> None:
+        one = (part[:1] for part in inputs)
+        with torch.no_grad():
+            denoiser(*one)
 
-    def step() -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=_half()):
-            denoiser.unet(noisy, timesteps, words, return_dict=False)[0].square().mean().backward()
-
-    cost = estimate(settings, step, device, len(Trained(denoiser)))
-    print(f"time       about {cost['seconds']:.0f} s on {device}, as one step tried here took")
-    print(f"memory     about {cost['memory_mb']:.0f} MB on one process")
-
-
-def _shapes(
-    settings: DreamBoothSettings, place: Place, denoiser: Denoiser, size: int
-) -> tuple[tuple[int, ...], ...]:
-    """Of latents, timesteps and words of one piece of a step."""
-    count = settings.batch // settings.accumulate * (2 if settings.prior is not None else 1)
-    side, width = size // place.downscale, denoiser.unet.config.cross_attention_dim
-    channels = denoiser.unet.config.in_channels
-    return (count, channels, side, side), (count,), (count, 77, width)
+    parts = reckon(settings, work.piece, guess, work.denoised).parts(settings, looks)
+    hours = sum(parts.values()) / 3600
+    print(f"time       about {hours:.1f} hours on this processor, by its operations; not tried")
+    kept, passing = memory_needed(settings, denoiser, inputs, total, trained)
+    print(f"memory     about {kept / 1e6:.0f} MB for weights, gradients and moments,")
+    print(f"           and {passing / 1e6:.0f} MB in passing, on one process")
 
 
 def memory_needed(
     settings: DreamBoothSettings,
     denoiser: Denoiser,
-    shapes: tuple[tuple[int, ...], ...],
+    inputs: tuple[torch.Tensor, ...],
     total: int,
     trained: int,
 ) -> tuple[int, int]:
     """Bytes that stay (weights, gradients, moments) and bytes of one step's activations.
 
     Args:
-        denoiser: on the "meta" device.
+        denoiser, inputs: on the "meta" device.
         total, trained: numbers of parameters.
     """
+    width = 2 if precision() != "no" else FLOAT
     frozen = total - (trained if settings.whole else 0)
-    stays = frozen * (2 if _half() else FLOAT) + trained * (2 * FLOAT + beside(settings))
-    passing = activation_bytes(Denoiser(denoiser.unet, None), *shapes) // (2 if _half() else 1)
+    stays = frozen * width + trained * (2 * FLOAT + beside(settings))
+    passing = activation_bytes(denoiser, *inputs) * width // FLOAT
     return stays, passing // (4 if settings.gradient_checkpointing else 1)
 
 
-def _half() -> bool:
-    return os.environ.get("ACCELERATE_MIXED_PRECISION", "no") != "no"
+def _class_images(settings: DreamBoothSettings, place: Place, size: int) -> str:
+    """Where they come from, in words; "" where there are none."""
+    prior = settings.prior
+    if prior is None:
+        return ""
+    folder = class_folder(prior, contract_of(prior, place, size))
+    own = own_class_images(prior, folder)
+    if own is not None:
+        return f"{len(own)} images of your own in {folder}"
+    there = len(list(folder.glob("*.png")))
+    return f"{prior.count} images in {folder} ({there} are there)"
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _cut(subject: Subject, pipeline: StableDiffusionPipeline) -> list[str]:
+    """Of captions that the text encoder does not read to the end, by its own tokens."""
+    tokenizer, texts = pipeline.tokenizer, set(subject.captions)
+    most = tokenizer.model_max_length - 2
+    cut = sum(len(tokenizer.tokenize(text)) > most for text in texts)
+    return [f"{cut} captions are longer than {most} tokens; their end is cut"] * bool(cut)

@@ -1,6 +1,7 @@
 """Images from Stable Diffusion: a fine-tuned run, a base run, or a plain diffusers folder."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,9 +18,9 @@ from core.files import read_json
 from core.images import from_array, to_array, to_mode
 from core.seeds import image_noise, mixed_noise, stream
 from finetune.adapters import FILE
-from finetune.blend import Blend, card_of, mixes, name_of
+from finetune.blend import Blend, mixes, name_of
 from finetune.models import Place, locate, open_pipeline, open_vae
-from finetune.weights import CARD, open_tuned
+from finetune.weights import CARD, open_tuned, read_card
 
 SCHEDULERS = {
     "ddim": "DDIMScheduler",
@@ -63,8 +64,6 @@ class StableDiffusionSampler:
         """
         self.pipeline = pipeline
         self.blend = blend
-        self.schedule = pipeline.scheduler.config
-        """The base's own; a call may take another."""
         self.size = size
         self.mode = mode
         self.default_prompts = list(default_prompts)
@@ -144,7 +143,6 @@ class StableDiffusionSampler:
         """`noise` B x 4 x h x w to images, by the pipeline's argument for prompts in `words`."""
         chosen = self.options | self._known(options)
         pipeline = self.pipeline
-        pipeline.scheduler = self._scheduler(chosen["scheduler"])
         if self.blend is not None:
             if "weights" in chosen:
                 self.blend.pick(str(chosen["weights"]))
@@ -155,18 +153,19 @@ class StableDiffusionSampler:
                 on_step(step + 1, pipe.num_timesteps, tensors["latents"])
             return tensors
 
-        latents = pipeline(
-            **words,
-            height=self.size,
-            width=self.size,
-            num_inference_steps=int(chosen["steps"]),
-            guidance_scale=float(chosen["guidance"]),
-            negative_prompt=[str(chosen["negative"])] * len(noise),
-            latents=noise.to(pipeline.device),
-            generator=[stream(seed, "sampling") for seed in seeds],  # for samplers that add noise
-            callback_on_step_end=after,
-            output_type="latent",
-        ).images
+        with self._scheduled(chosen["scheduler"]):
+            latents = pipeline(
+                **words,
+                height=self.size,
+                width=self.size,
+                num_inference_steps=int(chosen["steps"]),
+                guidance_scale=float(chosen["guidance"]),
+                negative_prompt=[str(chosen["negative"])] * len(noise),
+                latents=noise.to(pipeline.device),
+                generator=[stream(seed, "sampling") for seed in seeds],  # if a sampler adds noise
+                callback_on_step_end=after,
+                output_type="latent",
+            ).images
         return self.decode(latents)
 
     @torch.no_grad()
@@ -189,11 +188,17 @@ class StableDiffusionSampler:
             raise UserError('loras must be like {"runs/a": 0.5}, LoRA runs and their scales.')
         return options
 
-    def _scheduler(self, name: str) -> Any:
+    @contextmanager
+    def _scheduled(self, name: str) -> Iterator[None]:
+        """For one call the pipeline samples by `name`; what is saved of it is its own scheduler."""
         if name not in SCHEDULERS:
             raise UserError(f"No scheduler '{name}'; choose one of {', '.join(SCHEDULERS)}.")
-        kind = getattr(diffusers, SCHEDULERS[name])
-        return kind.from_config(self.schedule)
+        own = self.pipeline.scheduler
+        self.pipeline.scheduler = getattr(diffusers, SCHEDULERS[name]).from_config(own.config)
+        try:
+            yield
+        finally:
+            self.pipeline.scheduler = own
 
 
 class BaseAutoencoder:
@@ -276,9 +281,7 @@ def switch_sampler(sampler: Any, run: Path) -> StableDiffusionSampler | None:
     if not found.switches or found.place.folder != blend.place.folder:
         return None
     blend.switch(found.own)
-    switched = _sampler(sampler.pipeline, found, blend)
-    switched.schedule = sampler.schedule
-    return switched
+    return _sampler(sampler.pipeline, found, blend)
 
 
 def _sampler(pipeline: Any, found: _Found, blend: Blend) -> StableDiffusionSampler:
@@ -295,13 +298,17 @@ def _find(run: Path) -> _Found:
         raise UserError(
             f"{run} has no weights yet; the command that started it goes on to the end."
         )
-    card = card_of(weights)
+    card = read_card(weights)
     facts = read_json(run / "run.json") if is_run else {}
     tuned = not (weights / "model_index.json").exists()
     if tuned and not card:
         raise UserError(f"{weights} lacks {CARD}, which names the base; train the run again.")
     place = locate(card["base"], card["revision"]) if tuned else locate(str(weights))
-    if tuned and place.identity != card["base_identity"]:
+    predicts = place.prediction_type
+    if tuned and (place.identity, predicts) != (
+        card["base_identity"],
+        card.get("prediction_type", predicts),
+    ):
         raise UserError(
             f"{run} was tuned from another {card['base']} than the one that is there now; "
             "restore it, or tune again."

@@ -56,7 +56,8 @@ class Prior:
     """Prior preservation (Ruiz et al. 2023): beside each image one of its class, by the base."""
 
     prompt: str | tuple[str, ...]
-    """What the class is called, such as "a photo of an animal"; several prompts take turns."""
+    """What the class is called, such as "a photo of an animal"; several prompts, such as one
+    for each concept, take turns, so that every class has as many images."""
     count: int = 100
     """Class images."""
     weight: float = 1.0
@@ -92,7 +93,7 @@ class Token:
     vectors: int = 1
     """Embeddings that the word stands for."""
     lr: float = 1e-3
-    """Their learning rate."""
+    """Their learning rate; prodigy wants that of optim."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ class DreamBoothSettings:
     prompt: str | None = None
     """One prompt for all images; null: each image's caption in the set's metadata."""
     concepts: tuple[Concept, ...] = ()
-    """More subjects beside `data`; name their classes in prior.prompt, which takes several."""
+    """More subjects beside `data`; prior.prompt takes one class for each of them."""
     buckets: bool = False
     """Keep the images' shapes: batches of like aspect ratio, none cropped to a square."""
     caption_dropout: float = 0.0
@@ -212,6 +213,14 @@ class DreamBoothSettings:
             raise ValueError("unet false leaves nothing to train; give text_encoder or token")
         if self.token is not None and (self.token.vectors < 1 or not self.token.name.strip()):
             raise ValueError("token.vectors must be at least 1 and token.name must not be empty")
+        prodigy = self.optim.name == "prodigy"
+        if prodigy and self.token is not None and self.token.lr != self.optim.lr:
+            raise ValueError(f"prodigy takes one learning rate: give token.lr {self.optim.lr}")
+
+    @property
+    def subjects(self) -> list[Concept]:
+        """All that is learned, `data` first."""
+        return [Concept(self.data, self.prompt), *self.concepts]
 
     @property
     def adapted(self) -> bool:

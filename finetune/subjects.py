@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,14 +42,17 @@ def instance_subject(settings: DreamBoothSettings) -> Subject:
 
     Raises UserError where there is neither prompt nor captions, or an augmentation would lie.
     """
-    given = [Concept(settings.data, settings.prompt), *settings.concepts]
-    subjects = [_subject(concept.data, concept.prompt) for concept in given]
+    subjects = [_subject(concept) for concept in settings.subjects]
     for subject in subjects:
         check_domain(settings.augment, subject.images)
+    largest = max(len(subject) for subject in subjects)
+    return _joined(subjects, [max(1, round(largest / len(subject))) for subject in subjects])
+
+
+def _joined(subjects: list[Subject], times: list[int]) -> Subject:
+    """One after the other, each so many times."""
     if len(subjects) == 1:
         return subjects[0]
-    largest = max(len(subject) for subject in subjects)
-    times = [max(1, round(largest / len(subject))) for subject in subjects]
     sets = [subject.images for subject in subjects]
     grey = all(images.mode == "L" for images in sets)
     return Subject(
@@ -62,7 +66,8 @@ def instance_subject(settings: DreamBoothSettings) -> Subject:
     )
 
 
-def _subject(data: str, prompt: str | None, split: str | None = None) -> Subject:
+def _subject(concept: Concept, split: str | None = None) -> Subject:
+    data, prompt = concept.data, concept.prompt
     images = open_set(data, split)
     if prompt is not None:
         if not prompt.strip():
@@ -78,19 +83,24 @@ def _subject(data: str, prompt: str | None, split: str | None = None) -> Subject
 
 
 def held_out_subject(settings: DreamBoothSettings) -> Subject:
-    """The validation images of `settings.data`, their prompt or captions.
+    """The validation images of `settings.data` and of every concept that has some, their prompts
+    or captions.
 
-    Raises UserError where the set has none.
+    Raises UserError where none has.
     """
-    folder = Path(settings.data)
-    if not (folder / "validation" / "metadata.jsonl").exists() or not list_images(
-        folder / "validation"
-    ):
+    given = [concept for concept in settings.subjects if _has_validation(Path(concept.data))]
+    if not given:
+        sets = " or ".join(concept.data for concept in settings.subjects)
         raise UserError(
-            f"validate_every needs validation images, and {settings.data} has none; "
+            f"validate_every needs validation images, and {sets} has none; "
             "prepare the set with some, or give 0."
         )
-    return _subject(settings.data, settings.prompt, "validation")
+    return _joined([_subject(concept, "validation") for concept in given], [1] * len(given))
+
+
+def _has_validation(folder: Path) -> bool:
+    split = folder / "validation"
+    return (split / "metadata.jsonl").exists() and bool(list_images(split))
 
 
 def default_prompts(settings: DreamBoothSettings, subject: Subject) -> list[str]:
@@ -135,13 +145,15 @@ def class_subject(
     Image s has the prompt s modulo their number. A folder of your own images (without class.json)
     is used as it is.
 
-    Raises UserError where a folder holds class images of another model, prompt, size or scheduler.
+    Raises UserError where a folder holds class images of another model, prompt, size or scheduler,
+    or too few of your own.
     """
     contract = contract_of(prior, place, size)
     folder = class_folder(prior, contract)
-    if folder.is_dir() and list_images(folder) and not (folder / CONTRACT).exists():
-        images = open_set(folder)
-        return Subject(images, _in_turn(prior, len(images)))
+    own = own_class_images(prior, folder)
+    if own is not None:
+        accelerator.print(f"Class images: {len(own)} of your own in {folder}.", file=sys.stderr)
+        return Subject(own, _in_turn(prior, len(own)))
     _check_contract(folder, contract)
     if accelerator.is_main_process:
         write_json(folder / CONTRACT, contract | {"name": place.name})
@@ -168,6 +180,22 @@ def class_subject(
     accelerator.wait_for_everyone()
     rows = [{"file_name": f.name, "text": text} for f, text in zip(files, captions, strict=True)]
     return Subject(ImageSet(folder.name, files, rows, {"mode": "RGB"}), captions)
+
+
+def own_class_images(prior: Prior, folder: Path) -> ImageSet | None:
+    """The images of a folder that was not drawn for here; None where there are none.
+
+    Raises UserError where there are fewer than `prior.count`.
+    """
+    if not folder.is_dir() or not list_images(folder) or (folder / CONTRACT).exists():
+        return None
+    images = open_set(folder)
+    if len(images) < prior.count:
+        raise UserError(
+            f"{folder} has {len(images)} images of your own, and prior.count asks for "
+            f"{prior.count}; give --prior.count {len(images)} or another --prior.folder."
+        )
+    return images
 
 
 def _in_turn(prior: Prior, count: int) -> list[str]:

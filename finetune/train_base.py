@@ -37,7 +37,7 @@ from finetune.networks import (
     build_tokenizer,
     build_unet,
     latent_side,
-    save_tokenizer_files,
+    save_pipeline,
 )
 
 DISK_BYTES = 400_000_000  # checkpoints of both stages, previews, weights
@@ -199,8 +199,7 @@ def save(pipeline: StableDiffusionPipeline, run: Run) -> None:
     halved = {k: copy.deepcopy(parts[k]).half() for k in ("vae", "text_encoder", "unet")}
     copied = StableDiffusionPipeline(**parts | halved, requires_safety_checker=False)
     with atomic_folder(run.weights) as folder:
-        copied.save_pretrained(folder)
-        save_tokenizer_files(pipeline.tokenizer, folder / "tokenizer")
+        save_pipeline(copied, folder)
 
 
 def print_plan(settings: BaseSettings, image_set: ImageSet) -> None:

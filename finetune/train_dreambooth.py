@@ -21,12 +21,13 @@ from diffusers import DDPMScheduler, StableDiffusionPipeline, get_scheduler
 from core.config import parse
 from core.ema import Ema
 from core.errors import command
-from core.images import grid, write_png
-from core.runs import read_metrics, weights_folder
+from core.images import fingerprint_of, grid, write_png
+from core.runs import check_same_inputs, read_metrics, weights_folder
 from core.session import Session, check_disk, peak_memory_mb
 from finetune.aliases import translate
 from finetune.buckets import Buckets, bucketed
 from finetune.captions import Words
+from finetune.cost import PREVIEW_BATCH, disk_left, disk_needed, estimate
 from finetune.encode import Batch, Source, join
 from finetune.losses import denoising_loss, min_snr_weight, preserve_prior, target
 from finetune.models import (
@@ -40,8 +41,15 @@ from finetune.models import (
 )
 from finetune.new_word import add_word
 from finetune.optimisers import build_optimiser, look
-from finetune.plan import check_share, disk_needed, disk_used, estimate, print_plan
+from finetune.plan import (
+    check_share,
+    disk_used,
+    looks_of,
+    print_plan,
+    warnings,
+)
 from finetune.prediction import check_prediction
+from finetune.rehearsal import HALF, checkpoint_activations, work_of
 from finetune.sample import StableDiffusionSampler
 from finetune.settings import DreamBoothSettings
 from finetune.subjects import (
@@ -52,11 +60,8 @@ from finetune.subjects import (
     instance_subject,
 )
 from finetune.trained import Trained, as_sampled, freeze, groups
-from finetune.validation import HeldOut, best_so_far, better, reason, record
+from finetune.validation import HeldOut, best_so_far, better, reason
 from finetune.weights import write_weights
-
-PREVIEW_BATCH = 8  # images at once
-HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
@@ -79,11 +84,17 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
     with accelerator.main_process_first():  # one process downloads, the others find the files
         place = locate_pinned(settings.base, settings.revision, session.run.path)
     size = settings.size or place.size
-    pipeline = open_pipeline(place.folder).to(device)
+    pipeline = open_pipeline(place.folder)
+    if not settings.whole:  # a frozen UNet may be half precise; a card never holds more of it
+        pipeline.unet.to(HALF.get(accelerator.mixed_precision, torch.float32))
+    pipeline.to(device)
     subjects = {"instance": instances}
     if settings.prior is not None:
         drawer = StableDiffusionSampler(pipeline, size)
         subjects["class"] = class_subject(settings.prior, place, size, accelerator, drawer)
+    unseen = held_out_subject(settings) if settings.validate_every else None
+    inputs = inputs_of(subjects, unseen)
+    check_same_inputs(session.run.path, inputs)
     if settings.token is not None:
         add_word(pipeline, settings.token)
     if settings.zero_terminal_snr:
@@ -99,18 +110,17 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
             for name, own in subjects.items()
         ]
     held_out = None
-    if settings.validate_every:
-        unseen = held_out_subject(settings)
+    if unseen is not None:
         held_out = HeldOut(unseen, session.image_set, pipeline, size, settings, accelerator)
     first = join([source.at(0, len(scheduler))[0] for source in sources])
-    check_prediction(Denoiser(pipeline.unet, pipeline.text_encoder), scheduler, first, place.name)
+    with accelerator.autocast():
+        untouched = Denoiser(pipeline.unet, pipeline.text_encoder)
+        check_prediction(untouched, scheduler, first, place.name)
 
     # What is trained, and by what
-    if not settings.whole:  # a frozen UNet may be half precise
-        pipeline.unet.to(HALF.get(accelerator.mixed_precision, torch.float32))
     denoiser = Denoiser(pipeline.unet, None if words.embedded else pipeline.text_encoder)
     trained = freeze(denoiser, settings)
-    whole = denoiser  # the pipeline's own networks: what samplers and files get
+    whole = Denoiser(denoiser.unet, denoiser.text_encoder)  # what samplers and files get
     if accelerator.is_fsdp2:  # each process will hold a part of a copy
         denoiser = copy.deepcopy(denoiser)
         trained = Trained(denoiser)
@@ -125,15 +135,22 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
     if settings.gradient_checkpointing:
         checkpoint_activations(denoiser)
     if settings.compile:
-        denoiser.unet.compile()
+        denoiser.compile_unet()
+
+    denoiser.train()
+    prompts = default_prompts(settings, instances)
+    sampler = StableDiffusionSampler(pipeline, size, instances.images.mode, prompts)
+    park(pipeline, sources, words, trained)
+    looks = looks_of(settings, instances, unseen)
 
     def piece() -> None:
         with accelerator.autocast():
             loss_of(denoiser, scheduler, first, settings).backward()
         denoiser.zero_grad()
 
-    denoiser.train()
-    plan = estimate(settings, piece, device, len(trained))
+    work = work_of(piece, len(scheduler), sources, sampler, held_out, place, accelerator)
+    plan = estimate(settings, work, looks, trained, device, session.run.path)
+    left = disk_left(settings, len(trained), count(pipeline), looks, size)
     denoiser, optimiser = accelerator.prepare(denoiser, optimiser)
     trained = Trained(accelerator.unwrap_model(denoiser))
     parameters = list(trained.parameters.values())
@@ -145,16 +162,16 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
         base=place.name,
         base_revision=place.revision,
         base_identity=place.identity,
+        base_configs=place.configs,
         prediction_type=place.prediction_type,
         parameters=count(pipeline),
         trained_parameters=len(trained),
         in_parts=trained.in_parts,
         augment=list(settings.augment),
-        plan=plan,
+        plan=plan | {"disk_mb": round(left / 2**20, 1)},
+        **inputs,
     )
-    announce(session, words, subjects, len(trained))
-    prompts = default_prompts(settings, instances)
-    sampler = StableDiffusionSampler(pipeline, size, instances.images.mode, prompts)
+    announce(session, settings, words, subjects, len(trained))
     park(pipeline, sources, words, trained)
 
     for step in session.steps(settings.batch):
@@ -217,6 +234,24 @@ def loss_of(
     return losses.mean()
 
 
+def inputs_of(subjects: dict[str, Subject], unseen: Subject | None) -> dict[str, str]:
+    """Fingerprints of all that is learned from, and of the held-out images."""
+
+    def captions(subject: Subject) -> str:
+        return fingerprint_of((text, b"") for text in subject.captions)
+
+    instances = subjects["instance"]
+    inputs = {
+        "data_fingerprint": instances.images.fingerprint,
+        "captions_fingerprint": captions(instances),
+    }
+    if "class" in subjects:
+        inputs["class_fingerprint"] = subjects["class"].images.fingerprint
+    if unseen is not None:
+        inputs["held_out_fingerprint"] = unseen.images.fingerprint + captions(unseen)
+    return inputs
+
+
 def read_captions(
     subjects: dict[str, Subject], pipeline: StableDiffusionPipeline, settings: DreamBoothSettings
 ) -> Words:
@@ -224,13 +259,6 @@ def read_captions(
     captions = [caption for subject in subjects.values() for caption in subject.captions]
     learns = settings.text_encoder or settings.token is not None
     return Words(captions, pipeline, learns, settings.caption_shuffle)
-
-
-def checkpoint_activations(denoiser: Denoiser) -> None:
-    """Recompute activations in the backward pass (Chen et al. 2016)."""
-    denoiser.unet.enable_gradient_checkpointing()
-    if denoiser.text_encoder is not None:
-        denoiser.text_encoder.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def count(pipeline: StableDiffusionPipeline) -> int:
@@ -253,8 +281,16 @@ def park(
         pipeline.unet.to("cpu")
 
 
-def announce(session: Session, words: Words, subjects: dict[str, Subject], trained: int) -> None:
-    """Say what is about to happen."""
+def announce(
+    session: Session,
+    settings: DreamBoothSettings,
+    words: Words,
+    subjects: dict[str, Subject],
+    trained: int,
+) -> None:
+    """Say what is about to happen, and what to beware of."""
+    if session.main:
+        session.warn([f"Beware: {line}." for line in warnings(settings)])
     sets = " and ".join(f"{len(subject)} {name} images" for name, subject in subjects.items())
     session.say(f"{sets}; {trained:,} parameters to train.")
     if words.cut:
@@ -284,9 +320,8 @@ def validate(
     scores = held_out.scores(sampler, session.run, step)
     old = best_so_far(session.run)
     if better(scores, old):
-        keep(session.run.path / "best", session, settings, sampler, place)
-        if session.main:
-            record(session.run, scores | {"step": step})
+        score = scores | {"step": step}
+        keep(session.run.path / "best", session, settings, sampler, place, score)
     session.accelerator.wait_for_everyone()
     return {"validation_loss": loss, **scores}
 
@@ -297,12 +332,13 @@ def keep(
     settings: DreamBoothSettings,
     sampler: StableDiffusionSampler,
     place: Place,
+    score: dict[str, Any] | None = None,
 ) -> None:
     """The weights of this moment, beside those that the run ends with."""
     if not session.main:
         return
     sampler.pipeline.to(session.device)
-    write_weights(folder, sampler.pipeline, place, settings, card_of(sampler))
+    write_weights(folder, sampler.pipeline, place, settings, card_of(sampler), score)
     sampler.pipeline.to(session.device)
 
 
@@ -326,11 +362,12 @@ def preview(
 
 def finish(session: Session, settings: DreamBoothSettings) -> None:
     """Say which weights to take; set what was needed beside what was planned."""
+    before = session.run.info.get("measured", {}).get("memory_mb", 0)  # by a run that goes on
     facts: dict[str, Any] = {
         "measured": {
             "seconds": round(session.seconds, 1),
-            "memory_mb": peak_memory_mb(session.device),
-            "disk_mb": disk_used(session.run.path),
+            "memory_mb": max(before, peak_memory_mb(session.device)),
+            "disk_mb": round(disk_used(session.run.path) / 2**20, 1),
         }
     }
     best = best_so_far(session.run)

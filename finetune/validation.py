@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 
-from core.files import read_json, write_json
+from core.files import read_json
 from core.images import write_png
 from core.measures import Measure
 from core.parallel import part_of
@@ -40,7 +40,8 @@ class HeldOut:
         settings: DreamBoothSettings,
         accelerator: Accelerator,
     ) -> None:
-        chosen = list(range(0, len(subject), max(1, len(subject) // IMAGES)))[:IMAGES]
+        count = min(IMAGES, len(subject))
+        chosen = [place * len(subject) // count for place in range(count)]  # of every concept
         images = subject.images
         self.images: ImageSet = replace(
             images,
@@ -51,9 +52,7 @@ class HeldOut:
         self.accelerator = accelerator
         self.measure = Measure(self.images, train, size, str(accelerator.device))
         frozen = replace(settings, augment=(), cache_latents=True)
-        self.latents = Latents(
-            images.pixels(size, "RGB")[chosen], pipeline.vae, frozen, accelerator
-        )
+        self.latents = Latents(self.images.pixels(size, "RGB"), pipeline.vae, frozen, accelerator)
         trained = settings.text_encoder or settings.token is not None
         self.words = Words(self.captions, pipeline, trained)
 
@@ -117,13 +116,14 @@ def best_so_far(run: Run) -> dict[str, Any] | None:
 
 
 def reason(best: dict[str, Any], last: dict[str, Any]) -> str:
-    """One sentence on which weights to take."""
+    """One sentence on which weights to take, and by what rule."""
     scores = f"similarity to held-out images {best['similarity']:.3f}, copies {best['copies']:.0%}"
     if best["step"] == last["step"]:
-        return f"The last weights are the best measured ({scores})."
+        rule = "few copies first, then nearest to the held-out images"
+        return f"The last weights are the best measured: {rule} ({scores})."
+    fewer = max(last["copies"], TOLERATED_COPIES) > max(best["copies"], TOLERATED_COPIES)
+    why = "fewer copies of training images" if fewer else "nearer to the held-out images"
     other = f"{last['similarity']:.3f}, {last['copies']:.0%} at step {last['step']}"
-    return f"The best weights are those of step {best['step']}, in best/ ({scores}; {other})."
-
-
-def record(run: Run, scores: dict[str, Any]) -> None:
-    write_json(run.path / "best" / SCORE, scores)
+    return (
+        f"The best weights are those of step {best['step']}, in best/: {why} ({scores}; {other})."
+    )

@@ -1,5 +1,6 @@
 """Images in their own shapes: nothing is cut off, and every image comes once an epoch."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from core.runs import read_metrics
+from core.seeds import batch_at
 from finetune.buckets import Buckets, Shape, nearest, pixels_of, shapes, sort_out, unit_of
 from finetune.settings import DreamBoothSettings, Lora, Prior
 from finetune.subjects import Subject, instance_subject
@@ -66,6 +68,26 @@ def test_every_image_comes_once_an_epoch_in_its_own_shape(settings: Make, mixed:
             assert steps == sorted(steps)
             assert min(steps) == number * len(steps)
     assert [name for name, _ in epochs[0]] != [name for name, _ in epochs[1]]
+
+
+def test_a_rare_shape_is_not_seen_more_often(settings: Make, base: Path) -> None:
+    """One image of one shape and nine of another, four at a time: all equally often in an era."""
+    seen: Counter[str] = Counter()
+
+    class Source:
+        def __init__(self, name: str, count: int) -> None:
+            self.captions = [f"{name} {number}" for number in range(count)]
+
+        def at(self, step: int, timesteps: int) -> list[tuple]:
+            items = batch_at(step, len(self.captions), 4, seed=0)
+            seen.update(self.captions[item] for item in items)
+            return []
+
+    buckets = Buckets([Source("tall", 1), Source("wide", 9)], batch=4, seed=0)
+    for step in range(30):
+        buckets.at(step, 1000)
+    assert len(seen) == 10
+    assert {*seen.values()} == {12}
 
 
 def test_training_in_buckets_and_resuming(settings: Make, mixed: Path, tmp_path: Path) -> None:

@@ -3,12 +3,21 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import huggingface_hub.constants
 import pytest
 import torch
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from safetensors.torch import load_file
 
+import finetune.models
 from core.errors import UserError
 from finetune.models import (
     Denoiser,
@@ -54,7 +63,8 @@ def test_a_run_goes_on_from_the_base_it_began_with(hub: Path, tmp_path: Path) ->
     (hub / "refs" / "main").write_text("f" * 40)
     with pytest.raises(UserError):
         locate("someone/tiny")
-    assert locate_pinned("someone/tiny", None, tmp_path).revision == COMMIT
+    for revision in (None, "main"):
+        assert locate_pinned("someone/tiny", revision, tmp_path).revision == COMMIT
     (tmp_path / "run.json").write_text(json.dumps(facts | {"base_identity": "other"}))
     with pytest.raises(UserError, match="has changed since"):
         locate_pinned("someone/tiny", None, tmp_path)
@@ -73,6 +83,49 @@ def test_a_run_goes_on_from_the_base_it_began_with(hub: Path, tmp_path: Path) ->
 def test_what_is_not_there_is_said_in_one_sentence(hub: Path, name: str, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         locate(name)
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (GatedRepoError, "is gated: accept its licence on https://huggingface.co/someone/else"),
+        (RepositoryNotFoundError, "The hub has no someone/else"),
+        (RevisionNotFoundError, "someone/else has no revision 'v9'; check --revision"),
+    ],
+)
+def test_the_hubs_refusals_are_said_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, error: type[HfHubHTTPError], sentence: str
+) -> None:
+    def refuse(*given: Any, **named: Any) -> None:
+        raise error("no", response=SimpleNamespace(headers={}, request=None))
+
+    monkeypatch.setattr(finetune.models, "snapshot_download", refuse)
+    with pytest.raises(UserError, match=sentence):
+        locate("someone/else", "v9")
+
+
+def test_a_changed_base_is_noticed(base: Path, tmp_path: Path) -> None:
+    """Its weights, its configurations, its tokenizer; what an older run did not record may be."""
+    folder = shutil.copytree(base, tmp_path / "own")
+    place = locate(str(folder))
+    old = {"base_identity": place.identity}
+    new = old | {"base_configs": place.configs}
+    run = tmp_path / "run"
+    run.mkdir()
+    for part in ("scheduler/scheduler_config.json", "unet/config.json", "tokenizer/tokenizer.json"):
+        before = (folder / part).read_text()
+        (folder / part).write_text(before + "\n")
+        (run / "run.json").write_text(json.dumps(old))
+        assert locate_pinned(str(folder), None, run).identity == place.identity
+        (run / "run.json").write_text(json.dumps(new))
+        with pytest.raises(UserError, match="has changed since"):
+            locate_pinned(str(folder), None, run)
+        (folder / part).write_text(before)
+    assert locate_pinned(str(folder), None, run) == place
+    (folder / "unet/diffusion_pytorch_model.safetensors").write_bytes(b"other")
+    assert place.identity == old["base_identity"]  # read once
+    with pytest.raises(UserError, match="has changed since"):
+        locate_pinned(str(folder), None, run)
 
 
 def test_half_a_model_is_refused(base: Path, tmp_path: Path) -> None:

@@ -90,6 +90,16 @@ def test_steps_can_be_watched_and_cancelled(sampler: StableDiffusionSampler) -> 
     assert seen == [(1, 5, (32, 32)), (2, 5, (32, 32)), (3, 5, (32, 32))]
 
 
+def test_drawing_leaves_the_pipeline_its_scheduler(sampler: StableDiffusionSampler) -> None:
+    """What is saved after a preview is what would be without one."""
+    own = sampler.pipeline.scheduler
+    sampler([0], ["a"], steps=1, scheduler="euler")
+    assert sampler.pipeline.scheduler is own
+    with pytest.raises(ZeroDivisionError):
+        sampler([0], ["a"], steps=1, on_step=lambda *seen: 1 // 0)
+    assert sampler.pipeline.scheduler is own
+
+
 @pytest.mark.parametrize(
     "options", [{"stepz": 3}, {"steps": "many"}, {"steps": 0}, {"scheduler": "magic"}]
 )

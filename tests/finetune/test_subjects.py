@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,18 @@ def test_several_class_prompts_take_turns(base: Path, tmp_path: Path) -> None:
     subject = class_subject(prior, locate(str(base)), 32, Accelerator(cpu=True), sampler)
     assert subject.captions == ["one", "two", "one"]
     assert [png_text(path)["prompt"] for path in subject.images.paths] == subject.captions
+
+
+def test_too_few_class_images_of_your_own_are_refused(
+    base: Path, plain: Path, capsys: pytest.CaptureFixture
+) -> None:
+    sampler = StableDiffusionSampler(open_pipeline(base), 32)
+    few = Prior(prompt="a ramp", count=6, folder=str(plain))
+    with pytest.raises(UserError, match=r"5 images of your own, and prior\.count asks for 6"):
+        class_subject(few, locate(str(base)), 32, Accelerator(cpu=True), sampler)
+    enough = replace(few, count=5)
+    class_subject(enough, locate(str(base)), 32, Accelerator(cpu=True), sampler)
+    assert f"5 of your own in {plain}" in capsys.readouterr().err
 
 
 def test_own_class_images_are_used_as_they_are(base: Path, plain: Path) -> None:

@@ -22,8 +22,10 @@ import finetune.weights
 from core.config import to_yaml
 from core.errors import UserError
 from core.families import load_sampler
+from core.files import read_json
 from core.images import png_text
 from core.runs import checkpoints, read_metrics
+from core.sets import record_edit
 from finetune.settings import Concept, DreamBoothSettings, Lora, Optim, Prior
 from finetune.subjects import instance_subject
 from finetune.train_dreambooth import main, train
@@ -199,8 +201,8 @@ def arm(where: str) -> None:
 
     if where == "in a save":
         dying(core.session, "save_state", 2)
-    else:  # two pieces a step, and two tries beforehand
-        dying(finetune.train_dreambooth, "loss_of", 2 + 2 * 3 + 2)
+    else:  # two pieces a step, and four tries beforehand
+        dying(finetune.train_dreambooth, "loss_of", 4 + 2 * 3 + 2)
 
 
 def test_more_steps_go_on_from_the_last(settings: Make, tmp_path: Path) -> None:
@@ -214,6 +216,7 @@ def test_more_steps_go_on_from_the_last(settings: Make, tmp_path: Path) -> None:
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
     assert [row["loss"] for row in rows] == losses_of(unbroken)
     assert [row["lr"] for row in rows] == pytest.approx([0, 1e-3 / 3, 2e-3 / 3, 1e-3, 1e-3])
+    assert "jumps" not in (tmp_path / "broken" / "log.txt").read_text()
 
 
 def test_two_processes_train_like_one(settings: Make, tmp_path: Path) -> None:
@@ -231,9 +234,10 @@ def test_two_processes_train_like_one(settings: Make, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow  # a minute of compiling
-def test_a_compiled_unet_trains_alike(settings: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize("lora", [Lora(rank=2), None], ids=["LoRA", "every weight"])
+def test_a_compiled_unet_trains_alike(settings: Make, tmp_path: Path, lora: Lora | None) -> None:
     own = [
-        settings(run_dir=str(tmp_path / str(compiled)), lora=Lora(rank=2), compile=compiled)
+        settings(run_dir=str(tmp_path / str(compiled)), lora=lora, compile=compiled)
         for compiled in (False, True)
     ]
     for each in own:
@@ -351,3 +355,72 @@ def test_other_settings_are_refused_by_name(settings: Make) -> None:
     train(settings(steps=1))
     with pytest.raises(UserError, match=r"optim\.lr: 0\.0001 -> 0\.001"):
         train(settings(steps=1, optim=Optim(lr=1e-3)))
+
+
+def test_other_inputs_are_refused_by_name(
+    settings: Make, captioned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is encoded."""
+    monkeypatch.setenv("OSTEON_CACHE", str(tmp_path / "cache"))
+    data = Path(shutil.copytree(captioned, tmp_path / "set"))
+    prior = Prior("a thing", count=2, folder=str(tmp_path / "class"))
+    values = {"data": str(data), "prompt": None, "prior": prior, "validate_every": 1}
+    own = settings(**values, steps=1, preview_prompts=("a ramp",))
+    train(own)
+    more = replace(own, steps=2)
+
+    def encode(*given: Any) -> None:
+        raise AssertionError("nothing is to be encoded")
+
+    changes: dict[str, Callable[[], None]] = {
+        "captions": lambda: record_edit(data, "train", "00.png", text="another"),
+        "validation images": lambda: record_edit(data, "validation", "01.png", text="another"),
+        "class images": lambda: Image.new("RGB", (32, 32)).save(tmp_path / "class/000001.png"),
+        "images": lambda: Image.new("L", (40, 36)).save(data / "train/00.png"),
+    }
+    files = [data / "train/00.png", tmp_path / "class/000001.png"]
+    for what, change in changes.items():
+        kept = [file.read_bytes() for file in files]
+        change()
+        with monkeypatch.context() as patch, pytest.raises(UserError) as refused:
+            patch.setattr(finetune.train_dreambooth, "read_captions", encode)
+            train(more)
+        assert str(refused.value).startswith(f"The {what} of {own.run_dir} have changed")
+        for file, content in zip(files, kept, strict=True):
+            file.write_bytes(content)
+        (data / "edits.jsonl").unlink(missing_ok=True)
+
+
+def test_another_prediction_type_is_refused(settings: Make, base: Path, tmp_path: Path) -> None:
+    own = settings(base=str(shutil.copytree(base, tmp_path / "own")), steps=1)
+    train(own)
+    file = tmp_path / "own/scheduler/scheduler_config.json"
+    file.write_text(file.read_text().replace("v_prediction", "epsilon"))
+    with pytest.raises(UserError, match="has changed since"):
+        train(replace(own, steps=2))
+    with pytest.raises(UserError, match="was tuned from another"):
+        load_sampler(Path(own.run_dir), "cpu")
+
+
+def test_the_best_weights_never_lie_without_their_score(
+    settings: Make, captioned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process dies as soon as best/ has its name."""
+    monkeypatch.setenv("OSTEON_CACHE", str(tmp_path / "cache"))
+    own = settings(data=str(captioned), prompt=None, validate_every=2)
+    child = os.fork()
+    if child == 0:
+        real = os.replace
+
+        def dying(source: Path, target: Path) -> None:
+            real(source, target)
+            if Path(target).name == "best":
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        os.replace = dying  # type: ignore[assignment]
+        train(own)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    best = read_json(Path(own.run_dir) / "best" / "score.json")
+    assert best["step"] == 2
+    assert {"similarity", "copies"} <= best.keys()
