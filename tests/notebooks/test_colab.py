@@ -3,22 +3,70 @@
 import ast
 import json
 import os
+import shutil
+import subprocess
+import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from core.runs import checkpoints, read_metrics
-from tests.finetune.tiny import tiny_pipeline, write_images
+from tests.finetune.tiny import write_images
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "notebooks/osteon_colab.ipynb"
+PRESET = "configs/dreambooth/sinomacrops_lora.yaml"
+DRIVE = "drive/MyDrive/osteon"
+OURS = ("data", "runs", "reports")
+"""What a fresh machine has not."""
+STUBS = {
+    "google/colab/__init__.py": "",
+    "google/colab/drive.py": (
+        "from pathlib import Path\n\n\n"
+        "def mount(place):\n    Path(place, 'MyDrive').mkdir(parents=True, exist_ok=True)\n"
+    ),
+    "pip/__init__.py": "",
+    "pip/__main__.py": (
+        "import sys\nfrom pathlib import Path\n\n"
+        "Path('asked-of-pip').write_text(' '.join(sys.argv[1:]))\n"
+    ),
+}
+"""Colab's own module, and an installer that only notes what it was asked."""
 
 
-def cells() -> list[str]:
+def cells(content: Path | None = None) -> list[str]:
+    """The notebook's code; `content` stands in the place of /content."""
     notebook = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
-    return ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
+    found = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
+    return [cell.replace("/content", str(content)) if content else cell for cell in found]
+
+
+@pytest.fixture
+def content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """What /content is to a machine of Colab's; nothing is in it yet."""
+    for name, text in STUBS.items():
+        (tmp_path / "stubs" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "stubs" / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path / "stubs")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "stubs"), prepend=os.pathsep)
+    (tmp_path / "content").mkdir()
+    monkeypatch.chdir(tmp_path / "content")
+    yield tmp_path / "content"
+    for name in ("google.colab.drive", "google.colab"):
+        sys.modules.pop(name, None)
+
+
+def run(parts: list[str], **changes: Any) -> dict[str, Any]:
+    """Run the cells with other values in the form; returns the notebook's names."""
+    names: dict[str, Any] = {}
+    exec(parts[0], names)
+    names |= changes
+    for part in parts[1:]:
+        exec(part, names)
+    return names
 
 
 def test_the_notebook_is_clean_and_plain_python() -> None:
@@ -29,34 +77,72 @@ def test_the_notebook_is_clean_and_plain_python() -> None:
     notebook = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
     assert all(not cell.get("outputs") for cell in notebook["cells"])
     assert all(cell["id"] for cell in notebook["cells"])
-    assert (ROOT / "configs/dreambooth/sinomacrops_lora.yaml").exists()
+    assert (ROOT / PRESET).exists()
+    assert PRESET in found[0]
     assert "# @param" in found[0]
 
 
+def test_it_finds_osteon_or_says_where_to_put_it(content: Path, tmp_path: Path) -> None:
+    head = cells(content)[:3]
+    with pytest.raises(FileNotFoundError, match="say in REPOSITORY where to clone it from"):
+        run(head)
+    source = tmp_path / "source"
+    (source / "core").mkdir(parents=True)
+    (source / "core/cli.py").touch()
+    git = ["git", "-C", str(source), "-c", "user.name=x", "-c", "user.email=x"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "x"]):
+        subprocess.run([*git, *words], check=True)
+    for _ in range(2):  # all cells may be run again
+        names = run(head, REPOSITORY=str(source))
+        assert Path.cwd() == content / "osteon"
+        assert Path("asked-of-pip").read_text() == "install -q -e ."
+        assert Path("data/class").resolve() == content / DRIVE / "class"
+        assert names["RUN_DIR"] == content / DRIVE / "runs/my-animal"
+
+
+def test_outside_colab_it_is_opened_where_it_lies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT / "notebooks")
+    monkeypatch.delenv("OSTEON_DRIVE", raising=False)
+    names = run(cells()[:3])
+    assert not names["IN_COLAB"]
+    assert Path.cwd() == ROOT
+    assert names["RUN_DIR"] == Path("drive/runs/my-animal")
+
+
 @pytest.mark.slow
-def test_every_cell_runs_and_a_second_time_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tiny_pipeline().save_pretrained(tmp_path / "base")
+def test_every_cell_runs_and_after_a_disconnect_goes_on(content: Path, tmp_path: Path) -> None:
+    drive = content / DRIVE
+    drive.mkdir(parents=True)
     write_images(tmp_path / "pictures")
-    (tmp_path / "drive").mkdir()
-    with zipfile.ZipFile(tmp_path / "drive/pictures.zip", "w") as pictures:
+    with zipfile.ZipFile(drive / "pictures.zip", "w") as pictures:
         for file in sorted((tmp_path / "pictures").glob("*.png")):
             pictures.write(file, file.name)
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setenv("OSTEON_DRIVE", str(tmp_path / "drive"))
-    monkeypatch.setenv("OSTEON_WORK", str(tmp_path))
-    run = tmp_path / "drive/runs/my-animal"
+    preset = tmp_path / "few_class_images.yaml"
+    text = (ROOT / PRESET).read_text(encoding="utf-8")
+    assert "count: 200" in text
+    preset.write_text(text.replace("count: 200", "count: 3"), encoding="utf-8")
+    form = {"BASE": "models/sd2-mini", "PRESET": str(preset), "SIZE": 64, "SAVE_EVERY": 1}
+    drawn = []
     for steps in (2, 3):
-        names: dict[str, Any] = {}
-        first, *others = cells()
-        exec(first, names)
-        names |= {"BASE": str(tmp_path / "base"), "SIZE": 32, "STEPS": steps, "SAVE_EVERY": 1}
-        names["PRESET"] = "configs/dreambooth/species_lora_mini.yaml"  # without class images
-        for cell in others:
-            exec(cell, names)
-        assert [row["step"] for row in read_metrics(run)] == list(range(1, steps + 1))
-        assert checkpoints(run)
-    for steps in (2, 3):
-        assert len(list((run / f"samples/after-{steps}").glob("*.png"))) == 8
-    assert os.environ["OSTEON_WORK"] == str(tmp_path)
+        new_machine(content)
+        names = run(cells(content), **form, STEPS=steps)
+        trained = drive / "runs/my-animal"
+        assert names["IN_COLAB"]
+        assert [row["step"] for row in read_metrics(trained)] == list(range(1, steps + 1))
+        assert checkpoints(trained)
+        assert len(list((trained / f"samples/after-{steps}").glob("*.png"))) == 8
+        drawn.append({file: file.stat().st_mtime_ns for file in drive.glob("class/*/*.png")})
+    assert len(drawn[0]) == 3
+    assert drawn[0] == drawn[1]  # not drawn again
+
+
+def new_machine(content: Path) -> None:
+    """Nothing is left but the Drive; Osteon is copied to it."""
+    os.chdir(content)
+    for place in content.iterdir():
+        if place.name != "drive":
+            shutil.rmtree(place) if place.is_dir() else place.unlink()
+    (content / "osteon").mkdir()
+    for place in ROOT.iterdir():
+        if not place.name.startswith(".") and place.name not in OURS:
+            (content / "osteon" / place.name).symlink_to(place)
