@@ -1,8 +1,10 @@
 """A trainer's settings as fields of a form, read off its dataclass. Knows no Gradio."""
 
 import dataclasses
+import re
 import types
 import typing
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,13 @@ import docstring_parser
 import yaml
 
 from core.config import leaves, read_yaml
-from core.families import FAMILIES, resolve
+from core.errors import UserError
+from core.families import FAMILIES, Family, resolve
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 NOT_SHOWN = ("run_dir",)  # made of the run's name
+PLACES = ("data", "base", "folder", "dir", "file", "path")
+"""Last words in the names of settings that are files or folders: "base", "score_data"."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +36,21 @@ class Field:
     """As YAML in one line; "" where there is none."""
 
 
+def trainer(family: str) -> Family:
+    """Raises UserError for a name that is none of a family."""
+    if family not in FAMILIES:
+        raise UserError(f"There is no trainer '{family}'; there are {', '.join(FAMILIES)}.")
+    return FAMILIES[family]
+
+
 def fields_of(family: str) -> list[Field]:
     """All settings of a family's trainer, in the dataclass's order."""
-    return list(_fields(resolve(FAMILIES[family].settings), ""))
+    return list(_fields(resolve(trainer(family).settings), ""))
 
 
 def presets_of(family: str) -> list[Path]:
     """Its YAML files under configs/."""
-    folders = {CONFIGS / family, CONFIGS / Path(FAMILIES[family].script).parent}
+    folders = {CONFIGS / family, CONFIGS / Path(trainer(family).script).parent}
     return sorted(file for folder in folders for file in folder.glob("*.yaml"))
 
 
@@ -65,6 +77,28 @@ def changes(before: dict[str, str], after: dict[str, Any]) -> dict[str, str]:
     return found
 
 
+def places(settings: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """(name, value) of every setting that is a file or a folder, those of groups and of lists of
+    groups too."""
+    for item in dataclasses.fields(settings):
+        value = getattr(settings, item.name)
+        for part in value if isinstance(value, tuple) else (value,):
+            if dataclasses.is_dataclass(part):
+                yield from places(part, f"{prefix}{item.name}.")
+            elif part is not None and item.name.rpartition("_")[2] in PLACES:
+                yield prefix + item.name, str(part)
+
+
+def named(complaint: str, names: Container[str]) -> str:
+    """The setting that a trainer's complaint begins with; "" where that is none of `names`.
+
+    'setting "lora": setting "rank": Expected a int' -> "lora.rank"
+    "steps must be at least 1" -> "steps"
+    """
+    name = ".".join(re.findall(r'(?:setting "|required: |^)([\w.]+)', complaint))
+    return name if name in names else ""
+
+
 def shown(value: Any) -> str:
     """A value as YAML in one line: "true", "[0.5, 0.9]", "0.0001"; null is ""."""
     if value is None or value is dataclasses.MISSING:
@@ -79,7 +113,7 @@ def shown(value: Any) -> str:
     )
 
 
-def _fields(kind: type, prefix: str) -> typing.Iterator[Field]:
+def _fields(kind: type, prefix: str) -> Iterator[Field]:
     hints = typing.get_type_hints(kind)
     helps = {p.arg_name: p.description for p in docstring_parser.parse_from_object(kind).params}
     for item in dataclasses.fields(kind):

@@ -1,6 +1,5 @@
 """Train: every setting of every trainer as a field, live losses and samples, stop and resume."""
 
-import json
 import tempfile
 import time
 from dataclasses import dataclass
@@ -12,13 +11,14 @@ import gradio as gr
 
 from core.curves import plot
 from core.errors import UserError
-from core.families import FAMILIES, family_of
+from core.families import FAMILIES
 from core.files import read_json
-from core.images import list_images
 from core.runs import read_metrics
 from panels import fields, form, look
+from panels.endpoints import endpoint
 from panels.thumbnails import figure
-from panels.training import Training, flags
+from panels.trainers import Trainers, losses, sheets
+from panels.training import Training
 from panels.workbench import Workbench
 
 FIRST = ("base", "steps", "epochs", "num_epochs", "seed", "size", "img_size", "prompt")
@@ -27,14 +27,25 @@ SHEETS = 6  # newest sample sheets shown in a row
 SHEET_SIDE = 400  # pixels
 CURVES = 4  # losses drawn, at most
 LOOK_EVERY = 2.0  # seconds
+NOTICE_EVERY = 10.0
 IDLE = "Nothing is being trained from here."
 NOTE = "A closed browser, or a stopped app, does not stop a training run."
 
 
+def notice(bench: Workbench, page: gr.Blocks) -> None:
+    """Above all tabs, while a run is being trained: what that means for drawing."""
+    train = _train(bench)
+    words = gr.HTML(elem_classes="osteon-warn")
+    often = gr.Timer(NOTICE_EVERY).tick
+    gr.on([page.load, often], train.notice, outputs=words, queue=False, **fields.QUIET)
+
+
 def tab(bench: Workbench, page: gr.Blocks) -> None:
     """Lay out the tab and wire it; called inside its `gr.Tab`."""
-    train = Train(bench, Training(bench.root))
-    run = gr.Dropdown(train.runs(), label="Run to watch", allow_custom_value=True, render=False)
+    train = _train(bench)
+    runs = train.trainers.watchable()
+    run = gr.Dropdown(runs, label="Run to watch", allow_custom_value=True, render=False)
+    stopped = gr.HTML(render=False)
     with gr.Row():
         with gr.Column(scale=3, min_width=300):
             family = gr.Dropdown(
@@ -55,22 +66,29 @@ def tab(bench: Workbench, page: gr.Blocks) -> None:
                 interactive=True,
                 allow_custom_value=True,
             )
-            status = gr.HTML(look.note(NOTE))
-            _form(train, family, begin, [name, data], [status, run])
+            status = gr.HTML(look.note(NOTE), render=False)
+            _form(train, family, begin, [name, data], [status, run, stopped])
+            status.render()
         with gr.Column(scale=2, min_width=300):
             run.render()
-            stop = gr.Button("Stop it", elem_id="osteon-stop-training")
+            stop = gr.Button("Stop it")
+            stopped.render()
             live = gr.HTML(look.note(IDLE))
-    seen = gr.State("")
+    seen, known = gr.State(""), gr.State(runs)
     family.change(train.begin_with, family, begin, **fields.QUIET)
     begin.input(train.take_up, begin, [name, data], **fields.QUIET)
-    stop.click(train.stop, run, status, api_name="stop_training", show_progress="hidden")
-    watched = [live, seen]
+    stop.click(train.stop, run, stopped, **fields.QUIET)
+    watched = [live, seen, known]
     run.change(lambda name: train.watch(name, ""), run, watched, **fields.QUIET)
     gr.Timer(LOOK_EVERY).tick(train.watch, [run, seen], watched, **fields.QUIET)
-    page.load(train.refresh, run, [run, data], **fields.QUIET)
-    gr.api(train.start, api_name="train")
-    gr.api(train.state, api_name="training")
+    lists = [run, data, begin]
+    gr.on([page.load, known.change], train.refresh, [run, family, begin], lists, **fields.QUIET)
+    endpoint(train.trainers.start, "train")
+    endpoint(train.trainers.stop, "stop_training")
+    endpoint(train.trainers.state, "training")
+    endpoint(train.trainers.settings, "training_settings")
+    endpoint(train.trainers.presets, "training_presets")
+    endpoint(train.trainers.resumable, "training_runs")
 
 
 def _form(train: "Train", family: Any, begin: Any, asked: list[Any], shown: list[Any]) -> None:
@@ -78,28 +96,28 @@ def _form(train: "Train", family: Any, begin: Any, asked: list[Any], shown: list
 
     Args:
         asked: the run's name and its images.
-        shown: where the answer goes, and the run that is watched.
+        shown: where the answer goes, the run that is watched, and the answer to Stop.
     """
 
     @gr.render(inputs=[family, begin])
     def show(family_name: str, beginning: str) -> None:
         values = train.values(family_name, beginning)
-        parts: dict[str, Any] = {}
-        known = [field for field in form.fields_of(family_name) if field.name != "data"]
-        first = [field for field in known if field.name in FIRST]
-        for field in first:
-            parts[field.name] = _part(field, values[field.name])
-        with gr.Accordion("All settings", open=False):
-            for field in known:
-                if field not in first:
-                    parts[field.name] = _part(field, values[field.name])
+        known = {field.name: field for field in form.fields_of(family_name) if field.name != "data"}
+        parts = {name: _part(known[name], values[name]) for name in known if name in FIRST}
+        with gr.Accordion("All settings", open=False) as others:
+            parts |= {name: _part(known[name], values[name]) for name in known if name not in FIRST}
         go = gr.Button("Start training", variant="primary")
 
-        def start(name: str, data: str, *given: Any) -> tuple[str, Any]:
+        def start(name: str, data: str, *given: Any) -> list[Any]:
             changed = form.changes(values, dict(zip(parts, given, strict=True)))
-            return train.told(family_name, name, data, beginning, changed)
+            *told, complaint = train.told(family_name, name, data, beginning, changed)
+            wrong = form.named(complaint, known)
+            opened = gr.skip() if wrong in ("", *FIRST) else gr.update(open=True)
+            words = [_words(known[n], complaint if n == wrong else "") for n in parts]
+            return [*told, opened, *words]
 
-        go.click(start, [*asked, *parts.values()], shown, **fields.QUIET)
+        outputs = [*shown, others, *parts.values()]
+        go.click(start, [*asked, *parts.values()], outputs, **fields.QUIET)
 
 
 def _part(field: form.Field, value: str) -> Any:
@@ -112,17 +130,27 @@ def _part(field: form.Field, value: str) -> Any:
     return gr.Textbox(value, **words)
 
 
+def _words(field: form.Field, complaint: str) -> Any:
+    """What stands at a field: its help, or what is wrong with its value."""
+    mark = ["osteon-wrong"] if complaint else []
+    return gr.update(info=complaint or field.help, elem_classes=mark)
+
+
+def _train(bench: Workbench) -> "Train":
+    return Train(bench, Trainers(Training(bench.root)))
+
+
 @dataclass(frozen=True)
 class Train:
     """What the tab's events do."""
 
     bench: Workbench
-    training: Training
+    trainers: Trainers
 
     def beginnings(self, family: str) -> list[tuple[str, str]]:
         """(label, value) of what a run may begin with: defaults, presets, runs of this family."""
-        presets = [(f"preset {file.stem}", file.stem) for file in form.presets_of(family)]
-        runs = [(f"go on with {run}", run) for run in self.runs() if self._family(run) == family]
+        presets = [(f"preset {name}", name) for name in self.trainers.presets(family)]
+        runs = [(f"go on with {run}", run) for run in self.trainers.resumable(family)]
         return [("defaults", ""), *presets, *runs]
 
     def begin_with(self, family: str) -> Any:
@@ -131,93 +159,58 @@ class Train:
 
     def take_up(self, beginning: str) -> tuple[Any, Any]:
         """The name and the images of a run to go on with."""
-        file = self.bench.root / beginning / "config.yaml"
-        if not beginning.startswith("runs/") or not file.exists():
+        if beginning not in self.trainers.runs():  # a preset
             return gr.skip(), gr.skip()
-        values = form.values_of(self._family(beginning), file)
+        values = self.trainers.values(self.trainers.family(beginning), beginning)
         return Path(beginning).name, values["data"]
 
     def values(self, family: str, beginning: str) -> dict[str, str]:
         """What the fields hold at first."""
         if beginning not in [value for _, value in self.beginnings(family)]:
             beginning = ""  # of the family that was chosen before
-        return form.values_of(family, self._file(family, beginning))
+        return self.trainers.values(family, beginning)
 
-    def start(self, family: str, name: str, data: str, begin: str = "", changes: str = "{}") -> str:
-        """Train runs/<name>, or go on with it; returns the command. An endpoint for programs.
-
-        Args:
-            begin: name of a preset, "runs/<name>", or "" for the defaults.
-            changes: settings by dotted name as JSON, such as '{"optim.lr": "5e-5"}'.
-
-        Raises gr.Error for what the trainer would refuse.
-        """
+    def told(self, family: str, name: str, *others: Any) -> tuple[str, Any, Any, str]:
+        """Start: the answer in words, the run to watch, Stop's answer, and the complaint."""
         try:
-            return self._start(family, name, data, begin, json.loads(changes))
-        except (UserError, json.JSONDecodeError) as error:
-            raise gr.Error(str(error), print_exception=False) from None
-
-    def told(self, family: str, name: str, *others: Any) -> tuple[str, Any]:
-        """`start`, its answer or its complaint in words, and the run to watch."""
-        try:
-            command = self._start(family, name, *others)
+            command = self.trainers.begin(family, name, *others)
         except UserError as error:
-            return look.problem(str(error)), gr.skip()
-        return look.status(f"Started: {command}"), f"runs/{name}"
-
-    def _start(self, family: str, name: str, data: str, begin: str, changes: Any) -> str:
-        if family not in FAMILIES:
-            raise UserError(f"There is no trainer '{family}'; there are {', '.join(FAMILIES)}.")
-        if not data:
-            raise UserError("Choose the images to learn from.")
-        known = [field.name for field in form.fields_of(family)]
-        for setting, value in {**changes, "data": data}.items():
-            place = Path(str(value))
-            if setting not in known:
-                raise UserError(f"{family} has no setting '{setting}'.")
-            if place.is_absolute() or ".." in place.parts:
-                raise UserError(f"{setting}: what the app uses must lie in the project's folder.")
-        file = self._file(family, begin)
-        words = ["--config", str(file)] if file else []
-        return self.training.start(family, name, [*words, "--data", data, *flags(changes)])
+            return look.problem(str(error)), gr.skip(), gr.skip(), str(error)
+        return look.status(f"Started: {command}") + self.notice(), f"runs/{name}", "", ""
 
     def stop(self, run: str) -> str:
-        """Let the trainer of a run save and leave."""
         try:
-            self.training.stop(Path(run or "").name)
+            return look.status(self.trainers.stop(run))
         except UserError as error:
             return look.problem(str(error))
-        return look.status(f"{run} ends its step, saves and stops. Start goes on from there.")
 
-    def runs(self) -> list[str]:
-        """All runs, the newest first."""
-        files = self.bench.root.glob("runs/*/run.json")
-        files = sorted(files, key=lambda file: file.stat().st_mtime, reverse=True)
-        return [f"runs/{file.parent.name}" for file in files]
+    def notice(self) -> str:
+        """What the run under way means for drawing; "" where there is none."""
+        names = ", ".join(f"runs/{name}" for name in self.trainers.training.under_way())
+        slow = "until it ends, drawing is slow and may not fit in memory."
+        return look.note(f"{names} is being trained: {slow}") if names else ""
 
-    def refresh(self, current: str | None) -> tuple[Any, Any]:
-        return fields.renewed(self.runs(), current), gr.update(choices=self.bench.sets())
+    def refresh(self, run: str | None, family: str, begin: str) -> tuple[Any, Any, Any]:
+        """The lists to choose from: runs to watch, images, settings to begin with."""
+        return (
+            fields.renewed(self.trainers.watchable(), run),
+            gr.update(choices=self.bench.sets()),
+            fields.renewed(self.beginnings(family), begin),
+        )
 
-    def state(self, run: str) -> dict[str, Any]:
-        """Status, steps and newest losses of a run."""
-        folder = self._folder(run)
-        facts = read_json(folder / "run.json")
-        rows = read_metrics(folder)
-        return {
-            "status": facts.get("status"),
-            "running": self.training.is_running(folder.name),
-            "newest": rows[-1] if rows else {},
-        }
+    def watch(self, run: str | None, seen: str) -> tuple[Any, Any, list[str]]:
+        """The run as it stands and a stamp of that, nothing new where the stamp is `seen`; and all
+        runs that there are to watch."""
+        return (*self._look(run, seen), self.trainers.watchable())
 
-    def watch(self, run: str | None, seen: str) -> tuple[Any, Any]:
-        """The run as it stands, and a stamp of that; nothing new where the stamp is `seen`."""
-        name = Path(run or "").name
-        if run not in self.runs():
-            printed = self.training.printed(name) if name else ""
+    def _look(self, run: str | None, seen: str) -> tuple[Any, Any]:
+        name, training = Path(run or "").name, self.trainers.training
+        if run not in self.trainers.runs():
+            printed = training.printed(name) if name else ""
             return (_printed(printed) if printed else look.note(IDLE)), ""
-        folder = self._folder(run)
-        running = self.training.is_running(name)
-        files = [folder / "metrics.jsonl", folder / "run.json", *_sheets(folder)]
+        folder = self.trainers.folder(run)
+        running = training.is_running(name)
+        files = [folder / "metrics.jsonl", folder / "run.json", *sheets(folder)]
         stamp = f"{run} {running} {[f.stat().st_mtime for f in files if f.exists()]}"
         if stamp == seen:
             return gr.skip(), gr.skip()
@@ -236,41 +229,15 @@ class Train:
         html = look.status(f"{folder.name}: {words}, step {step}.")
         if rows:
             html += _curves(rows)
-        sheets = _sheets(folder)[-SHEETS:]
-        figures = "".join(figure(sheet, f"After {_step(sheet)}", SHEET_SIDE) for sheet in sheets)
-        if figures:
+        newest = sheets(folder)[-SHEETS:]
+        if newest:
+            if self.trainers.draws_radiographs(f"runs/{folder.name}"):
+                html += look.NOT_FOR_DIAGNOSIS
             html += look.note("Samples of the same seeds as training goes on:")
+            figures = "".join(figure(s, f"After {_step(s)}", SHEET_SIDE) for s in newest)
             html += f'<div class="osteon-figures osteon-sheets">{figures}</div>'
-        printed = self.training.printed(folder.name)
+        printed = self.trainers.training.printed(folder.name)
         return html + (_printed(printed) if printed else "")
-
-    def _family(self, run: str) -> str:
-        try:
-            return family_of(self._folder(run))
-        except UserError:
-            return ""
-
-    def _folder(self, run: str) -> Path:
-        """Of a run by its name from the list. Raises UserError for any other."""
-        if run not in self.runs():
-            raise UserError(f"There is no run '{run}' here; choose one from the list.")
-        return self.bench.root / run
-
-    def _file(self, family: str, beginning: str) -> Path | None:
-        if not beginning:
-            return None
-        if beginning.startswith("runs/"):
-            return self._folder(beginning) / "config.yaml"
-        found = [file for file in form.presets_of(family) if file.stem == beginning]
-        if not found:
-            raise UserError(f"There is no preset '{beginning}' for {family}.")
-        return found[0]
-
-
-def _sheets(folder: Path) -> list[Path]:
-    """Sheets of samples, oldest first."""
-    previews = folder / "previews"
-    return list_images(previews) if previews.is_dir() else []
 
 
 def _step(sheet: Path) -> str:
@@ -279,8 +246,9 @@ def _step(sheet: Path) -> str:
 
 
 def _curves(rows: list[dict[str, Any]]) -> str:
-    names = [name for name in rows[-1] if name not in ("step", "seconds")][:CURVES]
-    words = ", ".join(f"{name} {rows[-1][name]:.4g}" for name in names)
+    newest = losses(rows[-1])
+    names = list(newest)[:CURVES]
+    words = ", ".join(f"{name} {newest[name]:.4g}" for name in names)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"{time.monotonic_ns()}.png"
         plot(rows, names, file)

@@ -5,6 +5,7 @@ runs/.training/<name>.txt     what it printed
 """
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ import psutil
 
 from core.config import parse
 from core.errors import UserError
-from core.families import FAMILIES, resolve
+from core.families import resolve
 from core.files import read_json, write_json
 from core.runs import check_same_settings
+from panels import form
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,60}")
 TAIL = 2000  # bytes of what a trainer printed
@@ -33,22 +35,34 @@ class Training:
     """The trainers that the app started in one project."""
 
     root: Path
+    starting: threading.Lock = field(default_factory=threading.Lock)
 
     def start(self, family: str, name: str, words: list[str]) -> str:
         """Start, or take up, runs/<name> with the settings in `words`; returns the command.
 
-        Raises UserError for settings that the trainer would refuse, and if the run is under way.
+        Raises UserError for settings that the trainer would refuse, for files and folders outside
+        the project, and while a run is under way.
         """
-        if family not in FAMILIES:
-            raise UserError(f"There is no trainer '{family}'; there are {', '.join(FAMILIES)}.")
+        kind = form.trainer(family)
         if not NAME.fullmatch(name or ""):
             raise UserError("Name the run: letters, digits, dots, dashes, underscores.")
-        if self.is_running(name):
-            raise UserError(f"runs/{name} is being trained; stop it first.")
         words = [*words, "--run_dir", f"runs/{name}"]
-        settings = parse(resolve(FAMILIES[family].settings), words, "").settings
-        check_same_settings(self.root / "runs" / name, family, settings)
+        settings = parse(resolve(kind.settings), words, "").settings
         command = ["train", family, *words]
+        with self.starting:
+            for other in self.under_way():
+                raise UserError(
+                    f"runs/{other} is being trained, and two at once may not fit in memory; "
+                    "stop it first, or wait for its end."
+                )
+            run = self.root / "runs" / name
+            check_same_settings(run, family, settings)
+            if not (run / "config.yaml").exists():  # it goes on with what it was started with
+                check_places(settings, self.root)
+            self._launch(name, command)
+        return " ".join(["osteon", *command])
+
+    def _launch(self, name: str, command: list[str]) -> None:
         with self._printed(name, "wb") as printed:
             process = subprocess.Popen(
                 [sys.executable, "-m", "core.cli", *command],
@@ -61,7 +75,6 @@ class Training:
         threading.Thread(target=process.wait, daemon=True).start()  # leaves no zombie
         began = psutil.Process(process.pid).create_time()
         write_json(self._file(name), {"pid": process.pid, "began": began, "command": command})
-        return " ".join(["osteon", *command])
 
     def stop(self, name: str) -> None:
         """As Ctrl-C does: the trainer ends its step, saves and leaves. Raises UserError."""
@@ -72,6 +85,11 @@ class Training:
 
     def is_running(self, name: str) -> bool:
         return self._process(name) is not None
+
+    def under_way(self) -> list[str]:
+        """Names of the runs that are being trained."""
+        notes = sorted((self.root / "runs" / ".training").glob("*.json"))
+        return [note.stem for note in notes if self.is_running(note.stem)]
 
     def printed(self, name: str) -> str:
         """The last lines that a trainer printed; of a progress bar the newest state."""
@@ -105,10 +123,26 @@ class Training:
         return path.open(mode)
 
 
+def check_places(settings: Any, root: Path) -> None:
+    """Raise UserError for a file or folder outside the project; links count as where they lead.
+
+    What a trainer writes (..._file, ..._dir) must lie in the run's own folder.
+    """
+    run = root / settings.run_dir
+    for name, value in form.places(settings):
+        if name in form.NOT_SHOWN:
+            continue
+        written = name.endswith(("_file", "_dir"))
+        folder, words = (run, "the run's folder") if written else (root, "the project's folder")
+        for place in (value, value.partition(":")[0]):  # data/x:test
+            inside = (folder / place).resolve().is_relative_to(folder.resolve())
+            if not inside or place.startswith("~"):
+                raise UserError(f"{name}: '{value}' must lie in {words}.")
+
+
 def flags(changes: Mapping[str, Any]) -> list[str]:
     """{"optim.lr": "5e-5"} -> ["--optim.lr=5e-5"]"""
-    words = {True: "true", False: "false"}
     return [
-        f"--{name}={words[value] if isinstance(value, bool) else value}"
+        f"--{name}={value if isinstance(value, str) else json.dumps(value)}"
         for name, value in changes.items()
     ]
