@@ -1,34 +1,53 @@
 """Data: a prepared set by caption and column, what was left out of it, and what to change."""
 
-from collections import Counter
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
-import numpy as np
 from PIL import Image
 
 from core.errors import UserError
-from core.files import read_json, read_jsonl
 from core.images import open_image
-from core.sets import SPLITS, open_set, read_edits, record_edit
+from core.sets import SPLITS
 from panels import fields, look
+from panels.catalogue import of_radiographs
+from panels.endpoints import endpoint
+from panels.greys import BITS_8, windowed
+from panels.prepared import ANY, DOUBLE, Prepared, Row, column_names
 from panels.thumbnails import figure, img
 from panels.wish import MAX_TEXT
 from panels.workbench import Workbench
 
-PAGE = 48  # images
 THUMBNAIL = 160  # pixels
-LARGE = 512
-ANY = "any"
 MOST_VALUES = 40  # of a column, in the list to choose from
-DOUBLE = 0.985  # centred cosine from which two images count as near-duplicates
-DOUBLES_SIDE = 32  # pixels at which they are compared
-MOST_COMPARED = 20_000
-SHOWN = 12
-Row = dict[str, Any]
+MOST_REJECTS = 200  # named in the page
+SHOWN = 12  # pairs of near-duplicates, pictures of refused files
+FIRST = "Select an image."
+LATEST: dict[str, Any] = {**fields.QUIET, "trigger_mode": "always_last"}
+"""Of events that come faster than they are answered: only the last one counts."""
+
+
+class Shown(NamedTuple):
+    """An image in a gallery: whose it is does not change while the page turns to another set."""
+
+    name: str
+    """Of the set."""
+    split: str
+    row: Row
+
+    @property
+    def place(self) -> tuple[str, str, str]:
+        return self.name, self.split, self.row["file_name"]
+
+
+class Picked(NamedTuple):
+    """The selected image."""
+
+    place: tuple[str, str, str]
+    """Set, split and file."""
+    limits: tuple[int, int]
+    """Of its grey values."""
 
 
 class OneImage(NamedTuple):
@@ -58,52 +77,73 @@ def tab(bench: Workbench, page: gr.Blocks) -> None:
         value = gr.Dropdown([ANY], label="Its value", min_width=120)
         number = gr.Number(1, label="Page", precision=0, minimum=1, min_width=90)
     status = gr.HTML(look.note("Choose a set."))
-    gallery = gr.Gallery(
-        label="Images",
-        columns=6,
-        height="auto",
-        format="png",
-        interactive=False,
-        elem_classes="osteon-gallery",
-        buttons=["fullscreen"],
-    )
+    gallery = _gallery("Images", 6)
+    warning = gr.HTML(elem_classes="osteon-warn")
     one = _one_image()
     with gr.Accordion("Left out, and near-duplicates", open=False):
         rejects = gr.HTML()
-        search = gr.Button("Look for near-duplicates in this split")
-        doubles = gr.HTML()
-    rows, picked = gr.State([]), gr.State(None)
+        across = gr.Checkbox(False, label="Between this split and the others (leakage)")
+        search = gr.Button("Look for near-duplicates of this split's images")
+        found = gr.HTML()
+        pairs = _gallery("Near-duplicates", 4, visible=False)
+    shown, doubles, picked = gr.State([]), gr.State([]), gr.State(None)
 
     asked = [name, split, words, column, value, number]
-    shown = [status, gallery, rows]
+    listed = [status, gallery, shown]
     for part in (words, value, number):
-        part.input(data.browse, asked, shown, **fields.QUIET)
-    column.input(data.values, [name, split, column], value, **fields.QUIET)
+        part.input(data.browse, asked, listed, **LATEST)
+    column.input(data.by_column, [name, split, words, column], [value, number, *listed], **LATEST)
+    greys = [one.level, one.window]
+    chosen = [picked, one.caption, one.exclude, one.facts, one.view, *greys]
+    compared = [found, pairs, doubles]
     gr.on(
         [name.change, split.change, page.load],
         data.opened,
         [name, split],
-        [column, value, number, rejects, *shown],
+        [column, value, number, rejects, words, warning, *chosen, *compared, *listed],
         **fields.QUIET,
     )
     page.load(data.refresh, name, [name, notice], **fields.QUIET)
-    chosen = [picked, one.caption, one.exclude, one.facts, one.view]
-    greys = [one.level, one.window]
-    gallery.select(data.select, [name, split, rows, *greys], chosen, **fields.QUIET)
-    for slider in greys:
-        slider.release(data.view, [name, split, picked, *greys], one.view, **fields.QUIET)
-    given = [name, split, picked, one.caption, one.exclude]
-    one.save.click(data.save, given, one.saved, api_name="edit_image", show_progress="hidden").then(
-        data.browse, asked, shown, **fields.QUIET
+    for images, rows in ((gallery, shown), (pairs, doubles)):
+        images.select(data.select, [rows, picked, *greys], chosen, **fields.QUIET)
+    for slider in greys:  # not `release`, which arrow keys do not fire
+        slider.change(data.view, [picked, *greys], one.view, **LATEST)
+    one.save.click(data.save, [picked, one.caption, one.exclude], one.saved, **fields.QUIET).then(
+        data.browse, asked, listed, **fields.QUIET
     )
-    search.click(data.doubles, [name, split], doubles, api_name="near_duplicates")
+    search.click(data.doubles, [name, split, across], compared, **fields.QUIET)
+    _offer(bench, data.prepared)
+
+
+def _offer(bench: Workbench, prepared: Prepared) -> None:
+    """The same for programs."""
+    endpoint(bench.sets, "sets")
+    endpoint(prepared.images, "images")
+    endpoint(prepared.columns, "columns")
+    endpoint(prepared.rejects, "rejects")
+    endpoint(prepared.window, "window")
+    endpoint(prepared.edit, "edit_image")
+    endpoint(prepared.near_duplicates, "near_duplicates")
+
+
+def _gallery(label: str, columns: int, visible: bool = True) -> gr.Gallery:
+    return gr.Gallery(
+        label=label,
+        columns=columns,
+        height="auto",
+        format="png",
+        interactive=False,
+        visible=visible,
+        elem_classes="osteon-gallery",
+        buttons=["fullscreen"],
+    )
 
 
 def _one_image() -> OneImage:
     """The selected image, larger, with what can be changed of it."""
     with gr.Accordion("The selected image", open=True), gr.Row():
         with gr.Column(min_width=280):
-            view = gr.HTML(look.note("Select an image."), elem_classes="osteon-large")
+            view = gr.HTML(look.note(FIRST), elem_classes="osteon-large")
             level = gr.Slider(0, 255, 127.5, label="Level", info="Grey value of middle grey.")
             window = gr.Slider(1, 255, 255, label="Window", info="Grey values from black to white.")
         with gr.Column(min_width=280):
@@ -121,175 +161,193 @@ class Data:
 
     bench: Workbench
 
+    @property
+    def prepared(self) -> Prepared:
+        return Prepared(self.bench)
+
     def browse(
         self, name: str, split: str, words: str, column: str, value: str, number: int
-    ) -> tuple[str, list[tuple[Image.Image, str]], list[Row]]:
-        """One page of the images that fit: status, thumbnails with captions, rows."""
+    ) -> tuple[str, list[tuple[Image.Image, str]], list[Shown]]:
+        """One page of the images that fit: status, thumbnails with captions, whose they are."""
         try:
-            rows = [
-                row
-                for row in self.rows(name, split)
-                if (words or "").lower() in str(row.get("text", "")).lower()
-                and (ANY in (column, value) or value in _values(row, column))
-            ]
+            found = self.prepared.images(name, split, words, column, value, number)
         except UserError as error:
             return look.problem(str(error)), [], []
-        pages = max(1, -(-len(rows) // PAGE))
-        number = min(max(1, number or 1), pages)
-        part = rows[(number - 1) * PAGE : number * PAGE]
-        folder = self._folder(name) / split
-        thumbnails = []
-        for row in part:
-            image = open_image(folder / row["file_name"])
-            image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+        status = look.status(f"{found['count']} images, page {found['page']} of {found['pages']}.")
+        thumbnails, shown = [], []
+        for row in found["rows"]:
             left_out = "left out · " if row.get("exclude") else ""
+            item = Shown(name, split, row)
+            try:
+                image = self._thumbnail(item)
+            except UserError as error:
+                status += look.problem(str(error))
+                continue
             thumbnails.append((image, f"{left_out}{row['file_name']}: {row.get('text', '')}"))
-        return look.status(f"{len(rows)} images, page {number} of {pages}."), thumbnails, part
+            shown.append(item)
+        return status, thumbnails, shown
 
-    def rows(self, name: str, split: str) -> list[Row]:
-        """The split's rows with their noted changes. Raises UserError if it is not there."""
-        file = self._folder(name) / split / "metadata.jsonl"
-        if split not in SPLITS or not file.exists():
-            raise UserError(f"{name} has no {split} split; choose another.")
-        edits = read_edits(self._folder(name), split)
-        return [row | edits.get(row["file_name"], {}) for row in read_jsonl(file)]
-
-    def opened(self, name: str | None, split: str) -> list[Any]:
-        """Columns to filter by, what was left out, and the first page."""
-        if not name:
-            return [gr.skip()] * 7
+    def by_column(self, name: str, split: str, words: str, column: str) -> list[Any]:
+        """What a column holds, the commonest first, and the first page again."""
         try:
-            rows = self.rows(name, split)
+            values = list(self.prepared.values(name, split, column))[:MOST_VALUES]
         except UserError:
-            rows = []
-        columns = [
-            ANY,
-            *(key for key in (rows[0] if rows else {}) if key not in ("file_name", "text")),
-        ]
-        none = gr.update(choices=[ANY], value=ANY)
-        head = [gr.update(choices=columns, value=ANY), none, 1, self._rejects(name)]
-        return [*head, *self.browse(name, split, "", ANY, ANY, 1)]
+            values = []  # `browse` says why
+        chosen = gr.update(choices=[ANY, *values], value=ANY)
+        return [chosen, 1, *self.browse(name, split, words, ANY, ANY, 1)]
 
-    def values(self, name: str, split: str, column: str) -> Any:
-        """What a column holds, the commonest first."""
-        counts = Counter(value for row in self.rows(name, split) for value in _values(row, column))
-        found = [value for value, _ in counts.most_common(MOST_VALUES)]
-        return gr.update(choices=[ANY, *found], value=ANY)
+    def opened(self, name: str | None, split: str) -> Any:
+        """Columns to filter by, what was left out, and the first page; no image is selected."""
+        if not name:
+            return gr.skip()
+        try:
+            columns = column_names(self.prepared.rows(name, split))
+        except UserError:
+            columns = []  # `browse` says why
+        none = gr.update(choices=[ANY], value=ANY)
+        head = [gr.update(choices=[ANY, *columns], value=ANY), none, 1, self._rejects(name), ""]
+        x_rays = of_radiographs(self.bench.root / name, self.bench.root, [name])
+        warning = look.FOR_STUDY if x_rays else ""
+        compared = ["", gr.update(value=[], visible=False), []]
+        page = self.browse(name, split, "", ANY, ANY, 1)
+        return [*head, warning, *_unselected(look.note(FIRST)), *compared, *page]
 
     def select(
         self,
-        name: str,
-        split: str,
-        rows: list[Row],
+        shown: list[Shown],
+        before: Picked | None,
         level: float,
         window: float,
         event: gr.SelectData,
-    ) -> list[Any]:
-        """The image that was clicked."""
-        if not isinstance(event.index, int) or not 0 <= event.index < len(rows):
-            return [gr.skip()] * 5
-        row = rows[event.index]
-        table = "".join(
-            f'<tr><th scope="row">{escape(str(key))}</th><td>{escape(str(value))}</td></tr>'
-            for key, value in row.items()
-            if key not in ("text", "exclude")
-        )
-        facts = f'<div class="osteon-facts"><table>{table}</table></div>'
-        picked = row["file_name"]
-        view = self.view(name, split, picked, level, window)
-        return [picked, row.get("text", ""), bool(row.get("exclude")), facts, view]
+    ) -> Any:
+        """The image that was clicked; level and window stay where its grey values allow."""
+        if not isinstance(event.index, int) or not 0 <= event.index < len(shown):
+            return gr.skip()
+        item = shown[event.index]
+        try:
+            greys = self.prepared.greys(*item.place)
+        except UserError as error:
+            return _unselected(look.problem(str(error)))
+        sliders = [gr.skip(), gr.skip()]
+        if greys.limits != (before.limits if before else BITS_8):
+            level, window = greys.whole
+            sliders = _sliders(greys.limits, level, window)
+        picked = Picked(item.place, greys.limits)
+        view = _large(windowed(greys.values, level, window), picked)
+        text, left_out = item.row.get("text") or "", bool(item.row.get("exclude"))
+        return [picked, text, left_out, _facts(item.row), view, *sliders]
 
-    def view(self, name: str, split: str, picked: str | None, level: float, window: float) -> str:
-        """The image with its grey values windowed."""
+    def view(self, picked: Picked | None, level: float, window: float) -> str:
+        """The selected image with its grey values windowed."""
         if picked is None:
-            return look.note("Select an image.")
-        image = open_image(self._file(name, split, picked))
-        return img(windowed(image, level, window), f"{picked}, larger", LARGE, exact=True)
+            return look.note(FIRST)
+        try:
+            greys = self.prepared.greys(*picked.place)
+        except UserError as error:
+            return look.problem(str(error))
+        return _large(windowed(greys.values, level, window), picked)
 
-    def save(self, name: str, split: str, picked: str | None, caption: str, exclude: bool) -> str:
+    def save(self, picked: Picked | None, caption: str, exclude: bool) -> str:
         """Note a new caption, or that an image is left out."""
         try:
             if picked is None:
                 raise UserError("Select an image first.")
-            self._file(name, split, picked)
-            row = {row["file_name"]: row for row in self.rows(name, split)}[picked]
-            new = {"text": (caption or "").strip(), "exclude": bool(exclude)}
-            old = {"text": row.get("text", ""), "exclude": bool(row.get("exclude"))}
-            changes = {key: value for key, value in new.items() if value != old[key]}
-            if not changes:
-                return look.status("Nothing has changed.")
-            record_edit(self._folder(name), split, picked, **changes)
+            changes = self.prepared.edit(*picked.place, caption or "", bool(exclude))
         except UserError as error:
             return look.problem(str(error))
-        return look.status(f"Noted for {picked} in {name}/edits.jsonl.")
+        name, split, file = picked.place
+        if not changes:
+            return look.status("Nothing has changed.")
+        return look.status(f"Noted for {split}/{file} in {name}/edits.jsonl.")
 
-    def doubles(self, name: str, split: str) -> str:
-        """Pairs of images that are nearly the same, the nearest first."""
-        from compare.neighbours import nearest  # torch
-
+    def doubles(self, name: str, split: str, across: bool) -> tuple[str, Any, list[Shown]]:
+        """Pairs of images that are nearly the same, side by side, the nearest first."""
+        none = gr.update(value=[], visible=False)
         try:
-            images = open_set(self._folder(name), split)
-            if len(images) > MOST_COMPARED:
-                raise UserError(f"{len(images)} images are too many to compare here.")
+            pairs = self.prepared.near_duplicates(name, split, across)
+            items, shown = [], []
+            for number, pair in enumerate(pairs[:SHOWN], 1):
+                for place in (pair["first"], pair["second"]):
+                    item = self._shown(name, place)
+                    words = f"Pair {number}: {place}, {pair['cosine']:.3f}"
+                    items.append((self._thumbnail(item), words))
+                    shown.append(item)
         except UserError as error:
-            return look.problem(str(error))
-        pixels = images.pixels(DOUBLES_SIDE)
-        found = nearest(pixels, [pixels], own=np.arange(len(pixels)))["centred"]
-        pairs = {
-            frozenset((place, int(other))): float(cosine)
-            for place, (other, cosine) in enumerate(
-                zip(found.index[:, 0], found.cosine[:, 0], strict=True)
-            )
-            if cosine > DOUBLE
-        }
-        html = look.note(f"{len(pairs)} pairs with a cosine above {DOUBLE}.")
-        for pair, cosine in sorted(pairs.items(), key=lambda item: -item[1])[:SHOWN]:
-            files = [images.paths[place] for place in sorted(pair)]
-            both = "".join(figure(file, f"{file.name}, {cosine:.3f}", THUMBNAIL) for file in files)
-            html += f'<div class="osteon-figures">{both}</div>'
-        return html
+            return look.problem(str(error)), none, []
+        status = f"{len(pairs)} pairs with a cosine above {DOUBLE}."
+        if not pairs:
+            return look.status(status), none, []
+        status += " Select an image to leave it out above."
+        return look.status(status), gr.update(value=items, visible=True), shown
 
     def refresh(self, current: str | None) -> tuple[Any, Any]:
         sets = self.bench.sets()
         return fields.renewed(sets, current), gr.update(visible=not sets)
 
+    def _shown(self, name: str, place: str) -> Shown:
+        """Of an image by "split/file"."""
+        split, _, file = place.partition("/")
+        return Shown(name, split, self.prepared.row(name, split, file))
+
+    def _thumbnail(self, item: Shown) -> Image.Image:
+        name, split, file = item.place
+        image = open_image(self.bench.root / name / split / file)
+        image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+        return image
+
     def _rejects(self, name: str) -> str:
-        """What `osteon prepare` refused, and why."""
-        rejected = read_json(self._folder(name) / "set.json").get("rejected") or []
+        """What `osteon prepare` refused, and why; pictures of what can still be shown."""
+        try:
+            rejected = self.prepared.rejects(name)
+            pictures = "".join(self._rejected(name, row) for row in rejected[:SHOWN])
+        except UserError as error:
+            return look.problem(str(error))
         if not rejected:
             return look.note("Nothing was refused when this set was prepared.")
         rows = "".join(
             f'<tr><th scope="row">{escape(str(row.get("file", "")))}</th>'
             f"<td>{escape(str(row.get('reason', '')))}</td></tr>"
-            for row in rejected[:200]
+            for row in rejected[:MOST_REJECTS]
         )
         words = look.note(f"{len(rejected)} files were refused when this set was prepared.")
-        return f'{words}<div class="osteon-facts"><table>{rows}</table></div>'
+        return (
+            f'{words}<div class="osteon-facts"><table>{rows}</table></div>'
+            f'<div class="osteon-figures">{pictures}</div>'
+        )
 
-    def _folder(self, name: str | None) -> Path:
-        """Of a set by its name from the list. Raises UserError for any other."""
-        if name not in self.bench.sets():
-            raise UserError(f"There is no set '{name or ''}' here; choose one from the list.")
-        return self.bench.root / str(name)
-
-    def _file(self, name: str, split: str, picked: str) -> Path:
-        """Raises UserError for a file that is not of the set."""
-        if picked not in [row["file_name"] for row in self.rows(name, split)]:
-            raise UserError(f"{name} has no image '{picked}' in {split}.")
-        return self._folder(name) / split / picked
-
-
-def windowed(image: Image.Image, level: float, window: float) -> Image.Image:
-    """Grey values from `level - window / 2` to `level + window / 2` spread from black to white."""
-    low = level - window / 2
-    table = np.clip((np.arange(256) - low) * 255 / max(window, 1), 0, 255).round().astype(np.uint8)
-    return Image.fromarray(table[np.asarray(image)])
+    def _rejected(self, name: str, row: dict[str, str]) -> str:
+        """Its picture; "" where the file is gone or holds none."""
+        file = self.prepared.rejected_file(name, str(row.get("file", "")))
+        try:
+            return figure(file, str(row["file"]), THUMBNAIL) if file else ""
+        except UserError:
+            return ""
 
 
-def _values(row: Row, column: str) -> list[str]:
-    """What a row holds in a column; of a list each item."""
-    value = row.get(column)
-    return [str(item) for item in value] if isinstance(value, list) else [str(value)]
+def _unselected(view: str) -> list[Any]:
+    """No image, `view` in its place, and the sliders as they were at first."""
+    return [None, "", False, "", view, *_sliders(BITS_8, 127.5, 255)]
+
+
+def _sliders(limits: tuple[int, int], level: float, window: float) -> list[Any]:
+    low, high = limits
+    return [
+        gr.update(minimum=low, maximum=high, value=level),
+        gr.update(maximum=high - low, value=window),
+    ]
+
+
+def _large(image: Image.Image, picked: Picked) -> str:
+    return img(image, f"{picked.place[2]}, larger", exact=True)
+
+
+def _facts(row: Row) -> str:
+    table = "".join(
+        f'<tr><th scope="row">{escape(str(key))}</th><td>{escape(str(value))}</td></tr>'
+        for key, value in row.items()
+        if key not in ("text", "exclude")
+    )
+    return f'<div class="osteon-facts"><table>{table}</table></div>'
 
 
 def _none_yet() -> str:

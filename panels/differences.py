@@ -11,8 +11,9 @@ from core.files import read_json
 from panels import look
 
 
-def table(first: Path, second: Path) -> str:
-    """Scores of the report folder `first` beside those of `second`, where both measured alike.
+def rows(first: Path, second: Path) -> list[dict[str, Any]]:
+    """Scores of the report folder `first` ("value", "low", "high") with those of `second`
+    ("old_value" and so on); "reason": what was not measured alike.
 
     Raises UserError where a report came without its results.json.
     """
@@ -22,14 +23,19 @@ def table(first: Path, second: Path) -> str:
             raise UserError(
                 f"{file.parent.name} came without results.json; only the pages are shown."
             )
-    rows = against(read_json(results[0]), results[1])["rows"]
-    if not rows:
+    return against(read_json(results[0]), results[1])["rows"]
+
+
+def table(first: Path, second: Path) -> str:
+    """`rows` as a table. Raises UserError likewise."""
+    found = rows(first, second)
+    if not found:
         return look.note("No set is in both reports under one name; only the pages are shown.")
     heads = ("", "Score", first.name, second.name, "Difference")
     head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
     return (
         f'<div class="osteon-grid"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(map(_line, rows))}</tbody></table></div>"
+        f"<tbody>{''.join(map(_line, found))}</tbody></table></div>"
     )
 
 

@@ -1,5 +1,6 @@
 """Reports: what `osteon compare` wrote, opened in the page, one or two; pictures replayed."""
 
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import gradio as gr
 
 from core.errors import UserError
 from panels import differences, fields, look, replay
+from panels.endpoints import endpoint
 from panels.workbench import Workbench
 
 MAX_BYTES = 64 * 2**20  # of a report shown in the page
@@ -15,6 +17,7 @@ MAX_BYTES = 64 * 2**20  # of a report shown in the page
 
 def tab(bench: Workbench, page: gr.Blocks) -> None:
     """Lay out the tab and wire it; called inside its `gr.Tab`."""
+    reports = Reports(bench)
     names = bench.report_names()
     notice = gr.HTML(_none_yet(), visible=not names)
     report = gr.Dropdown(
@@ -24,6 +27,7 @@ def tab(bench: Workbench, page: gr.Blocks) -> None:
         allow_custom_value=True,
         visible=bool(names),
     )
+    take = gr.DownloadButton("Download this report", size="sm", visible=False)
     body = gr.HTML(elem_classes="osteon-report")
     other = gr.Dropdown([("none", ""), *names], value="", label="Beside it", visible=len(names) > 1)
     apart = gr.HTML()
@@ -31,45 +35,73 @@ def tab(bench: Workbench, page: gr.Blocks) -> None:
     with gr.Accordion("Replay a picture", open=False):
         replay.section(bench)
 
-    def show(name: str | None) -> str:
+    report.input(reports.show, report, body, api_name="report", show_progress="hidden")
+    report.input(reports.offer, report, take, **fields.QUIET)
+    for choice in (report, other):
+        choice.input(reports.beside, [report, other], [apart, second], **fields.QUIET)
+    page.load(reports.refresh, report, [notice, report, take, body, other], **fields.QUIET)
+    endpoint(reports.file, "report_file")
+    endpoint(reports.compared, "two_reports")
+
+
+@dataclass(frozen=True)
+class Reports:
+    """What the tab's events do."""
+
+    bench: Workbench
+
+    def show(self, name: str | None) -> str:
         """The report `name` as a page within the page; "" where there is none."""
+        if not self.bench.reports():
+            return ""
         try:
-            found = {path.parent.name: path for path in bench.reports()}
-            if not found:
-                return ""
-            if name not in found:
-                raise UserError(f"There is no report '{name or ''}'; choose one from the list.")
-            return _framed(found[name])
+            return _framed(self._page(name))
         except UserError as error:
             return look.problem(str(error))
 
-    def beside(name: str | None, other: str | None) -> tuple[str, str]:
+    def offer(self, name: str | None) -> Any:
+        """The report's file on the button; no button where `show` says that there is none."""
+        try:
+            return gr.update(value=str(self._page(name)), visible=True)
+        except UserError:
+            return gr.update(visible=False)
+
+    def beside(self, name: str | None, other: str | None) -> tuple[str, str]:
         """The scores of both reports in one table, and the page of `other`."""
         if not other:
             return "", ""
-        folders = {path.parent.name: path.parent for path in bench.reports()}
-        if not {name, other} <= set(folders):
-            return "", show(other)
         try:
-            return differences.table(folders[str(name)], folders[other]), show(other)
+            folders = (self._page(report).parent for report in (name, other))
+            return differences.table(*folders), self.show(other)
         except UserError as error:
-            return look.note(str(error)), show(other)
+            return look.note(str(error)), self.show(other)
 
-    def refresh(current: str | None) -> list[Any]:
-        names = bench.report_names()
+    def file(self, name: str) -> gr.FileData:
+        """The report `name`: one HTML file with all its pictures."""
+        return gr.FileData(path=str(self._page(name)), orig_name=f"{name}.html")
+
+    def compared(self, first: str, second: str) -> list[dict[str, Any]]:
+        """Every score that both reports have, first "value", then "old_value" of the second;
+        "reason" says what was not measured alike."""
+        return differences.rows(self._page(first).parent, self._page(second).parent)
+
+    def refresh(self, current: str | None) -> list[Any]:
+        names = self.bench.report_names()
         name = current if current in names else next(iter(names), None)
         return [
             gr.update(visible=not names),
             gr.update(choices=names, value=name, visible=bool(names)),
-            show(name),
+            self.offer(name),
+            self.show(name),
             gr.update(choices=[("none", ""), *names], visible=len(names) > 1),
         ]
 
-    report.input(show, report, body, api_name="report", show_progress="hidden")
-    both = {"fn": beside, "inputs": [report, other], "outputs": [apart, second]}
-    report.input(**both, **fields.QUIET)
-    other.input(**both, api_name="two_reports", show_progress="hidden")
-    page.load(refresh, report, [notice, report, body, other], **fields.QUIET)
+    def _page(self, name: str | None) -> Path:
+        """Its file. Raises UserError for a name that is not in the list."""
+        for path in self.bench.reports():
+            if path.parent.name == name:
+                return path
+        raise UserError(f"There is no report '{name or ''}'; choose one from the list.")
 
 
 def _framed(path: Path) -> str:

@@ -1,21 +1,32 @@
 """What the Data and Arena tabs do with files, without a server."""
 
+import base64
+import io
+import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AppError
 from PIL import Image
 
+from app import launch
+from compare.votes import people
 from core.errors import UserError
 from core.files import read_jsonl, write_json, write_jsonl
-from core.images import write_png
+from core.images import open_image, write_png
 from core.sets import open_set
 from panels.arena import Arena
-from panels.data import ANY, Data
+from panels.data import Data, Picked
 from panels.history import newest
+from panels.prepared import ANY
+from panels.rounds import Pair, Rounds, Sample, draw
 from panels.workbench import Workbench
+from tests.panels.test_small_parts import write_report
 
 
 @pytest.fixture
@@ -42,14 +53,24 @@ def bench(tmp_path: Path) -> Workbench:
     return Workbench(tmp_path)
 
 
+def picked(file: str) -> Picked:
+    return Picked(("data/birds", "train", file), (0, 255))
+
+
+def clicked(index: int) -> Any:
+    return SimpleNamespace(index=index)
+
+
 def test_a_set_is_browsed_by_caption_and_column(bench: Workbench) -> None:
     data = Data(bench)
-    status, thumbnails, rows = data.browse("data/birds", "train", "BIRD", ANY, ANY, 1)
+    status, thumbnails, _ = data.browse("data/birds", "train", "BIRD", ANY, ANY, 1)
     assert "6 images, page 1 of 1" in status
     assert thumbnails[0][1] == "0.png: bird 0 <b>"
-    _, _, rows = data.browse("data/birds", "train", "", "findings", "3", 1)
-    assert [row["file_name"] for row in rows] == ["3.png"]
-    assert data.values("data/birds", "train", "view")["choices"] == [ANY, "PA"]
+    _, _, shown = data.browse("data/birds", "train", "", "findings", "3", 1)
+    assert [item.place for item in shown] == [("data/birds", "train", "3.png")]
+    value, page, _, _, shown = data.by_column("data/birds", "train", "", "view")
+    assert value["choices"] == [ANY, "PA"]
+    assert (page, len(shown)) == (1, 6)  # what the old column let through no longer counts
     assert "no test split" in data.browse("data/birds", "test", "", ANY, ANY, 1)[0]
     assert "There is no set" in data.browse("data/../../etc", "train", "", ANY, ANY, 1)[0]
     opened = data.opened("data/birds", "train")
@@ -58,10 +79,11 @@ def test_a_set_is_browsed_by_caption_and_column(bench: Workbench) -> None:
 
 def test_edits_are_noted_and_heeded(bench: Workbench) -> None:
     data = Data(bench)
-    assert "Noted for 1.png" in data.save("data/birds", "train", "1.png", " a crow ", False)
-    assert "Noted for 2.png" in data.save("data/birds", "train", "2.png", "bird 2 <b>", True)
-    assert "Nothing has changed" in data.save("data/birds", "train", "1.png", "a crow", False)
-    assert "no image" in data.save("data/birds", "train", "../set.json", "x", False)
+    assert "Noted for train/1.png" in data.save(picked("1.png"), " a crow ", False)
+    assert "Noted for train/2.png" in data.save(picked("2.png"), "bird 2 <b>", True)
+    assert "Nothing has changed" in data.save(picked("1.png"), "a crow", False)
+    assert "no image" in data.save(picked("../set.json"), "x", False)
+    assert "longer than 1000 characters" in data.save(picked("3.png"), "x" * 1001, False)
     notes = read_jsonl(bench.root / "data/birds/edits.jsonl")
     assert notes == [
         {"split": "train", "file_name": "1.png", "text": "a crow"},
@@ -75,41 +97,117 @@ def test_edits_are_noted_and_heeded(bench: Workbench) -> None:
 
 
 def test_near_duplicates_are_shown(bench: Workbench) -> None:
-    html = Data(bench).doubles("data/birds", "train")
-    assert "1 pairs" in html
-    assert "4.png" in html
-    assert html.count("<img") == 2
+    status, pairs, shown = Data(bench).doubles("data/birds", "train", False)
+    assert "1 pairs" in status
+    assert [item.place[2] for item in shown] == ["4.png", "5.png"]
+    assert [words for _, words in pairs["value"]] == [
+        "Pair 1: train/4.png, 1.000",
+        "Pair 1: train/5.png, 1.000",
+    ]
+
+
+def test_near_duplicates_of_another_split_are_leaks(bench: Workbench) -> None:
+    data, folder = Data(bench), bench.root / "data/birds"
+    assert "no other split" in data.doubles("data/birds", "train", True)[0]
+    unlike = Image.fromarray(np.random.default_rng(9).integers(0, 256, (32, 32), np.uint8))
+    write_png(unlike, folder / "test/0.png")
+    write_png(open_image(folder / "train/2.png"), folder / "test/1.png")
+    write_jsonl(folder / "test/metadata.jsonl", [{"file_name": f"{n}.png"} for n in range(2)])
+    _, _, shown = data.doubles("data/birds", "train", True)
+    assert [item.place[1:] for item in shown] == [("test", "1.png"), ("train", "2.png")]
+    leak, *_ = data.select(shown, None, 127.5, 255, clicked(0))
+    data.save(leak, "", True)
+    assert "0 pairs" in data.doubles("data/birds", "train", True)[0]
 
 
 def test_only_images_of_the_set_are_viewed(bench: Workbench) -> None:
     data = Data(bench)
-    assert "data:image/png" in data.view("data/birds", "train", "0.png", 127.5, 255)
-    with pytest.raises(UserError):
-        data.view("data/birds", "train", "../../../runs/one/samples/default/000000.png", 1, 1)
+    assert "data:image/png" in data.view(picked("0.png"), 127.5, 255)
+    outside = "../../../runs/one/samples/default/000000.png"
+    assert "has no image" in data.view(picked(outside), 1, 1)
+    with pytest.raises(UserError, match="has no image"):
+        data.prepared.window("data/birds", "train", outside)
+
+
+def test_what_was_picked_stays_of_its_set(bench: Workbench) -> None:
+    data = Data(bench)
+    shutil.copytree(bench.root / "data/birds", bench.root / "data/crows")
+    _, _, shown = data.browse("data/birds", "train", "", ANY, ANY, 1)
+    chosen, caption, *_ = data.select(shown, None, 127.5, 255, clicked(1))
+    assert caption == "bird 1 <b>"
+    # Save pressed before the page has turned to the other set, and after
+    assert "data/birds/edits.jsonl" in data.save(chosen, caption + "!", False)
+    assert not (bench.root / "data/crows/edits.jsonl").exists()
+    opened = data.opened("data/crows", "train")
+    assert opened[6:10] == [None, "", False, ""]
+    assert "Select an image." in opened[10]
+    assert "Select an image first." in data.save(opened[6], caption, True)
+
+
+def test_sixteen_bits_have_sliders_of_their_own(bench: Workbench) -> None:
+    data = Data(bench)
+    Image.fromarray(np.array([[0, 700, 4000]], np.uint16)).save(
+        bench.root / "data/birds/train/1.png"
+    )
+    _, _, shown = data.browse("data/birds", "train", "", ANY, ANY, 1)
+    scan, *_, level, window = data.select(shown, None, 127.5, 255, clicked(1))
+    assert (level["minimum"], level["maximum"], level["value"]) == (0, 4095, 2000)
+    assert (window["maximum"], window["value"]) == (4095, 4000)
+    *_, level, window = data.select(shown, scan, 40, 80, clicked(1))
+    assert "value" not in level  # kept, as nothing else would fit better
+    _, *_, level, window = data.select(shown, scan, 2000, 4000, clicked(0))
+    assert (level["maximum"], level["value"], window["value"]) == (255, 127.5, 255)
+
+
+def test_what_is_damaged_gives_a_sentence(bench: Workbench) -> None:
+    data, folder = Data(bench), bench.root / "data/birds"
+    (folder / "train/1.png").write_bytes(b"\x89PNG nonsense")
+    status, thumbnails, shown = data.browse("data/birds", "train", "", ANY, ANY, 1)
+    assert "6 images" in status
+    assert "not a readable image" in status
+    assert (len(thumbnails), len(shown)) == (5, 5)
+    assert "not a readable image" in data.view(picked("1.png"), 1, 1)
+    assert "not a readable image" in data.doubles("data/birds", "train", False)[0]
+    assert "no test split" in data.by_column("data/birds", "test", "", "view")[2]
+    (folder / "set.json").write_text("{")
+    assert "not valid JSON" in data.opened("data/birds", "train")[3]
+
+
+def test_a_refused_picture_is_shown_where_it_lies_in_the_project(bench: Workbench) -> None:
+    picture, facts = Image.new("L", (8, 8)), bench.root / "data/birds/set.json"
+    write_png(picture, bench.root / "raw/small.png")
+    write_png(picture, bench.root.parent / "secret.png")
+    rejected = [{"file": name, "reason": "x"} for name in ("small.png", "../../secret.png", "no")]
+    write_json(facts, {"rejected": rejected, "settings": {"source": "raw"}})
+    html = Data(bench).opened("data/birds", "train")[3]
+    assert html.count("<img") == 1
+    assert 'alt="small.png"' in html
 
 
 def test_a_vote_is_blind_and_kept(bench: Workbench) -> None:
-    arena = Arena(bench)
-    sets = arena.sets()
+    arena = Arena(Rounds(bench))
+    sets = arena.rounds.sets()
     assert sets == ["runs/one/samples/default", "runs/two/samples/default"]
     view, pair = arena.pair(sets)
     assert pair is not None
     assert pair.left.name == pair.right.name
     assert "samples" not in view
     assert pair.left.name not in view
-    _, none, tally = arena.vote(pair, "left")
-    assert none is None
+    assert view.count("data:image/png") == 2
+    view, after, tally = arena.vote(pair, sets, "left")
+    assert isinstance(after, Pair)  # the next one, at once
+    assert view.count("<img") == 2
     left = pair.left.parent.relative_to(bench.root).as_posix()
     assert f"Left was {left}" in tally
-    (row,) = arena.votes()
+    (row,) = arena.rounds.votes()
     assert (row["left"], row["vote"]) == (left, "left")
-    arena.vote(None, "left")  # nothing is on the page: nothing is recorded
-    assert len(arena.votes()) == 1
+    arena.vote(None, sets, "left")  # nothing is on the page: nothing is recorded
+    assert len(arena.rounds.votes()) == 1
     assert "two sets" in arena.pair(sets[:1])[0]
 
 
 def test_the_quiz_tells_the_truth_after_the_answer(bench: Workbench) -> None:
-    arena = Arena(bench)
+    arena = Arena(Rounds(bench))
     seen: set[bool] = set()
     for _ in range(40):
         view, case = arena.case("data/birds", "runs/one/samples/default")
@@ -120,13 +218,158 @@ def test_the_quiz_tells_the_truth_after_the_answer(bench: Workbench) -> None:
         assert ("Right" in said) == case.made
         seen.add(case.made)
     assert seen == {True, False}
-    assert len(arena.answers()) == 40
+    assert len(arena.rounds.answers()) == 40
     assert "guessing gives 50%" in score
     assert "Choose real images" in arena.case("data/none", "runs/one/samples/default")[0]
 
 
+def test_pairs_share_a_prompt_where_both_sets_know_theirs() -> None:
+    def sample(name: str, seed: int | None = None, prompt: str = "") -> Sample:
+        return Sample(Path(name), seed, prompt)
+
+    tuned = [sample("0.png", 0, "a cat"), sample("1.png", 1, "a dog")]
+    base = [sample("0.png", 0, "a dog"), sample("1.png", 1, "a dog")]
+    for _ in range(8):
+        assert draw(tuned, base) == (tuned[1], base[1])  # not 0.png, which is a cat and a dog
+    later = [sample("7.png", 7, "a cat")]
+    assert draw(tuned, later) == (tuned[0], later[0])
+    assert draw(tuned, [sample("0.png", 0, "a bird")]) is None
+    gan = [sample("0.png", 0)]
+    assert draw(tuned, gan) == (tuned[0], gan[0])
+    outside = [sample("b.jpg"), sample("c.jpg")]
+    assert {draw(gan, outside) for _ in range(40)} == {(gan[0], one) for one in outside}
+
+
+def test_a_duel_is_of_one_prompt_one_size_and_exact(bench: Workbench) -> None:
+    random = np.random.default_rng(1)
+    for run, size in (("one", 32), ("two", 48)):
+        folder = bench.root / f"runs/{run}/samples/x-rays"
+        pixels = random.integers(0, 256, (size, size, 3), np.uint8)
+        facts = json.dumps({"seed": 4, "prompt": "a chest X-ray <b>"})
+        write_png(Image.fromarray(pixels), folder / f"{run}.png", {"osteon": facts})
+    arena = Arena(Rounds(bench))
+    sets = [name for name in arena.rounds.sets() if name.endswith("x-rays")]
+    view, pair = arena.pair(sets)
+    assert pair is not None
+    assert {image.size for image in pair.open()} == {(48, 48)}
+    assert "Prompt: a chest X-ray &lt;b&gt;" in view
+    assert "Not for diagnosis" in view
+    shown = {_decoded(part.partition('"')[0]).tobytes() for part in view.split('src="')[1:]}
+    assert open_image(bench.root / "runs/two/samples/x-rays/two.png").tobytes() in shown
+    arena.vote(pair, sets, "tie")
+    assert arena.rounds.votes()[0]["prompt"] == "a chest X-ray <b>"
+
+
+def _decoded(uri: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGB")
+
+
+def test_sets_of_one_subject_compete_by_default(bench: Workbench) -> None:
+    rounds = Rounds(bench)
+    assert rounds.related() == rounds.sets()[:2]
+    for run, data in (("one", "birds"), ("two", "cats"), ("three", "birds")):
+        folder = bench.root / "runs" / run
+        write_json(folder / "run.json", {"family": "vae", "status": "finished"})
+        (folder / "weights").mkdir()
+        (folder / "config.yaml").write_text(f"data: data/{data}\n")
+    shutil.copytree(bench.root / "runs/one/samples", bench.root / "runs/three/samples")
+    assert rounds.related() == ["runs/one/samples/default", "runs/three/samples/default"]
+
+
+def test_real_x_rays_are_not_for_diagnosis(bench: Workbench) -> None:
+    arena, made = Arena(Rounds(bench)), "runs/one/samples/default"
+    assert Data(bench).opened("data/birds", "train")[5] == ""
+    assert "Not for diagnosis" not in arena.case("data/birds", made)[0]
+    write_json(bench.root / "data/birds/set.json", {"source": "chest radiographs"})
+    assert "Not for diagnosis" in Data(bench).opened("data/birds", "train")[5]
+    assert "Not for diagnosis" in arena.case("data/birds", made)[0]
+
+
+def test_compare_reads_the_votes_old_and_new(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds = Rounds(bench)
+    one, two = sets = rounds.sets()
+    votes = bench.root / "reports/votes"
+    old = {"left": one, "right": two, "left_file": "0.png", "right_file": "0.png", "vote": "left"}
+    write_jsonl(votes / "arena.jsonl", [old])  # as they were without a prompt
+    for _ in range(8):
+        pair = rounds.pair(sets)
+        rounds.vote(pair, "left" if rounds.name(pair.left) == one else "right")
+    rounds.answer(rounds.case("data/birds", one), "made")
+    monkeypatch.chdir(bench.root)  # the rows name sets within the project
+    labels = {(bench.root / name).resolve(): name for name in sets}
+    found = people(votes, labels, 0)
+    assert [row["label"] for row in found["strength"]] == [one, two]
+    assert found["strength"][0]["votes"] == 9
+    assert found["quiz"][0]["answers"] == 1
+
+
+def test_programs_can_do_what_the_page_does(bench: Workbench, tmp_path: Path) -> None:
+    for name, value in (("first", 12.0), ("second", 8.5)):
+        write_report(bench.root / "reports" / name, value)
+    page, address = launch(bench.root, port=None)
+    try:
+        client = Client(address, verbose=False, download_files=tmp_path / "got")
+        _data_by_program(client, bench.root)
+        _arena_by_program(client)
+        _reports_by_program(client)
+    finally:
+        page.close()
+
+
+def _data_by_program(client: Client, root: Path) -> None:
+    birds = "data/birds"
+    assert client.predict(api_name="/sets") == [birds]
+    changes = client.predict(birds, "train", "1.png", "a crow", True, api_name="/edit_image")
+    assert changes == {"text": "a crow", "exclude": True}
+    found = client.predict(name=birds, words="CROW", api_name="/images")
+    assert (found["count"], found["rows"][0]["file_name"]) == (1, "1.png")
+    assert read_jsonl(root / "data/birds/edits.jsonl")[0]["file_name"] == "1.png"
+    with pytest.raises(AppError, match="longer than 1000"):
+        client.predict(birds, "train", "1.png", "x" * 1001, api_name="/edit_image")
+    with pytest.raises(AppError, match="no image"):
+        client.predict(birds, "train", "../set.json", "x", api_name="/edit_image")
+    assert client.predict(birds, api_name="/columns")["view"] == {"PA": 6}
+    assert client.predict(birds, api_name="/rejects")[0]["reason"] == "empty file"
+    seen = client.predict(birds, "train", "2.png", 10, 20, api_name="/window")
+    stored = np.asarray(open_image(root / "data/birds/train/2.png"))
+    assert ((np.asarray(_decoded(seen["image"])) == 255) == (stored >= 20)).all()
+    (pair,) = client.predict(birds, api_name="/near_duplicates")
+    assert (pair["first"], pair["second"]) == ("train/4.png", "train/5.png")
+
+
+def _arena_by_program(client: Client) -> None:
+    one, two = sets = client.predict(api_name="/samples")
+    duel = client.predict(sets, api_name="/new_pair")
+    assert _decoded(duel["left"]).size == _decoded(duel["right"]).size == (32, 32)
+    with pytest.raises(AppError, match="A vote is one of left, right, tie, bad"):
+        client.predict(duel["pair"], "up", api_name="/vote")
+    duel = client.predict(sets, api_name="/new_pair")
+    row = client.predict(duel["pair"], "left", api_name="/vote")
+    assert {row["left"], row["right"]} == {one, two}
+    assert client.predict(api_name="/votes") == [row]
+    with pytest.raises(AppError, match="answer it once"):
+        client.predict(duel["pair"], "left", api_name="/vote")
+    case = client.predict("data/birds", one, api_name="/quiz")
+    row = client.predict(case["case"], "made", api_name="/answer")
+    assert client.predict(api_name="/answers") == [row]
+    results = client.predict(api_name="/results")
+    assert results["arena"][client.predict(api_name="/votes")[0]["left"]]["share"] == 1
+    assert sum(share["count"] for share in results["quiz"].values()) == 1
+
+
+def _reports_by_program(client: Client) -> None:
+    file = client.predict("first", api_name="/report_file")
+    assert Path(file).read_text() == "<h1>first</h1>"
+    with pytest.raises(AppError, match="There is no report"):
+        client.predict("../../data", api_name="/report_file")
+    (score,) = client.predict("first", "second", api_name="/two_reports")
+    assert (score["value"], score["old_value"], score["reason"]) == (120, 85, "")
+
+
 def test_history_is_read_from_the_pictures_alone(bench: Workbench) -> None:
-    model: Any = SimpleNamespace(folder=Path("runs/one"), family_name="vae")
+    model: Any = SimpleNamespace(name="runs/one", folder=Path("runs/one"), family_name="vae")
     image = Image.new("L", (8, 8))
     facts = '{"seed": 4, "prompt": "", "run": "one", "family": "vae"}'
     write_png(image, bench.pictures / "one/000004-a.png", {"osteon": facts})
