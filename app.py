@@ -9,16 +9,22 @@ import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
 
 import gradio as gr
 import httpx
+from starlette.middleware import Middleware
 
 from core.errors import UserError, command
 from core.families import FAMILIES, resolve
 from panels import arena, data, latent, look, playground, reports, side_by_side, train
+from panels.drawing import draw
+from panels.serving import NoDotfiles
+from panels.tasks import tasks_of
+from panels.wish import Wish
 from panels.workbench import Workbench
 
 TABS = {
@@ -43,6 +49,7 @@ def build(bench: Workbench) -> gr.Blocks:
         title="Osteon", analytics_enabled=False, fill_width=True, delete_cache=CACHE_SECONDS
     ) as page:
         gr.HTML(look.HEADER)
+        train.notice(bench, page)
         for title, tab in TABS.items():
             with gr.Tab(title):
                 tab(bench, page)
@@ -86,6 +93,10 @@ def launch(
         "run_history": False,
         "enable_monitoring": False,
         "footer_links": ["api"],
+        "app_kwargs": {
+            "openapi_url": None,  # it would be told without a password
+            "middleware": [Middleware(NoDotfiles, folder=pictures)],
+        },
         "_frontend": False,  # skips a self-test of 3 s that a busy machine fails
         "theme": look.theme(),
         "css": look.CSS,
@@ -95,7 +106,9 @@ def launch(
     try:
         _, local, public = page.launch(**options)
     except OSError:
-        raise UserError(f"Port {port} is taken; give another with --port.") from None
+        raise UserError(
+            f"Port {port} of {host} is taken or not this computer's; give another --port or --host."
+        ) from None
     if share and not public:
         page.close()
         raise UserError("No public link could be made; leave out --share, or see to the network.")
@@ -116,12 +129,15 @@ def rouse(address: str, auth: tuple[str, str] | None) -> None:
 
 
 def warm(bench: Workbench) -> None:
-    """Load what diffusion runs on, and the embedded base, which is small; draw one picture."""
+    """Load what diffusion and the copy test run on, and the embedded base, which is small; draw a
+    picture by the way that visitors' go, previews and all."""
     resolve(FAMILIES["dreambooth"].sampler)
-    for model in bench.models():
-        if model.name == EMBEDDED:
-            with bench.resident.use(model.folder) as sampler:
-                sampler([0], [""], steps=1)
+    importlib.import_module("compare.copies")
+    if EMBEDDED in bench.model_names():
+        tasks = tasks_of(bench, EMBEDDED, Wish(count=1, steps=2), "never")
+        with TemporaryDirectory() as folder:
+            for _ in draw(bench.resident, tasks, Path(folder)):
+                pass
 
 
 @command
@@ -134,14 +150,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--root", type=Path, default=Path(), help="folder of runs/ and reports/")
     parser.add_argument("--share", action="store_true", help="a public link through gradio.live")
     parser.add_argument("--user", help="name to log in with (needed with --share or --host)")
-    parser.add_argument("--password")
+    parser.add_argument(
+        "--password", help="or set OSTEON_PASSWORD, which other programs cannot read off this line"
+    )
     given = parser.parse_args(argv)
     if not given.root.is_dir():
         raise UserError(f"--root {given.root} is not a folder.")
-    if bool(given.user) != bool(given.password):
-        raise UserError("--user and --password go together.")
+    password = given.password or os.environ.get("OSTEON_PASSWORD")
+    if bool(given.user) != bool(password if given.user else given.password):
+        raise UserError("--user and --password (or OSTEON_PASSWORD) go together.")
     os.chdir(given.root)  # commands name runs/ and data/ relative to the project
-    auth = (given.user, given.password) if given.user else None
+    auth = (given.user, password) if given.user else None
     print("Loading the libraries", flush=True)
     # Now: it would hold up every answer for seconds if it came with the first picture
     importlib.import_module("torch")

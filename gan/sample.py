@@ -56,11 +56,15 @@ class Sampler:
         labels = self._labels([0] * len(latents), label) if self.classes else None
         return to_unit(self.generator(latents, labels), self.generator.low)
 
+    def label_of(self, seed: int) -> str:
+        """Class that a seed takes where none is asked for."""
+        return self.classes[seed % len(self.classes)]
+
     def _labels(self, seeds: Sequence[int], label: str) -> torch.Tensor:
         """Class numbers, on the device. Raises UserError for a label that is none."""
         if label and label not in self.classes:
             raise UserError(f"--label '{label}' should be one of: {', '.join(self.classes)}.")
-        chosen = [self.classes.index(label) if label else s % len(self.classes) for s in seeds]
+        chosen = [self.classes.index(label or self.label_of(seed)) for seed in seeds]
         return torch.tensor(chosen, device=self.device)
 
     def _pick(self, weights: str) -> Any:

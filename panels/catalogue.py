@@ -1,7 +1,7 @@
 """Which models and reports there are, from small text files: no model is loaded to list it."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,13 @@ from core.files import read_json
 from core.prompts import read_prompts
 from core.sets import SPLITS
 
-RADIOGRAPH = re.compile(r"x-?ray|radiograph", re.IGNORECASE)
+RADIOGRAPH = re.compile(
+    r"x-?ray|radiograph|r(?:ö|oe?)ntgen"
+    r"|(?<![^\W_])(?:x[\W_]ray|cxr|chest[\W_]film|dicom)",  # at the start of a word
+    re.IGNORECASE,
+)
+CHEST_SET = re.compile(r'"domain": "(?:chest|both)"')
+"""In the set.json of images that are X-rays, whatever their captions say."""
 CARD = "osteon.json"
 """Beside the weights of a diffusion model: what they were trained with."""
 MAX_PROMPTS = 4  # shown under the prompt
@@ -37,8 +43,9 @@ class Model:
     """Some that it was trained or previewed with, or those of prompts/<its folder's name>.txt."""
     radiographs: bool
     """Whether it draws X-rays (perhaps among other things)."""
-    data: str | None = None
-    """What it was trained on, as its settings name it: "data/x", "data/x:test"; None: unknown."""
+    data: tuple[str, ...] = ()
+    """What it was trained on, as its settings name it: "data/x", "data/x:test"; (): unknown. More
+    than one where it learned several subjects."""
 
     @property
     def family(self) -> Family:
@@ -78,6 +85,20 @@ def find_reports(root: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
 
 
+def prompts_in(file: Path) -> list[str]:
+    """Of a file of prompts; none where it holds none or cannot be read."""
+    try:
+        return read_prompts(file)
+    except (UserError, OSError, UnicodeDecodeError):
+        return []
+
+
+def of_radiographs(folder: Path, root: Path, data: Sequence[str]) -> bool:
+    """Whether the texts of a model's folder, or those of the sets `data`, speak of X-rays."""
+    texts = _known(folder, root, data)
+    return any(RADIOGRAPH.search(text) or CHEST_SET.search(text) for text in texts)
+
+
 def _read(folder: Path, root: Path) -> Model | None:
     """A model, or None for a folder that is damaged, of an unknown family, or part of a model."""
     try:
@@ -87,6 +108,7 @@ def _read(folder: Path, root: Path) -> Model | None:
             return None  # an autoencoder on the way to a base
         facts = read_json(folder / "run.json") if (folder / "run.json").exists() else {}
         settings = read_yaml(folder / "config.yaml") if (folder / "config.yaml").exists() else {}
+        data = data_of(settings)
         prompts = _prompts(folder, root, settings)
     except UserError:
         return None
@@ -97,30 +119,34 @@ def _read(folder: Path, root: Path) -> Model | None:
         status=str(facts.get("status", "finished")),
         lora=settings.get("lora") is not None,
         prompts=prompts,
-        radiographs=any(RADIOGRAPH.search(text) for text in _known(folder, root, settings)),
-        data=str(settings["data"]) if settings.get("data") else None,
+        radiographs=of_radiographs(folder, root, data),
+        data=data,
     )
+
+
+def data_of(settings: dict[str, Any]) -> tuple[str, ...]:
+    """Of the first subject and of all others."""
+    parts = [settings, *(settings.get("concepts") or [])]
+    return tuple(str(part["data"]) for part in parts if part.get("data"))
 
 
 def _prompts(folder: Path, root: Path, settings: dict[str, Any]) -> tuple[str, ...]:
     cards = [folder / "weights" / CARD, folder / CARD]
     found = [read_json(card).get("prompts") for card in cards if card.exists()]
     found += [settings.get("preview_prompts"), [settings.get("prompt")]]
-    file = root / "prompts" / f"{folder.name}.txt"
-    found += [read_prompts(file)] if file.exists() else []
+    found.append(prompts_in(root / "prompts" / f"{folder.name}.txt"))
     prompts = next((some for some in found if some and all(some)), [])
     return tuple(str(prompt) for prompt in prompts[:MAX_PROMPTS])
 
 
-def _known(folder: Path, root: Path, settings: dict[str, Any]) -> Iterator[str]:
+def _known(folder: Path, root: Path, data: Sequence[str]) -> Iterator[str]:
     """Texts that tell what a model draws: card, prompts, source and captions of its images."""
-    data, _, split = str(settings.get("data", "")).rpartition(":")
-    if split not in SPLITS:
-        data = str(settings.get("data", ""))
     files = [folder / "README.md", folder / CARD, folder / "weights" / CARD]
     files.append(folder / "config.yaml")
-    if data:
-        files += [root / data / "set.json", *(root / data / s / "metadata.jsonl" for s in SPLITS)]
+    for name in data:
+        place, _, split = name.rpartition(":")
+        images = root / (place if split in SPLITS else name)
+        files += [images / "set.json", *(images / s / "metadata.jsonl" for s in SPLITS)]
     for file in files:
         if file.is_file():
             with file.open("rb") as content:

@@ -24,7 +24,7 @@ from core.errors import UserError
 from panels.catalogue import Model
 from panels.label import labelled, strip_height, unlabelled
 from panels.resident import Resident
-from panels.thumbnails import data_uri
+from panels.thumbnails import data_uri, made_up
 
 REPORT_EVERY = 0.1  # seconds between two reports of progress, at least
 PREVIEW_SHARE = 0.2  # of the time, at most, goes into previews
@@ -49,15 +49,19 @@ class Task:
     prompt: str
     """ "": the model's own prompts, seed s taking number s modulo their count."""
     options: dict[str, Any]
-    """Settings of the call; those that the model's family does not know are left out."""
+    """Settings of the call; those that the model does not know are left out."""
     loras: Mapping[Model, float] = field(default_factory=dict)
     """LoRA runs to mix in, and their scales."""
     label: bool = False
     """Whether a visible mark goes below the picture."""
     mix: Mix | None = None
     """In place of the seed and the prompt."""
+    dtype: str = "fp32"
+    """"fp16" or "bf16": the network's arithmetic."""
     keep: str = ""
     """Name by which to save the vector of the mix; "": not at all."""
+    needs: frozenset[str] = frozenset()
+    """Settings that the model must know, or there is no picture: names of `options`, "prompt"."""
 
 
 @dataclass(frozen=True)
@@ -86,14 +90,27 @@ class Picture:
     path: Path
     """PNG that carries `facts`."""
     facts: dict[str, Any]
-    """Seed, prompt, run, family and settings, as `osteon generate` writes them; "label" is the
-    height of the visible mark below."""
+    """Seed, prompt, run, family and settings, as `osteon generate` writes them; "label_height" is
+    that of the visible mark below."""
+    loras: tuple[Model, ...] = ()
+    """LoRA runs mixed in, as far as they are here."""
 
     def open(self) -> Image.Image:
         """As the model drew it, without the mark."""
-        with Image.open(self.path) as image:
-            image.load()
-            return unlabelled(image, self.facts.get("label", 0))
+        return as_drawn(self.path, self.facts)
+
+
+def as_drawn(file: Path, facts: Mapping[str, Any]) -> Image.Image:
+    """A picture without its visible mark."""
+    with Image.open(file) as image:
+        image.load()
+        return unlabelled(image, min(label_height(facts), image.height - 1))
+
+
+def label_height(facts: Mapping[str, Any]) -> int:
+    """Pixels of the visible mark; 0 without one. Older files call them "label"."""
+    heights = (facts.get(name) for name in ("label_height", "label"))
+    return next((height for height in heights if isinstance(height, int)), 0)
 
 
 @dataclass(frozen=True)
@@ -170,10 +187,11 @@ class _Hand:
             )
             self.say(Progress(place, f"loading {model.folder.name}{first}"))
         with self.resident.use(model.folder) as sampler:
-            from core.generate import settings_of, write_sample  # torch
+            from core.generate import autocast, settings_of, write_sample  # torch
+            from core.session import pick_device
 
             prompt = _prompt(task, sampler.default_prompts)
-            options = {k: v for k, v in task.options.items() if k in sampler.options}
+            options = _options(task, sampler.options)
             named = dict(options)
             if task.loras:
                 if "loras" not in sampler.options:
@@ -183,19 +201,21 @@ class _Hand:
             watch: dict[str, Any] = {}
             if "steps" in sampler.options:  # drawn step by step: it can be watched and stopped
                 watch["on_step"] = self.watcher(place, sampler)
-            if task.mix is None:
-                (image,) = sampler([task.seed], [prompt], **options, **watch)
-            else:
-                image = _between(sampler, task, options | watch)
-                named["mix"] = asdict(task.mix)
-            settings = settings_of(model.folder, "fp32", sampler.options | named)
+            with autocast(pick_device(), task.dtype):
+                if task.mix is None:
+                    (image,) = sampler([task.seed], [prompt], **options, **watch)
+                else:
+                    label = _class_of(sampler, task)
+                    image = _between(sampler, task, label, options | watch)
+                    named |= label | {"mix": asdict(task.mix)}
+            settings = settings_of(model.folder, task.dtype, sampler.options | named)
         if task.label:
-            settings["label"] = strip_height(image.width)
-            image = labelled(image, settings["label"])
+            settings["label_height"] = strip_height(image.width)
+            image = labelled(image, settings["label_height"])
         facts = {"seed": task.seed, "prompt": prompt, **settings}
         path = self.folder / model.folder.name / _file_name(model.name, facts)
         write_sample(image, path, task.seed, prompt, settings)
-        return Picture(place, model, path, facts)
+        return Picture(place, model, path, facts, tuple(run for run, x in task.loras.items() if x))
 
     def watcher(self, place: int, sampler: Any) -> Callable[[int, int, Any], None]:
         """To be called after each denoising step."""
@@ -208,7 +228,8 @@ class _Hand:
             now = time.monotonic()
             preview = ""
             if now - looked > cost / PREVIEW_SHARE:
-                preview = data_uri(sampler.decode(latents[:1])[0])
+                (unfinished,) = sampler.decode(latents[:1])
+                preview = data_uri(made_up(unfinished))
                 looked = time.monotonic()
                 cost = looked - now
             if preview or now - said > REPORT_EVERY:
@@ -218,9 +239,33 @@ class _Hand:
         return on_step
 
 
-def _between(sampler: Any, task: Task, options: dict[str, Any]) -> Image.Image:
+def _options(task: Task, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the task that the model knows. Raises UserError where it needs others."""
+    settable = {*known, "seed", *(["prompt"] if task.model.family.prompts else [])}
+    if lacking := sorted(task.needs - settable):
+        words = " and no ".join(lacking).replace("_", " ").replace("lora", "LoRA")
+        raise UserError(f"{task.model.name} has no {words} to set; take another model or setting.")
+    return {name: value for name, value in task.options.items() if name in known}
+
+
+def _class_of(sampler: Any, task: Task) -> dict[str, str]:
+    """Of a mix, where the model has classes: the one asked for, or that of its heaviest seed."""
+    if not getattr(sampler, "classes", None):
+        return {}
+    seeds = [pair for pair in cast(Mix, task.mix).seeds if isinstance(pair[0], int)]
+    seed, _ = max(seeds, key=lambda pair: pair[1], default=(0, 1.0))
+    return {"label": task.options.get("label") or sampler.label_of(seed)}
+
+
+def _between(
+    sampler: Any, task: Task, label: dict[str, str], options: dict[str, Any]
+) -> Image.Image:
     """By the family's own way, or through its latent vectors. Raises UserError without either, or
-    for a vector that is not saved."""
+    for a vector that is not saved.
+
+    Args:
+        label: the class, where the model has classes.
+    """
     mix = cast(Mix, task.mix)
     named = [key for key, _ in mix.seeds if isinstance(key, str)]
     if hasattr(sampler, "mix"):
@@ -237,7 +282,8 @@ def _between(sampler: Any, task: Task, options: dict[str, Any]) -> Image.Image:
 
     with torch.no_grad():
         vector = _vector(mix, task.model.folder, sampler.latent_dim)
-        pixels = sampler.from_latents(vector[None].to(sampler.device))  # 1 x C x H x W in [0, 1]
+        latents = vector[None].to(sampler.device)
+        pixels = sampler.from_latents(latents, **label)  # 1 x C x H x W in [0, 1]
     if task.keep:
         write_vector(task.model.folder, task.keep, vector, str(mix.seeds))
     levels = pixels.mul(255).round().clamp(0, 255).to(torch.uint8)

@@ -7,17 +7,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from core.errors import UserError
-from core.images import grid as sheet_of
 from core.images import write_png
 from core.runs import kept_weights, now
 from panels import fields, look
-from panels.drawing import Failure, Picture, Progress, Task, draw
+from panels.drawing import Failure, Picture, Progress, Task, draw, label_height
 from panels.label import WHEN, labelled, strip_height
+from panels.sheets import sheet
 from panels.tasks import tasks_of
 from panels.thumbnails import img
 from panels.wish import MAX_TEXT, Wish
@@ -133,14 +134,10 @@ class Grid:
         label: str = WHEN[0],
     ) -> Iterator[tuple[Any, ...]]:
         """Every combination of the values, shown as they are made."""
-        try:
-            wish = Wish(prompt or "", negative, seed, 1, steps, guidance, scheduler, lora_scale)
-            texts = ((x, x_values), (y, y_values), (z, z_values))
-            axes = [read_axis(title, text or "") for title, text in texts]
-            tasks = self.tasks(model, wish, axes, label)
-        except UserError as error:
-            yield look.problem(str(error)), gr.skip(), gr.skip(), gr.skip()
-            return
+        wish = Wish(prompt or "", negative, seed, 1, steps, guidance, scheduler, lora_scale)
+        texts = ((x, x_values), (y, y_values), (z, z_values))
+        axes = [read_axis(title, text or "") for title, text in texts]
+        tasks = self.tasks(model, wish, axes, label)
         yield from self._draw(tasks, axes)
 
     def tasks(self, model: str | None, wish: Wish, axes: Sequence[Axis], label: str) -> list[Task]:
@@ -165,12 +162,12 @@ class Grid:
                     f"{task.model.name} kept no weights '{changes['weights']}' while training; "
                     f"there are: {', '.join(dict.fromkeys(kept))}."
                 )
-            tasks.append(task)
+            tasks.append(replace(task, needs=frozenset(changes) - {"weights"}))
         return tasks
 
     def _draw(self, tasks: list[Task], axes: list[Axis]) -> Iterator[tuple[Any, ...]]:
         made: dict[int, Picture] = {}
-        small: dict[int, str] = {}
+        cells: dict[int, str] = {}
         failed: dict[int, str] = {}
         warning = look.warning([task.model for task in tasks], " ".join(t.prompt for t in tasks))
         shown = time.monotonic()
@@ -184,39 +181,45 @@ class Grid:
                     continue
                 if isinstance(event, Failure):
                     failed[event.place] = event.sentence
+                    cells[event.place] = look.problem(event.sentence)
                 if isinstance(event, Picture):
                     made[event.place] = event
-                    with closing(event.open()) as image:
-                        small[event.place] = img(image, look.caption(event), SMALL)
+                    cells[event.place] = img(event.path, look.caption(event), SMALL)
                 if time.monotonic() - shown > SHOW_EVERY:
                     shown = time.monotonic()
-                    yield gr.skip(), gr.skip(), _tables(axes, small), gr.skip()
-        done = f"{len(made)} of {len(tasks)} pictures drawn."
-        why = next(iter(failed.values()), "")
-        line = look.problem(f"{done} {why}") if failed else look.status(done)
-        file = gr.skip() if failed else gr.update(value=str(self._sheet(made, axes)), visible=True)
-        yield line, gr.skip(), _tables(axes, small), file
+                    yield gr.skip(), gr.skip(), _tables(axes, cells), gr.skip()
+        done = f"{len(made)} of {len(tasks)} pictures drawn"
+        why = f"{done}; the table says why the rest was not."
+        line = look.problem(why) if failed else look.status(f"{done}.")
+        file = gr.skip()
+        if made:
+            file = gr.update(value=str(self._sheet(made, failed, axes)), visible=True)
+        yield line, gr.skip(), _tables(axes, cells), file
 
-    def _sheet(self, made: dict[int, Picture], axes: Sequence[Axis]) -> Any:
-        """All pictures in one PNG that carries the settings of each."""
-        pictures = [made[place] for place in sorted(made)]
-        side = max(picture.open().width for picture in pictures)
-        images = [picture.open().resize((side, side)) for picture in pictures]
+    def _sheet(
+        self, made: dict[int, Picture], failed: dict[int, str], axes: Sequence[Axis]
+    ) -> Path:
+        """All in one PNG that carries the settings of each."""
+        cells = [
+            made[place].open() if place in made else failed[place]
+            for place in range(len(made) + len(failed))
+        ]
+        x, y, z = axes
+        headings = [[axis.label(value) for value in axis.values] for axis in (x, y)]
+        page = sheet([(z.label(deep), *headings) for deep in z.values], cells)
+        if any(label_height(picture.facts) for picture in made.values()):
+            page = labelled(page, strip_height(page.width))
         facts = {
             "axes": [[axis.title, list(axis.values)] for axis in axes],
-            "pictures": [picture.facts for picture in pictures],
+            "pictures": [made[place].facts for place in sorted(made)],
         }
         path = self.bench.pictures / "grids" / f"grid-{now().replace(':', '')}.png"
-        text = {"osteon-grid": json.dumps(facts, ensure_ascii=False)}
-        sheet = sheet_of(images, len(axes[0].values))
-        if any(picture.facts.get("label") for picture in pictures):
-            sheet = labelled(sheet, strip_height(sheet.width))
-        write_png(sheet, path, text, synthetic=True)
+        write_png(page, path, {"osteon-grid": json.dumps(facts, ensure_ascii=False)}, True)
         return path
 
 
-def _tables(axes: Sequence[Axis], small: dict[int, str]) -> str:
-    """A table for each value of z; pictures that are not there yet are left out."""
+def _tables(axes: Sequence[Axis], filled: dict[int, str]) -> str:
+    """A table for each value of z; cells that are not there yet are left empty."""
     x, y, z = axes
     places = itertools.count()
     html = ""
@@ -224,7 +227,7 @@ def _tables(axes: Sequence[Axis], small: dict[int, str]) -> str:
         head = "".join(f'<th scope="col">{escape(x.label(value))}</th>' for value in x.values)
         rows = ""
         for down in y.values:
-            cells = "".join(f"<td>{small.get(next(places), '')}</td>" for _ in x.values)
+            cells = "".join(f"<td>{filled.get(next(places), '')}</td>" for _ in x.values)
             rows += f'<tr><th scope="row">{escape(y.label(down))}</th>{cells}</tr>'
         caption = f"<caption>{escape(z.label(deep))}</caption>" if z.name else ""
         html += f"<table>{caption}<thead><tr><td></td>{head}</tr></thead>{rows}</table>"

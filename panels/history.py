@@ -1,18 +1,24 @@
 """Pictures made before, read back from their own PNGs: nothing else is kept of them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
 from core.images import png_text
 from panels.catalogue import Model
-from panels.drawing import Picture
+from panels.drawing import Mix, Picture
 
 SHOWN = 24
 SETTINGS_KEY = "osteon"
 """As core.generate writes it; that module loads torch."""
+NO_OPTIONS = {
+    *("seed", "prompt", "run", "family", "trained_steps", "dtype"),
+    *("loras", "mix", "label_height"),
+}
+"""Facts that are no plain settings of the sampler's call; all others are."""
+MOST_MIXED = 8  # seeds or prompts of a mix
 
 
 def newest(folder: Path, models: Sequence[Model]) -> list[Picture]:
@@ -22,21 +28,63 @@ def newest(folder: Path, models: Sequence[Model]) -> list[Picture]:
     for file in files[:SHOWN]:
         try:
             facts = read_facts(file)
-            found.append(Picture(0, model_of(facts, models), file, facts))
+            model, loras = model_of(facts, models), mixed_in(facts)
+            here = tuple(run for run in models if loras.get(run.name))
+            found.append(Picture(0, model, file, facts, here))
         except UserError:
             continue  # of a model that is gone, or no picture of ours
     return found
 
 
 def read_facts(file: Path) -> dict[str, Any]:
-    """What made a picture. Raises UserError where the file does not tell."""
+    """What made a picture. Raises UserError where the file does not tell, or not as we do."""
     try:
         facts = json.loads(png_text(file)[SETTINGS_KEY])
-        if isinstance(facts, dict) and isinstance(facts.get("seed"), int) and "run" in facts:
-            return facts
-    except (OSError, KeyError, ValueError):
-        pass
-    raise UserError("This picture carries no settings of ours; choose a PNG that Osteon made.")
+        kinds = {"seed": int, "run": str, "prompt": str}
+        whole = all(isinstance(facts[name], kind) for name, kind in kinds.items())
+    except (OSError, KeyError, ValueError, TypeError):
+        whole = False
+    if not whole:
+        raise UserError("This picture carries no settings of ours; choose a PNG that Osteon made.")
+    try:
+        mix_of(facts), mixed_in(facts)
+    except (TypeError, ValueError, KeyError, AttributeError):
+        raise UserError("The settings in this picture cannot be read.") from None
+    return dict(facts)
+
+
+def options_of(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of the sampler's call, but for `loras`: all that the sampler listed when it drew."""
+    return {
+        name: value
+        for name, value in facts.items()
+        if name not in NO_OPTIONS and not (name == "label" and isinstance(value, int))
+    }
+
+
+def mixed_in(facts: Mapping[str, Any]) -> dict[str, float]:
+    """LoRA runs by name, and their scales."""
+    return {str(run): float(scale) for run, scale in (facts.get("loras") or {}).items()}
+
+
+def is_mix(facts: Mapping[str, Any]) -> bool:
+    """Whether a picture lies between seeds or prompts, or at a saved vector: is no seed's own."""
+    mix = mix_of(facts)
+    alone = mix is None or (len(mix.seeds) == len(mix.prompts) == 1)
+    return mix is not None and not (alone and isinstance(mix.seeds[0][0], int))
+
+
+def mix_of(facts: Mapping[str, Any]) -> Mix | None:
+    """Seeds and prompts between which a picture lies; None of one seed's own."""
+    if "mix" not in facts:
+        return None
+    seeds, prompts = (
+        tuple((key, float(weight)) for key, weight in facts["mix"][name])
+        for name in ("seeds", "prompts")
+    )
+    if not 0 < len(seeds) <= MOST_MIXED or not 0 < len(prompts) <= MOST_MIXED:
+        raise ValueError(f"mix of {len(seeds)} seeds and {len(prompts)} prompts")
+    return Mix(seeds, prompts)
 
 
 def model_of(facts: dict[str, Any], models: Sequence[Model]) -> Model:

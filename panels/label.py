@@ -15,6 +15,7 @@ def strip_height(side: int) -> int:
 def labelled(image: Image.Image, height: int) -> Image.Image:
     """`image` with a strip of `height` pixels below it; `unlabelled` takes it off again."""
     sheet = Image.new(image.mode, (image.width, image.height + height), 0)
+    sheet.info |= image.info  # where it says that a model made it
     sheet.paste(image, (0, 0))
     pen = ImageDraw.Draw(sheet)
     for words in WORDS:

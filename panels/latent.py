@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -10,12 +11,14 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
+from PIL import Image
 
 from core.errors import UserError
 from core.files import atomic_path
+from core.vectors import saved_vectors
 from panels import fields, look
 from panels.drawing import Failure, Mix, Picture, Progress, Task, draw
-from panels.label import WHEN, labelled
+from panels.label import WHEN
 from panels.tasks import tasks_of
 from panels.thumbnails import figure
 from panels.wish import MAX_TEXT, Wish
@@ -47,6 +50,7 @@ def tab(bench: Workbench, page: gr.Blocks) -> None:
         mode = gr.Radio(list(MODES), value="Between", label="What to do", min_width=220)
         count = gr.Slider(2, MOST, 8, step=1, label="Pictures", min_width=180)
     how = gr.HTML(look.note(MODES["Between"]))
+    saved = gr.HTML()
     with gr.Row():
         seeds = gr.Textbox(
             "0, 1",
@@ -76,7 +80,10 @@ def tab(bench: Workbench, page: gr.Blocks) -> None:
     film = gr.File(label="As a film (GIF)", visible=False)
     asked = [model, mode, count, seeds, prompts, *settings, keep]
     shown = [status, warning, row, film]
-    fields.on_start(buttons, latent.draw, asked, shown, status, "latent")
+    run = fields.on_start(buttons, latent.draw, asked, shown, status, "latent")
+    run.then(latent.saved, model, saved, **fields.QUIET)
+    model.change(latent.saved, model, saved, **fields.QUIET)
+    page.load(latent.saved, model, saved, **fields.QUIET)
     mode.input(lambda mode: look.note(MODES[mode]), mode, how, queue=False, **fields.QUIET)
     page.load(latent.refresh, model, [model, buttons.go], **fields.QUIET)
 
@@ -103,21 +110,17 @@ class Latent:
         keep: str = "",
     ) -> Iterator[tuple[Any, ...]]:
         """The pictures one by one, then all as a GIF."""
-        try:
-            points = read_points(seeds)
-            seed = _number(points[0])
-            wish = Wish(prompts or "", negative, seed, 1, steps, guidance, scheduler, lora_scale)
-            (task,) = tasks_of(self.bench, model, wish, label)  # marked if any prompt is an X-ray's
-            own = task.model.prompts[:1] if task.model.family.prompts else ()
-            texts = [text.strip() for text in task.prompt.split("|") if text.strip()] or [*own]
-            tasks = [
-                replace(task, seed=_number(mix.seeds[0][0]), prompt=mix.prompts[0][0], mix=mix)
-                for mix in way(mode, points, texts or [""], int(count))
-            ]
-            tasks[-1] = replace(tasks[-1], keep=(keep or "").strip())
-        except UserError as error:
-            yield look.problem(str(error)), gr.skip(), gr.skip(), gr.skip()
-            return
+        points = read_points(seeds)
+        seed = _number(points[0])
+        wish = Wish(prompts or "", negative, seed, 1, steps, guidance, scheduler, lora_scale)
+        (task,) = tasks_of(self.bench, model, wish, label)  # marked if any prompt is an X-ray's
+        own = task.model.prompts[:1] if task.model.family.prompts else ()
+        texts = [text.strip() for text in task.prompt.split("|") if text.strip()] or [*own]
+        tasks = [
+            replace(task, seed=_number(mix.seeds[0][0]), prompt=mix.prompts[0][0], mix=mix)
+            for mix in way(mode, points, texts or [""], int(count))
+        ]
+        tasks[-1] = replace(tasks[-1], keep=(keep or "").strip())
         yield from self._draw(tasks)
 
     def _draw(self, tasks: list[Task]) -> Iterator[tuple[Any, ...]]:
@@ -142,6 +145,12 @@ class Latent:
         done = look.status(f"{len(made)} pictures.")
         yield done, gr.skip(), gr.skip(), gr.update(value=str(film), visible=True)
 
+    def saved(self, name: str | None) -> str:
+        """Names of the vectors that a model has saved."""
+        model = next((model for model in self.bench.models() if model.name == name), None)
+        names = saved_vectors(model.folder) if model is not None else []
+        return look.note(f"Saved vectors: {', '.join(names)}.") if names else ""
+
     def refresh(self, current: str | None) -> tuple[Any, Any]:
         models = self.bench.models()
         return fields.renewed(choices(models), current), gr.update(interactive=bool(models))
@@ -154,7 +163,7 @@ def read_points(text: str) -> list[int | str]:
         raise UserError(f"Seeds are whole numbers with commas between, not '{text}'.")
     if len(parts) > MOST_POINTS:
         raise UserError(f"Give {MOST_POINTS} seeds at the most.")
-    points = [int(part) if part.lstrip("-").isdigit() else part for part in parts]
+    points = [int(part) if re.fullmatch(r"-?\d+", part) else part for part in parts]
     for point in points:
         Wish(seed=_number(point))
     return points
@@ -204,10 +213,7 @@ def _at(points: list[Any], share: float) -> tuple[tuple[Any, float], ...]:
 
 def write_film(pictures: list[Picture], folder: Path) -> Path:
     """A GIF of the pictures that says what it is; with the visible mark where they have one."""
-    frames = []
-    for picture in pictures:
-        image, height = picture.open(), picture.facts.get("label", 0)
-        frames.append(labelled(image, height) if height else image)
+    frames = [_loaded(picture.path) for picture in pictures]
     facts = {"synthetic": True, "pictures": [picture.facts for picture in pictures]}
     path = folder / f"{pictures[0].path.stem}-{len(pictures)}.gif"
     content = io.BytesIO()
@@ -225,12 +231,16 @@ def write_film(pictures: list[Picture], folder: Path) -> Path:
     return path
 
 
-def _row(made: list[Picture]) -> str:
-    figures = "".join(figure(p.open(), _words(p.facts["mix"]), SMALL) for p in made)
-    return f'<div class="osteon-figures osteon-way">{figures}</div>'
+def _loaded(file: Path) -> Image.Image:
+    with Image.open(file) as image:
+        return image.copy()
 
 
 def _words(mix: dict[str, Any]) -> str:
-    """ "0 × 0.75 + 1 × 0.25" """
-    parts = [f"{seed} × {weight:.2g}" for seed, weight in mix["seeds"]]
-    return "Seed " + " + ".join(parts).replace(" × 1", "") if len(parts) == 1 else " + ".join(parts)
+    """Under a picture."""
+    return f"{'' if len(mix['seeds']) > 1 else 'Seed '}{look.mixed(mix)}"
+
+
+def _row(made: list[Picture]) -> str:
+    figures = "".join(figure(_loaded(p.path), _words(p.facts["mix"]), SMALL) for p in made)
+    return f'<div class="osteon-figures osteon-way">{figures}</div>'

@@ -15,6 +15,7 @@ from core.families import FAMILIES
 from panels.catalogue import RADIOGRAPH, Model
 from panels.copies import Nearest
 from panels.drawing import Picture
+from panels.history import is_mix, options_of
 from panels.thumbnails import figure
 
 BLUE = Color(
@@ -53,6 +54,8 @@ CSS = """
 .osteon-pair fieldset { border: 0; padding: 0; margin: 0 0 .3rem; display: flex; gap: .9rem;
   flex-wrap: wrap; }
 .osteon-pair input[type="range"] { width: 100%; }
+.osteon-pair input[type="radio"] { appearance: auto; border: revert; background: none;
+  accent-color: var(--color-accent); margin-right: .3rem; }
 .osteon-pair div { display: grid; gap: 4px; background: #000; border-radius: 6px; overflow: hidden;
   isolation: isolate; }
 .osteon-pair img { grid-area: 1 / 1; width: 100%; display: block; }
@@ -69,6 +72,7 @@ CSS = """
 .osteon-grid :is(th, td) { border: 0 !important; padding: 2px !important; font-size: .85rem; }
 .osteon-grid img { width: 8rem; min-width: 4rem; display: block; border-radius: 4px; }
 .osteon-error { border-left: 3px solid #c0392b; padding: .1rem 0 .1rem .7rem; }
+.osteon-wrong { box-shadow: inset 3px 0 #c0392b !important; }
 .osteon-warn:not(:has(p)) { display: none; }
 .osteon-note { color: var(--body-text-color-subdued); font-size: .92rem; margin: .2rem 0; }
 .osteon-warning { border: 1px solid #f0cfa5; background: #fdf1e3; color: #7a3b00;
@@ -103,10 +107,12 @@ HEADER = """<header class="osteon-head"><h1>Osteon</h1>
 <p>Train models, draw pictures with them, set them side by side, and read how they compare.
 Everything runs on this computer; nothing is sent anywhere.</p></header>"""
 
-NOT_FOR_DIAGNOSIS = (
-    '<p class="osteon-warning" role="note"><strong>Not for diagnosis.</strong> '
-    "A model made these pictures up; an X-ray among them shows no patient.</p>"
+_WARNING = '<p class="osteon-warning" role="note"><strong>Not for diagnosis.</strong> {}</p>'
+NOT_FOR_DIAGNOSIS = _WARNING.format(
+    "A model made these pictures up; an X-ray among them shows no patient."
 )
+FOR_STUDY = _WARNING.format("X-rays here, real or made up, are for study alone.")
+"""Stands beside X-rays that may be real."""
 
 ROWS = {
     "run": "Model",
@@ -115,6 +121,9 @@ ROWS = {
     "prompt": "Prompt",
     "negative": "Negative prompt",
     "seed": "Seed",
+    "mix": "Mix",
+    "label": "Class",
+    "truncation": "Truncation",
     "steps": "Steps",
     "guidance": "Guidance",
     "lora_scale": "LoRA scale",
@@ -123,7 +132,7 @@ ROWS = {
     "weights": "Weights",
     "dtype": "Arithmetic",
 }
-OF_CALL = ("steps", "guidance", "negative", "lora_scale", "loras", "scheduler", "weights")
+"""Facts of a picture that have words of their own; other settings are shown by their names."""
 
 
 def theme() -> Base:
@@ -153,7 +162,8 @@ def theme() -> Base:
 
 def status(words: str, share: float | None = None) -> str:
     """A line that screen readers speak, with a bar while there is something to wait for."""
-    bar = "" if share is None else f'<progress max="1" value="{share:.3f}"></progress>'
+    done = "" if share is None else f'max="1" value="{share:.3f}"'
+    bar = done and f'<progress aria-label="Done" {done}></progress>'
     return f'<div class="osteon-status" role="status"><p>{escape(words)}</p>{bar}</div>'
 
 
@@ -195,22 +205,33 @@ def resemblance(picture: Picture, near: Nearest | None) -> str:
     """A picture beside the training image that is nearest to it."""
     if near is None:
         return note("Its training images are not here, so it cannot be compared with them.")
-    pair = figure(picture.open(), "This picture") + figure(near.image, "Nearest training image")
+    pair = figure(picture.path, "This picture") + figure(near.image, "Nearest training image")
     kind = problem if near.possible_copy else note
     return f'<div class="osteon-figures">{pair}</div>{kind(near.words + ".")}'
 
 
 def facts(picture: Picture) -> str:
     """How a picture was made: a table, and the command that makes it again."""
-    rows = "".join(
-        f'<tr><th scope="row">{title}</th><td>{escape(_shown(name, picture.facts[name]))}</td></tr>'
-        for name, title in ROWS.items()
-        if picture.facts.get(name) not in (None, "", {})
-    )
+    if is_mix(picture.facts):
+        return table(picture.facts) + note("It was made in the Latent tab; no command makes it.")
     return (
-        f'<div class="osteon-facts"><table>{rows}</table><p>The same picture from a terminal:</p>'
+        f'{table(picture.facts)}<div class="osteon-facts"><p>The same picture from a terminal:</p>'
         f"<pre><code>{escape(command(picture))}</code></pre></div>"
     )
+
+
+def table(facts: Mapping[str, Any]) -> str:
+    """What a picture's file says of how it was made."""
+    hidden = ("seed", "prompt") if is_mix(facts) else ("mix",)
+    options = options_of(facts)
+    told = {name: facts[name] for name in ROWS if name in facts and name != "label"} | options
+    rows = "".join(
+        f'<tr><th scope="row">{escape(ROWS.get(name, name))}</th>'
+        f"<td>{escape(_shown(name, value))}</td></tr>"
+        for name, value in told.items()
+        if value not in (None, "", {}) and name not in hidden
+    )
+    return f'<div class="osteon-facts"><table>{rows}</table></div>'
 
 
 def command(picture: Picture) -> str:
@@ -219,11 +240,24 @@ def command(picture: Picture) -> str:
     words = ["osteon", "generate", "--run", picture.model.name, "--seeds", str(values["seed"])]
     if values["prompt"]:
         words += ["--prompt", values["prompt"]]
-    for name in OF_CALL:
-        if values.get(name) not in (None, "", {}):
-            value = values[name]
-            words += [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
+    options = options_of(values) | {"loras": values.get("loras")}
+    for name, value in options.items():
+        if value not in (None, "", {}):
+            words += [f"--{name}", _word(value)]
+    if values.get("dtype", "fp32") != "fp32":
+        words += ["--dtype", values["dtype"]]
     return shlex.join([*words, "--set", picture.path.stem])
+
+
+def _word(value: Any) -> str:
+    """As the command line reads it back: text that would pass for JSON is quoted."""
+    try:
+        json.loads(value)
+    except TypeError:
+        return json.dumps(value)
+    except ValueError:
+        return str(value)
+    return json.dumps(value)
 
 
 def warning(models: Iterable[Model], prompt: str) -> str:
@@ -236,11 +270,20 @@ def are_radiographs(models: Iterable[Model], prompt: str) -> bool:
     return bool(RADIOGRAPH.search(prompt)) or any(model.radiographs for model in models)
 
 
+def mixed(mix: Mapping[str, Any], kind: str = "seeds") -> str:
+    """ "0 × 0.75 + 1 × 0.25", or "0" alone."""
+    parts = [f"{key} × {weight:.2g}" for key, weight in mix[kind]]
+    return " + ".join(parts) if len(parts) > 1 else str(mix[kind][0][0])
+
+
 def _shown(name: str, value: Any) -> str:
-    if name == "family":
+    if name == "family" and str(value) in FAMILIES:
         return FAMILIES[value].title
     if name == "trained_steps":
         return f"{value} steps"
+    if name == "mix":
+        prompts = mixed(value, "prompts")
+        return f"seeds {mixed(value)}" + (f"; prompts {prompts}" if prompts else "")
     if isinstance(value, dict):
-        return ", ".join(f"{key} × {share:g}" for key, share in value.items())
+        return ", ".join(f"{key} × {_shown('', share)}" for key, share in value.items())
     return f"{value:g}" if isinstance(value, float) else str(value)

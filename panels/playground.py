@@ -11,16 +11,17 @@ import gradio as gr
 from core.errors import UserError
 from panels import copies, fields, history, look, wildcards
 from panels.catalogue import Model
-from panels.drawing import Failure, Picture, Progress, Task, draw
+from panels.drawing import Failure, Picture, Progress, Task, draw, label_height
 from panels.label import WHEN
-from panels.tasks import tasks_of
-from panels.wish import MAX_TEXT, SCHEDULERS, Wish
+from panels.tasks import is_marked, task_of, tasks_of, wish_of, without_field
+from panels.wish import MAX_SEED, MAX_TEXT, SCHEDULERS, Wish
 from panels.workbench import Workbench, choices, nothing_yet
 
 READY = "Ready."
 SELECT = "Generate a picture, then select it."
 PROMPT = "What to draw. Left empty: what the model was trained on."
 NO_PROMPT = "This family draws from the seed alone; it reads no prompt."
+RENEW = f"(fresh, seed) => fresh ? Math.floor(Math.random() * {MAX_SEED + 1}) : seed"
 MIXED = 2  # LoRA runs besides the model's own
 Values = tuple[Any, ...]
 
@@ -82,6 +83,7 @@ def tab(bench: Workbench, page: gr.Blocks) -> None:
                 label="Prompts it knows", components=[prompt], samples=[], visible=False
             )
             seed = fields.seed_field("Same seed, same picture.")
+            fresh = gr.Checkbox(label="A new seed each time", info="Else the seed stays as it is.")
             count = fields.slider("count", "Number of pictures", "Their seeds count up.")
             buttons = fields.buttons("Generate", bool(models))
             settings = fields.settings_fields()
@@ -92,6 +94,8 @@ def tab(bench: Workbench, page: gr.Blocks) -> None:
             shown, again, old = _shown()
 
     asked = Asked(model, prompt, seed, count, settings, mixed)
+    starts = [buttons.go.click, prompt.submit]
+    gr.on(starts, None, [fresh, seed], seed, js=RENEW, **fields.QUIET)
     run = fields.on_start(
         buttons, play.generate, asked.inputs, shown, shown.status, "playground", prompt
     )
@@ -195,16 +199,12 @@ class Playground:
         scale_2: float = 1.0,
     ) -> Iterator[Values]:
         """Draw `count` pictures from `seed` on; every answer holds all that are done so far."""
-        try:
-            pairs = [(lora_1, scale_1), (lora_2, scale_2)]
-            wish = Wish(
-                prompt or "", negative or "", seed, count, steps, guidance, scheduler, lora_scale,
-                {name: scale for name, scale in pairs if name},
-            )  # fmt: skip
-            tasks = tasks_of(self.bench, model, wish, label)
-        except UserError as error:
-            yield _only(look.problem(str(error)))
-            return
+        pairs = [(lora_1, scale_1), (lora_2, scale_2)]
+        wish = Wish(
+            prompt or "", negative or "", seed, count, steps, guidance, scheduler, lora_scale,
+            {name: scale for name, scale in pairs if name},
+        )  # fmt: skip
+        tasks = tasks_of(self.bench, model, wish, label)
         yield from self._draw(tasks)
 
     def _draw(self, tasks: list[Task]) -> Iterator[Values]:
@@ -233,7 +233,8 @@ class Playground:
 
     def judged(self, picture: Picture) -> Made:
         """With the training image that it resembles most."""
-        return Made(picture, copies.nearest_of(picture.model, self.bench.root, picture.open()))
+        models = [picture.model, *picture.loras]
+        return Made(picture, copies.nearest_of(models, self.bench.root, picture.open()))
 
     def selected(self, made: list[Made], event: gr.SelectData) -> Values:
         """How a picture of a gallery was made, and what it resembles."""
@@ -253,26 +254,36 @@ class Playground:
 
     def restore(self, picture: Picture | None) -> Values:
         """Fill the fields with what made a picture."""
+        none = [gr.skip()] * (10 + 2 * MIXED)
         if picture is None:
-            none = [gr.skip()] * (10 + 2 * MIXED)
             return (*none, look.problem("Select a picture first."))
-        facts, wish = picture.facts, Wish()
-        mixed = [*(facts.get("loras") or {}).items(), *[("", 1.0)] * MIXED][:MIXED]
+        try:
+            task = task_of(picture.facts, picture.model, self.bench.models())
+            wish = wish_of(task)
+        except UserError as error:
+            return (*none, look.problem(f"The Playground cannot make that picture. {error}"))
+        mixed = [*wish.loras.items(), *[("", 1.0)] * MIXED]
+        by_rule = is_marked(WHEN[0], [task.model, *task.loras], task.prompt)
+        marked = label_height(picture.facts) > 0
+        lost = without_field(task) + [f"LoRA run {name}" for name in [*wish.loras][MIXED:]]
+        lost += ["the mix"] if history.is_mix(picture.facts) else []
+        words = f"These are the settings of seed {wish.seed}"
+        told = look.status(f"{words}; Generate makes it again.")
+        if lost:
+            told = look.problem(f"{words}, but the Playground has no field for {', '.join(lost)}.")
         return (
             picture.model.name,
-            facts["prompt"],
-            facts.get("negative", wish.negative),
-            facts["seed"],
+            wish.prompt,
+            wish.negative,
+            wish.seed,
             1,
-            facts.get("steps", wish.steps),
-            facts.get("guidance", wish.guidance),
-            facts.get("lora_scale", wish.lora_scale),
-            facts.get("scheduler", wish.scheduler),
-            WHEN[1] if facts.get("label") else WHEN[2],
-            *(value for pair in mixed for value in pair),
-            look.status(
-                f"These are the settings of seed {facts['seed']}; Generate makes it again."
-            ),
+            wish.steps,
+            wish.guidance,
+            wish.lora_scale,
+            wish.scheduler,
+            WHEN[0] if marked == by_rule else WHEN[1] if marked else WHEN[2],
+            *(part for pair in mixed[:MIXED] for part in pair),
+            told,
         )
 
     def fit(self, name: str | None) -> Values:

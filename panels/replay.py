@@ -1,23 +1,20 @@
 """Replay: a PNG that Osteon made, its settings, the picture drawn again, and what differs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from PIL import Image
 
 from core.errors import UserError
 from core.images import open_image
 from panels import fields, look
-from panels.catalogue import Model, pick
-from panels.drawing import Failure, Mix, Picture, Progress, Task, draw
+from panels.drawing import Failure, Picture, Progress, as_drawn, draw
 from panels.history import model_of, read_facts
-from panels.label import unlabelled
+from panels.tasks import task_of
 from panels.viewer import difference, pair
-from panels.wish import Wish
 from panels.workbench import Workbench
 
 
@@ -39,18 +36,15 @@ class Replay:
     bench: Workbench
 
     def draw(self, file: str | None) -> Iterator[tuple[Any, Any]]:
-        """Read the settings, draw again, compare pixel by pixel."""
-        try:
-            if not file:
-                raise UserError("Give a PNG first.")
-            open_image(Path(file))  # refuses what is damaged or has too many pixels
-            facts = read_facts(Path(file))
-            models = self.bench.models()
-            task = task_of(facts, model_of(facts, models), models)
-        except UserError as error:
-            yield look.problem(str(error)), ""
-            return
+        """Show the settings, draw again, compare pixel by pixel."""
         yield look.status("Starting", 0.0), ""
+        if not file:
+            raise UserError("Give a PNG first.")
+        open_image(Path(file))  # refuses what is damaged or has too many pixels
+        facts = read_facts(Path(file))
+        yield gr.skip(), look.table(facts)
+        models = self.bench.models()
+        task = task_of(facts, model_of(facts, models), models)
         with closing(draw(self.bench.resident, [task], self.bench.pictures)) as events:
             for event in events:
                 if isinstance(event, Failure):
@@ -61,9 +55,7 @@ class Replay:
                     yield self._told(Path(file), facts, event)
 
     def _told(self, file: Path, facts: dict[str, Any], again: Picture) -> tuple[str, str]:
-        with Image.open(file) as image:
-            image.load()
-            given = unlabelled(image, int(facts.get("label", 0)))
+        given = as_drawn(file, facts)
         try:
             apart = difference(given, again.open())
         except UserError as error:
@@ -74,26 +66,3 @@ class Replay:
             words += f" The model was trained for {then} steps then, for {now} now."
         view = pair(given, again.open(), ("As given", "Drawn again"))
         return look.status(words), view + look.facts(again)
-
-
-def task_of(facts: dict[str, Any], model: Model, models: Sequence[Model]) -> Task:
-    """What draws a picture again. Raises UserError for settings that are out of range."""
-    try:
-        wish = Wish(
-            prompt=str(facts.get("prompt", "")),
-            negative=str(facts.get("negative") or ""),
-            seed=facts["seed"],
-            **{
-                name: facts[name]
-                for name in ("steps", "guidance", "scheduler", "lora_scale", "weights")
-                if name in facts
-            },
-        )
-        loras = {pick(models, run): x for run, x in (facts.get("loras") or {}).items()}
-        task = Task(model, wish.seed, wish.prompt, wish.options, loras)
-        if "mix" not in facts:
-            return task
-        parts = {name: tuple(map(tuple, facts["mix"][name])) for name in ("seeds", "prompts")}
-        return replace(task, mix=Mix(**parts))
-    except (TypeError, ValueError, KeyError, AttributeError):
-        raise UserError("The settings in this picture cannot be read.") from None

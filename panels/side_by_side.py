@@ -235,8 +235,13 @@ def _folders(bench: Workbench) -> list[tuple[str, str]]:
 
 
 def _choices(models: list[Model], family: str) -> list[tuple[str, str]]:
-    """(label, name) of a family's models, and of none."""
-    return [(m.label, m.name) for m in models if m.family_name == family] + [NONE]
+    """(label, name) of a family's models, and of none; first those that were trained on what the
+    newest tuned one was, so that a row shows one subject."""
+    subject = next((set(m.data) for m in models if m.family_name == "dreambooth"), set())
+    own = sorted(
+        (m for m in models if m.family_name == family), key=lambda m: not subject & set(m.data)
+    )
+    return [(m.label, m.name) for m in own] + [NONE]
 
 
 def _words(picture: Picture) -> str:

@@ -7,20 +7,36 @@ from pathlib import Path
 
 from PIL import Image
 
-from core.images import open_image
+from core.images import SYNTHETIC, XMP_SYNTHETIC, open_image, png_info
 
 SIDE = 256  # pixels, at most
 
 
 def data_uri(image: Image.Image, side: int = SIDE, exact: bool = False) -> str:
-    """A JPEG of at most `side` pixels a side; `exact`: a PNG, not made smaller."""
-    small = image if exact else image.copy()
-    if not exact:
+    """A JPEG of at most `side` pixels a side; `exact`: a PNG, not made smaller.
+
+    What a model made (`is_synthetic`) says so here too.
+    """
+    made, kind, file = is_synthetic(image), "PNG" if exact else "JPEG", io.BytesIO()
+    if exact:
+        image.save(file, kind, pnginfo=png_info(SYNTHETIC if made else {}))
+    else:
+        small = image.copy()
         small.thumbnail((side, side), Image.Resampling.LANCZOS)
-    kind = "PNG" if exact else "JPEG"
-    file = io.BytesIO()
-    small.save(file, kind, **({} if exact else {"quality": 90}))
+        marks = {"comment": SYNTHETIC["synthetic"], "xmp": XMP_SYNTHETIC.encode()}
+        small.save(file, kind, quality=90, **(marks if made else {}))
     return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def is_synthetic(image: Image.Image) -> bool:
+    """Whether it was read from a PNG that is marked so, cropped or resized as it may be by now."""
+    return "synthetic" in image.info
+
+
+def made_up(image: Image.Image) -> Image.Image:
+    """The same, marked as made by a model."""
+    image.info |= SYNTHETIC
+    return image
 
 
 def img(image: Image.Image | Path, alt: str, side: int = SIDE, exact: bool = False) -> str:

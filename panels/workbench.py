@@ -4,9 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from core.images import list_images
-from core.prompts import read_prompts
 from panels import look
-from panels.catalogue import Model, find_models, find_reports
+from panels.catalogue import Model, find_models, find_reports, prompts_in
 from panels.resident import Resident
 
 
@@ -31,7 +30,7 @@ class Workbench:
     def presets(self) -> list[tuple[str, str]]:
         """(label, prompt) of every line in prompts/*.txt."""
         files = sorted((self.root / "prompts").glob("*.txt"))
-        return [(f"{file.stem}: {line}", line) for file in files for line in read_prompts(file)]
+        return [(f"{file.stem}: {line}", line) for file in files for line in prompts_in(file)]
 
     def outside(self) -> list[Path]:
         """Plain folders of pictures by others: outside/<name>/."""

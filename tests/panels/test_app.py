@@ -231,8 +231,10 @@ def test_only_pictures_made_here_are_served(
     secret.write_text("secret")
     link = made / "link.png"
     link.symlink_to(secret)
-    hidden = project / ".env"
-    hidden.write_text("secret")
+    hidden = [project / ".env", made / ".env", made / ".kept/secret.png"]
+    for file in hidden:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("secret")
 
     def status(path: object) -> int:
         return httpx.get(f"{address}gradio_api/file={path}").status_code
@@ -240,8 +242,9 @@ def test_only_pictures_made_here_are_served(
     assert status(picture) == 200
     refused = [
         "/etc/passwd",
-        hidden,
+        *hidden,
         link,
+        f"{made}/./.env",
         f"{made}/../first/report.html",
         f"{made}/%2e%2e/%2e%2e/.env",
         project / "runs/tuned/weights/pytorch_lora_weights.safetensors",
@@ -268,7 +271,8 @@ def test_others_reach_it_only_with_a_password(project: Path) -> None:
     page, address = launch(project, port=None, auth=("ada", "lovelace"))
     try:
         (picture, *_) = [*(project / "reports/playground").rglob("*.png"), project]
-        assert httpx.get(f"{address}config").status_code == 401
+        for place in ("config", "gradio_api/info", "openapi.json", "gradio_api/openapi.json"):
+            assert httpx.get(f"{address}{place}").status_code in (401, 404), place
         assert httpx.get(f"{address}gradio_api/file={picture}").status_code == 401
         client = Client(address, auth=("ada", "lovelace"), verbose=False)
         assert "runs/tuned" in client.predict(api_name="/models")
@@ -282,9 +286,11 @@ def test_the_command_says_what_is_wrong(
     monkeypatch.chdir(project)
     port = address.rstrip("/").rpartition(":")[2]
     for words, sentence in (
-        (["--port", port], f"Port {port} is taken"),
+        (["--port", port], f"Port {port} of 127.0.0.1 is taken"),
+        (["--host", "203.0.113.1", "--user", "ada", "--password", "x"], "not this computer's"),
         (["--root", "nowhere"], "is not a folder"),
         (["--user", "ada"], "go together"),
+        (["--password", "x"], "go together"),
         (["--share"], "--user NAME"),
     ):
         with pytest.raises(SystemExit) as stop:

@@ -67,6 +67,18 @@ def test_a_visit_to_every_tab_on_a_narrow_screen(page: Any) -> None:
     page.get_by_alt_text("Seed 0: a ramp <b>").first.click()
     page.get_by_text("osteon generate --run runs/tuned --seeds 0").wait_for()
 
+    # A new seed each time, and it stays in its field
+    fresh = page.get_by_label("A new seed each time")
+    fresh.check()
+    page.get_by_label("number input for Number of pictures").fill("1")
+    page.get_by_role("button", name="Generate").click()
+    page.get_by_text("1 picture in").wait_for()
+    seed = page.get_by_label("Seed", exact=True).first
+    assert int(seed.input_value()) > 1
+    page.get_by_alt_text(f"Seed {seed.input_value()}: a ramp <b>").first.wait_for()
+    fresh.uncheck()
+    seed.fill("0")
+
     # Stopping keeps what is there
     prompt.fill("a valley")
     page.get_by_label("number input for Number of pictures").fill("16")
@@ -93,6 +105,9 @@ def test_a_visit_to_every_tab_on_a_narrow_screen(page: Any) -> None:
     page.get_by_text("Reads no prompt. The seed").wait_for()
     open_tab(page, "Reports")
     page.frame_locator("iframe").get_by_role("heading", name='Real against "fake"').wait_for()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download this report").click()
+    assert "Real against" in download.value.path().read_text(encoding="utf-8")
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
 
 
@@ -127,11 +142,14 @@ def test_the_other_tabs_by_their_main_path(page: Any) -> None:
     panel.get_by_text("2 pictures.").wait_for()
     assert panel.locator("figure img").count() == 2
 
-    # Arena: a vote says whose pictures they were
+    # Arena: a vote, by keyboard, says whose pictures they were
     open_tab(page, "Arena")
-    page.get_by_role("button", name="New pair").click()
+    page.get_by_role("button", name="New pair").press("Enter")
     page.get_by_alt_text("Left").wait_for()
-    page.get_by_role("button", name="Left").click()
+    for button in ("Both bad", "Tie", "Right", "Left"):
+        page.keyboard.press("Shift+Tab")
+        sync_api.expect(page.get_by_role("button", name=button)).to_be_focused()
+    page.keyboard.press("Enter")
     page.get_by_text(re.compile("Left was (runs|outside)/")).wait_for()
     page.get_by_text("Preferred to what stood beside it").wait_for()
 
@@ -143,6 +161,15 @@ def test_the_other_tabs_by_their_main_path(page: Any) -> None:
     page.get_by_label("Caption", exact=True).fill("a steep ramp")
     page.get_by_role("button", name="Save").click()
     page.get_by_text("Noted for").wait_for()
+    before = page.get_by_alt_text("larger").get_attribute("src")
+    page.get_by_label("range slider for Level").press("ArrowRight")
+    sync_api.expect(page.get_by_alt_text("larger")).not_to_have_attribute("src", before)
+    split = page.get_by_label("Split", exact=True)
+    split.fill("test")
+    split.press("Enter")
+    page.get_by_text("Select an image.").wait_for()
+    page.get_by_role("button", name="Save").click()
+    page.get_by_text("Select an image first.").wait_for()
 
     # Train: every setting is there, and a wrong one gets a sentence
     open_tab(page, "Train")
@@ -151,3 +178,47 @@ def test_the_other_tabs_by_their_main_path(page: Any) -> None:
     page.get_by_role("button", name="Start training").click()
     page.get_by_role("alert").filter(has_text="steps").wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
+
+
+def test_train_says_what_is_wrong_where_it_is_and_lists_a_run_that_begins(
+    page: Any, project: Path
+) -> None:
+    open_tab(page, "Train")
+    panel = page.get_by_role("tabpanel").filter(has=page.get_by_text("What to train"))
+    steps = panel.get_by_label(re.compile(r"^\s*steps"))
+    steps.fill("7")
+    panel.get_by_role("button", name="All settings").click()
+    rank = page.get_by_label(re.compile(r"^\s*lora\.rank"))
+    wrong = panel.locator(".osteon-wrong:visible", has=rank)
+    rank.fill("many")
+    panel.get_by_role("button", name="All settings").click()
+    rank.wait_for(state="hidden")
+    start = panel.get_by_role("button", name="Start training")
+    start.click()
+    panel.get_by_role("alert").filter(has_text="Expected a int").wait_for()
+    below = "box => box.getBoundingClientRect().bottom"
+    assert 0 < panel.get_by_role("alert").evaluate(below) - start.evaluate(below) < 300
+    wrong.filter(has_text="Got value: many").wait_for()  # it is unfolded
+
+    # A run that begins elsewhere is to be found, and what was typed stays
+    begun = project / "runs/begun"
+    shutil.copytree(
+        project / "runs/tuned", begun, ignore=lambda place, names: {"weights"} & {*names}
+    )
+    try:
+        begin = panel.get_by_label("Settings to begin with")
+        begin.click()
+        page.get_by_role("option", name="go on with runs/begun").wait_for(timeout=30_000)
+        begin.press("Escape")
+        assert (rank.input_value(), steps.input_value()) == ("many", "7")
+    finally:
+        shutil.rmtree(begun)
+
+    rank.fill("0")
+    start.click()
+    wrong.filter(has_text="lora.rank must be at least 1").wait_for()
+    rank.fill("2")
+    panel.get_by_label("Name of the run").fill("a/b")
+    start.click()
+    panel.get_by_role("alert").filter(has_text="Name the run").wait_for()
+    wrong.wait_for(state="hidden")

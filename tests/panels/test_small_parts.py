@@ -1,5 +1,6 @@
 """Label, viewer, ballots, grid axes, latent ways, edits: each by hand."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,12 @@ from PIL import Image
 
 from core.errors import UserError
 from core.files import write_json, write_jsonl
-from core.images import write_png
+from core.images import open_image, write_png
 from core.sets import open_set
 from finetune.sample import SCHEDULERS as OF_SAMPLER
 from panels import ballots, differences
 from panels.copies import _bank
-from panels.data import windowed
+from panels.greys import read_greys, windowed
 from panels.grid import read_axis
 from panels.label import labelled, strip_height, unlabelled
 from panels.latent import way
@@ -106,9 +107,26 @@ def test_schedulers_are_the_samplers() -> None:
 
 
 def test_windowing_by_hand() -> None:
-    image = Image.fromarray(np.array([[0, 100, 110, 120, 255]], np.uint8))
-    assert np.asarray(windowed(image, 110, 20)).tolist() == [[0, 0, 128, 255, 255]]
-    assert windowed(image, 127.5, 255).tobytes() == image.tobytes()
+    values = np.array([[0, 100, 110, 120, 255]], np.uint8)
+    assert np.asarray(windowed(values, 110, 20)).tolist() == [[0, 0, 128, 255, 255]]
+    assert windowed(values, 127.5, 255).tobytes() == values.tobytes()
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bits_are_windowed_as_stored(tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"scan.{suffix}"
+    values = np.array([[0, 1000, 1001, 1002, 60000]], np.uint16)
+    Image.fromarray(values).save(file)
+    at_8_bits = np.asarray(open_image(file, "L"))
+    assert at_8_bits[0, 1] == at_8_bits[0, 3]  # told apart no more
+    greys = read_greys(file)
+    assert greys.values.tolist() == values.tolist()
+    assert (greys.limits, greys.whole) == ((0, 65535), (30000, 60000))
+    assert np.asarray(windowed(greys.values, 1001, 2)).tolist() == [[0, 0, 128, 255, 255]]
+    Image.fromarray(values[:, :4]).save(file)
+    assert read_greys(file).limits == (0, 1023)  # ten bits in sixteen
+    Image.fromarray((values % 256).astype(np.uint8)).save(file)
+    assert read_greys(file).whole == (127.5, 255)
 
 
 @pytest.fixture
@@ -130,7 +148,9 @@ def test_the_nearest_training_image_is_found(prepared: Path) -> None:
     assert near.image == prepared / "train/3.png"
     assert near.likeness == pytest.approx(1.0, abs=1e-4)
     assert (near.share, near.unseen) == (1.0, 4)
-    assert not near.possible_copy  # four unseen images are too few to say so
+    assert near.possible_copy  # four unseen images are few, but it is the image itself
+    assert "practically equal to a training image" in near.words
+    assert not replace(near, likeness=0.98).possible_copy  # they are too few to say so
     assert bank.nearest(noise(seed=99)).likeness < 0.2
     assert open_set(prepared).captions[3] == "image 3"
 
@@ -141,15 +161,21 @@ def test_runs_have_plain_names(tmp_path: Path, name: str) -> None:
         Training(tmp_path).start("vae", name, [])
 
 
-def test_two_reports_in_one_table(tmp_path: Path) -> None:
+def write_report(folder: Path, value: float, real: str = "r") -> None:
+    """A page and one score of one set."""
     contract = {"extractor": "mini", "sha256": "0", "layer": "pool", "resize": "none"}
-    contract |= {"dtype": "fp32", "size": 64, "mode": "L", "real": "r", "n_real": 9, "n_fake": 9}
+    contract |= {"dtype": "fp32", "size": 64, "mode": "L", "real": real, "n_real": 9, "n_fake": 9}
+    score = {"value": value, "low": value - 1, "high": value + 1, "interpretable": True}
+    row = {"label": "<lora>", "kind": "fake", "scores": {"kid": score}}
+    metric = {"kid": {"title": "KID", "scale": 10.0}}
+    table = {"contract": contract, "metrics": metric, "rows": [row]}
+    write_json(folder / "results.json", {"tables": [table]})
+    (folder / "report.html").write_text(f"<h1>{folder.name}</h1>")
+
+
+def test_two_reports_in_one_table(tmp_path: Path) -> None:
     for name, value, real in (("one", 12.0, "r"), ("two", 8.5, "r"), ("three", 8.5, "others")):
-        score = {"value": value, "low": value - 1, "high": value + 1, "interpretable": True}
-        row = {"label": "<lora>", "kind": "fake", "scores": {"kid": score}}
-        metric = {"kid": {"title": "KID", "scale": 10.0}}
-        table = {"contract": contract | {"real": real}, "metrics": metric, "rows": [row]}
-        write_json(tmp_path / name / "results.json", {"tables": [table]})
+        write_report(tmp_path / name, value, real)
     html = differences.table(tmp_path / "one", tmp_path / "two")
     assert "&lt;lora&gt;" in html
     assert "<td>120 [110, 130]</td><td>85.0 [75.0, 95.0]</td><td>−35.0</td>" in html
