@@ -45,8 +45,8 @@ class Work:
     """So many images by the sampler, with its options."""
     denoised: int
     """Steps in which an image is drawn."""
-    reopen: Callable[[], Any]
-    """The base read once more, as every save does to check itself."""
+    opened: float
+    """Seconds in which the base was opened, as every save does again to check itself."""
     measure: Callable[[], float]
     """Seconds that scores of as many images as are held out take."""
 
@@ -146,11 +146,8 @@ def estimate(
         image, guess = _try_drawing(work, min(most, PREVIEW_BATCH), device)
     if looks.held_out:
         measure = work.measure()
-    began = time.monotonic()
-    work.reopen()
-    opened = time.monotonic() - began
     checkpoint = saved * (FLOAT + beside(settings)) * len(trained)
-    one = Seconds(step + updated, image, guess, measure, checkpoint, 2 * opened)
+    one = Seconds(step + updated, image, guess, measure, checkpoint, 2 * work.opened)
     parts = one.parts(settings, looks)
     moments = beside(settings) * len(trained) // 2**20
     return {

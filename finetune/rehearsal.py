@@ -4,8 +4,8 @@ that of a base of zeros.
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import diffusers
@@ -34,13 +34,14 @@ def work_of(
     sources: Sequence[Source | Buckets],
     sampler: StableDiffusionSampler,
     held_out: HeldOut | None,
-    place: Place,
+    opened: float,
     accelerator: Accelerator,
 ) -> Work:
     """The trainer's own.
 
     Args:
         timesteps: of the training schedule.
+        opened: seconds in which the base was opened.
     """
     prompts = sampler.default_prompts
 
@@ -53,9 +54,8 @@ def work_of(
         with accelerator.autocast():
             sampler(range(count), (prompts * count)[:count], **options)
 
-    reopen = partial(open_pipeline, place.folder)
     measure = held_out.measure.prepare if held_out is not None else float
-    return Work(fetch, piece, draw, sampler.options["steps"], reopen, measure)
+    return Work(fetch, piece, draw, sampler.options["steps"], opened, measure)
 
 
 def checkpoint_activations(denoiser: Denoiser) -> None:
@@ -141,11 +141,12 @@ def empty_work(
         with _autocast(device):
             sampler(range(count), [""] * count, **options)
 
-    def reopen() -> None:
-        if any((place.folder / "unet").glob("*.safetensors")):  # the hub's may be still to come
-            open_pipeline(place.folder)
-
-    return Work(fetch, piece, draw, sampler.options["steps"], reopen, float)
+    began = time.monotonic()
+    here = any((place.folder / "unet").glob("*.safetensors"))  # the hub's may be still to come
+    if here and device.type != "meta":
+        open_pipeline(place.folder)
+    opened = time.monotonic() - began
+    return Work(fetch, piece, draw, sampler.options["steps"], opened, float)
 
 
 def empty_inputs(

@@ -11,6 +11,7 @@ train_dreambooth.py run unchanged.
 
 import copy
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,9 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
     with accelerator.main_process_first():  # one process downloads, the others find the files
         place = locate_pinned(settings.base, settings.revision, session.run.path)
     size = settings.size or place.size
+    began = time.monotonic()
     pipeline = open_pipeline(place.folder)
+    opened = time.monotonic() - began
     if not settings.whole:  # a frozen UNet may be half precise; a card never holds more of it
         pipeline.unet.to(HALF.get(accelerator.mixed_precision, torch.float32))
     pipeline.to(device)
@@ -148,7 +151,7 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
             loss_of(denoiser, scheduler, first, settings).backward()
         denoiser.zero_grad()
 
-    work = work_of(piece, len(scheduler), sources, sampler, held_out, place, accelerator)
+    work = work_of(piece, len(scheduler), sources, sampler, held_out, opened, accelerator)
     plan = estimate(settings, work, looks, trained, device, session.run.path)
     left = disk_left(settings, len(trained), count(pipeline), looks, size)
     denoiser, optimiser = accelerator.prepare(denoiser, optimiser)

@@ -24,7 +24,7 @@ DEEPSPEED = pytest.mark.skipif(
 @pytest.mark.parametrize(
     ("script", "distributed"),
     [
-        ("tests/finetune/in_parts.py", "FSDP"),
+        pytest.param("tests/finetune/in_parts.py", "FSDP", marks=pytest.mark.slow),
         pytest.param("tests/finetune/under_zero.py", "DEEPSPEED", marks=DEEPSPEED),
     ],
 )

@@ -48,6 +48,7 @@ def test_seconds_and_bytes_by_hand(settings: Make) -> None:
     assert disk_left(own, 100, 120, Looks(6, 2), 8) == kept + (3 * 6 + 2 * 2) * 2 * 64
 
 
+@pytest.mark.slow
 def test_a_run_takes_what_was_planned(settings: Make, captioned: Path) -> None:
     """In a process of its own, with all that a run does; time loosely, for a busy machine."""
     values = {"steps": 12, "batch": 2, "accumulate": 2, "ema_decay": 0.9, "checkpoint_every": 6}

@@ -9,6 +9,7 @@ from gan.networks import Generator
 from gan.weights import save_generator
 from tests.finetune.tiny import tiny_pipeline, write_images
 
+ROOT = Path(__file__).resolve().parents[2]
 REPORT = """<!doctype html><html lang="en"><head><title>A report</title></head>
 <body><h1>Real against &quot;fake&quot;</h1><a href="#end">end</a>
 <p id="end">The end.</p></body></html>
@@ -16,8 +17,9 @@ REPORT = """<!doctype html><html lang="en"><head><title>A report</title></head>
 
 
 def make_project(root: Path) -> Path:
-    """models/tiny, runs/{tuned,chest-gan,broken}, reports/first: each by the real code."""
+    """models/{tiny,sd2-mini}, runs/{tuned,chest-gan,broken}, reports/first: by the real code."""
     tiny_pipeline().save_pretrained(root / "models/tiny")
+    (root / "models/sd2-mini").symlink_to(ROOT / "models/sd2-mini")
     write_images(root / "data/ramps")
     train(
         DreamBoothSettings(

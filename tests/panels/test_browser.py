@@ -1,5 +1,6 @@
 """The page in a real browser: Debian's chromium through Playwright, where both are installed."""
 
+import itertools
 import re
 import shutil
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 def page(address: str, tmp_path: Path) -> Iterator[Any]:
     """The app's page; fails on errors in the console and on requests to anywhere else.
 
-    How it looked at the end is kept in tmp_path.
+    How it looked at the end, and before another tab was opened, is kept in tmp_path.
     """
     troubles: list[str] = []
     with sync_api.sync_playwright() as playwright:
@@ -34,8 +35,12 @@ def page(address: str, tmp_path: Path) -> Iterator[Any]:
             ),
         )
         page.goto(address)
+        numbers = itertools.count()
+        page.keep = lambda: page.screenshot(
+            path=tmp_path / f"page-{next(numbers)}.png", full_page=True
+        )
         yield page
-        page.screenshot(path=tmp_path / "page.png", full_page=True)
+        page.keep()
         browser.close()
     assert troubles == []
 
@@ -43,6 +48,7 @@ def page(address: str, tmp_path: Path) -> Iterator[Any]:
 def open_tab(page: Any, name: str) -> None:
     """Click a tab, or on a narrow screen its line in the menu of those that do not fit."""
     page.locator(".overflow-dropdown button").first.wait_for(state="attached")  # now it is laid out
+    page.keep()
     folded = page.locator(".overflow-dropdown button").filter(has_text=name)
     if folded.count():
         page.locator(".overflow-menu > button").click()
@@ -51,7 +57,7 @@ def open_tab(page: Any, name: str) -> None:
         page.get_by_role("tab", name=name).first.click()
 
 
-def test_a_visit_to_every_tab_on_a_narrow_screen(page: Any) -> None:
+def test_a_visit_to_every_tab_on_a_narrow_screen(page: Any, project: Path) -> None:
     # Playground: the settings fit the model, Enter draws, the picture tells how it was made
     prompt = page.get_by_label("Prompt", exact=False).first
     page.get_by_text("Prompts it knows").wait_for()
@@ -98,6 +104,26 @@ def test_a_visit_to_every_tab_on_a_narrow_screen(page: Any) -> None:
     page.get_by_role("button", name="Generate").click()
     page.get_by_text("Not for diagnosis.").first.wait_for()
 
+    # The embedded base draws an animal; an older picture's settings come back
+    page.get_by_text("1 picture in").wait_for()
+    model = page.get_by_label("Model").first
+    model.fill("models/sd2-mini")
+    model.press("Enter")
+    page.get_by_text("it reads no prompt").wait_for(state="hidden")
+    prompt.fill("a pteranodon flying")
+    page.get_by_label("number input for Steps").first.fill("12")
+    page.get_by_role("button", name="Generate").click()
+    picture = page.get_by_alt_text("Seed 0: a pteranodon flying").first
+    picture.wait_for()
+    assert picture.evaluate("image => image.naturalWidth") == 64
+    page.get_by_text("osteon generate --run models/sd2-mini").wait_for()
+    page.get_by_text("History", exact=True).click()
+    page.get_by_alt_text("Seed 0: a valley").first.click()
+    page.get_by_text("osteon generate --run runs/tuned --seeds 0").wait_for()
+    page.get_by_role("button", name="Use these settings").click()
+    page.get_by_text("These are the settings of seed 0").wait_for()
+    assert prompt.input_value() == "a valley"
+
     # Side by side and reports
     open_tab(page, "Side by side")
     page.get_by_role("button", name="Draw the row").click()
@@ -108,6 +134,12 @@ def test_a_visit_to_every_tab_on_a_narrow_screen(page: Any) -> None:
     with page.expect_download() as download:
         page.get_by_role("button", name="Download this report").click()
     assert "Real against" in download.value.path().read_text(encoding="utf-8")
+    page.get_by_text("Replay a picture").click()
+    picture, *_ = (project / "reports/playground/sd2-mini").glob("*.png")
+    page.locator("input[type=file]:not([webkitdirectory])").last.set_input_files(picture)
+    page.get_by_text(picture.stem).last.wait_for()
+    page.get_by_role("button", name="Draw it again").click()
+    page.get_by_text("The two are equal, pixel for pixel.").wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
 
 
@@ -132,6 +164,12 @@ def test_two_pictures_on_one_place_by_keyboard(page: Any) -> None:
     page.get_by_role("option", name="Pictures from outside").click()
     page.locator(".osteon-pair img[alt='Pictures from outside']").wait_for()
 
+    # The grid: a strip of LoRA scales
+    page.get_by_text("Grid over settings").click()
+    page.get_by_role("button", name="Draw the grid").click()
+    page.get_by_text("5 of 5 pictures drawn.").wait_for()
+    page.get_by_text("LoRA scale: 0.25").first.wait_for()
+
 
 def test_the_other_tabs_by_their_main_path(page: Any) -> None:
     # Latent: from one seed to another
@@ -152,6 +190,12 @@ def test_the_other_tabs_by_their_main_path(page: Any) -> None:
     page.keyboard.press("Enter")
     page.get_by_text(re.compile("Left was (runs|outside)/")).wait_for()
     page.get_by_text("Preferred to what stood beside it").wait_for()
+
+    page.get_by_text("Quiz: real or made?").click()
+    page.get_by_role("button", name="Next").click()
+    page.locator("img[alt='Real or made?'], .osteon-figures img").last.wait_for()
+    page.get_by_role("button", name="Made", exact=True).click()
+    page.get_by_text(re.compile("it was (real|made)")).wait_for()
 
     # Data: an image is chosen, its caption changed, its grey values windowed
     open_tab(page, "Data")

@@ -19,7 +19,11 @@ def make_run(root: Path, name: str, family: str, settings: str = "steps: 1\n") -
 
 def test_models_are_found_by_family(project: Path) -> None:
     models = {model.name: model for model in find_models(project)}
-    assert set(models) == {"models/tiny", "runs/tuned", "runs/chest-gan", "runs/broken"}
+    assert set(models) == {
+        "models/tiny",
+        "models/sd2-mini",
+        *(f"runs/{run}" for run in ("tuned", "chest-gan", "broken")),
+    }
     assert models["runs/tuned"].lora
     assert not models["models/tiny"].lora
     assert not models["runs/tuned"].radiographs
