@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Regex, pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from core.files import atomic_path
 from finetune.base_settings import Autoencoder, TextEncoder, Unet
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -172,7 +173,8 @@ def prefix_text_encoder(file: Path) -> None:
     """Keys begin with text_model.: older transformers find none of them otherwise."""
     state = load_file(file)
     named = {f"text_model.{key.removeprefix('text_model.')}": state[key] for key in state}
-    save_file(named, file, {"format": "pt"})
+    with atomic_path(file) as temporary:  # `state` may be a view of the file
+        save_file(named, temporary, {"format": "pt"})
 
 
 def save_tokenizer_files(tokenizer: CLIPTokenizer, folder: Path) -> None:

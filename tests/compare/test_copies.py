@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.copies import CHANGES
-from compare.copies import copy_bound, copy_test, find_copies, flag_rows
+from compare.copies import CopyBank, copy_bound, copy_test, find_copies, flag_rows
 from compare.features import PixelPath
 from core.sets import ImageSet, open_set
 from prepare.chest import draw_chest, sample_chest
@@ -40,13 +40,14 @@ def test_copies_are_caught_and_unseen_images_are_not(
     bank, as_set = pictures
     rng = np.random.default_rng(0)
     originals = [Image.open(path) for path in bank.paths[:COPIED]]
-    unseen = find_copies(as_set("unseen", radiographs(300, 1000)), bank, PATH).cosine[:, 0]
+    copies = CopyBank(bank, PATH)
+    unseen = copies.find(as_set("unseen", radiographs(300, 1000))).cosine[:, 0]
     yardstick, others = unseen[:200], unseen[200:]
     assert copy_test(others, yardstick)["share_above"] <= 0.01
     assert copy_test(others, yardstick)["p"] > 0.001
     for name, change in CHANGES.items():
         images = [change(image, rng) for image in originals]
-        found = find_copies(as_set(name, images), bank, PATH)
+        found = copies.find(as_set(name, images))
         result = copy_test(found.cosine[:, 0], yardstick)
         assert (found.index[:, 0] == np.arange(COPIED)).mean() >= 0.95, name
         assert result["p"] < 1e-6, name  # as a set, they stand out

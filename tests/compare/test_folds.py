@@ -63,6 +63,7 @@ def test_paired_differences_by_hand() -> None:
     assert spread([1.0, 3.0]) == {"mean": 2.0, "deviation": pytest.approx(2**0.5)}
 
 
+@pytest.mark.slow
 def test_the_command_trains_asks_and_reports(
     paint: Callable[[int], Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

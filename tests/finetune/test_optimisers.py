@@ -29,6 +29,7 @@ def _absent(name: str) -> None:
     raise ImportError(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXTRAS)
 def test_extras_train_and_resume(settings: Make, tmp_path: Path, name: str) -> None:
     pytest.importorskip(EXTRAS[name][1])

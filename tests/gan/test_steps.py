@@ -43,6 +43,7 @@ def test_the_first_20_losses_equal_a_plain_loops(
     assert largest_difference(ours, plain) < 1e-4
 
 
+@pytest.mark.slow
 def test_two_processes_stay_in_sync_and_equal_one(tmp_path: Path) -> None:
     """Same weights in both after uneven and empty shares; the images and scores of one process."""
     result = tmp_path / "two.safetensors"

@@ -123,6 +123,7 @@ def test_two_processes_equal_one(tiny: VaeSettings, tmp_path: Path) -> None:
     assert abs(together - alone).max() <= 1
 
 
+@pytest.mark.slow
 def test_bfloat16_trains(tiny: VaeSettings) -> None:
     launch([*ACCELERATE, "--mixed_precision", "bf16"], SCRIPT, replace(tiny, num_epochs=1))
     run = Path(tiny.run_dir)
