@@ -126,6 +126,8 @@ def rouse(address: str, auth: tuple[str, str] | None) -> None:
             visitor.post("login", data={"username": auth[0], "password": auth[1]})
         for place in ("", "config", "gradio_api/info"):
             visitor.get(place)
+        asked = visitor.post("gradio_api/call/models", json={"data": []}).json()  # by the queue
+        visitor.get(f"gradio_api/call/models/{asked['event_id']}")
 
 
 def warm(bench: Workbench) -> None:
