@@ -90,7 +90,7 @@ class Reports:
         name = current if current in names else next(iter(names), None)
         return [
             gr.update(visible=not names),
-            gr.update(choices=names, value=name, visible=bool(names)),
+            {**fields.renewed(names, current), "visible": bool(names)},
             self.offer(name),
             self.show(name),
             gr.update(choices=[("none", ""), *names], visible=len(names) > 1),
