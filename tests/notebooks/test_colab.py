@@ -54,9 +54,11 @@ def content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "stubs"), prepend=os.pathsep)
     (tmp_path / "content").mkdir()
     monkeypatch.chdir(tmp_path / "content")
+    before = {*sys.modules}
     yield tmp_path / "content"
-    for name in ("google.colab.drive", "google.colab"):
-        sys.modules.pop(name, None)
+    for name in {*sys.modules} - before:  # "google" too, where nothing else brings it
+        if name.partition(".")[0] == "google":
+            del sys.modules[name]
 
 
 def run(parts: list[str], **changes: Any) -> dict[str, Any]:
