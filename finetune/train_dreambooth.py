@@ -30,6 +30,7 @@ from finetune.buckets import Buckets, bucketed
 from finetune.captions import Words
 from finetune.cost import PREVIEW_BATCH, disk_left, disk_needed, estimate
 from finetune.encode import Batch, Source, join
+from finetune.fused import fuse
 from finetune.losses import denoising_loss, min_snr_weight, preserve_prior, target
 from finetune.models import (
     NETWORKS,
@@ -123,6 +124,8 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
     # What is trained, and by what
     denoiser = Denoiser(pipeline.unet, None if words.embedded else pipeline.text_encoder)
     trained = freeze(denoiser, settings)
+    if settings.adapted and accelerator.mixed_precision == "no":
+        fuse(denoiser, settings.lora)
     whole = Denoiser(denoiser.unet, denoiser.text_encoder)  # what samplers and files get
     if accelerator.is_fsdp2:  # each process will hold a part of a copy
         denoiser = copy.deepcopy(denoiser)

@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from peft.tuners.lora import Linear
 from safetensors import safe_open
 
 from finetune.adapters import FILE, NAME, adapter_state, attach, save_adapters
-from finetune.models import open_pipeline
+from finetune.fused import fuse
+from finetune.models import Denoiser, open_pipeline
 from finetune.settings import Lora
 from finetune.trained import Trained
 from finetune.weights import outputs
@@ -128,3 +130,32 @@ def test_first_weights_depend_on_the_seed_alone(base: Path) -> None:
         states.append(torch.cat([t.flatten() for t in adapter_state(pipeline.unet).values()]))
     assert torch.equal(states[0], states[1])
     assert not torch.equal(states[0], states[2])
+
+
+@pytest.mark.parametrize("kind", ["plain", "rslora", "dora"])
+def test_fused_layers_are_pefts(base: Path, kind: str) -> None:
+    """Same predictions, same gradients; what is not fused stays peft's own."""
+    lora = Lora(rank=2, alpha=3.0, targets=EVERYWHERE, kind=kind)
+    pipeline = tuned(base, lora, text=True)
+    denoiser = Denoiser(pipeline.unet, pipeline.text_encoder).double()
+    random = torch.Generator().manual_seed(2)
+    noisy = torch.randn(2, 4, 8, 8, generator=random, dtype=torch.float64)
+    words = torch.randint(0, 200, (2, 77), generator=random)
+    found = []
+    for _ in range(2):
+        prediction = denoiser(noisy, torch.tensor([100, 900]), words)
+        prediction.square().sum().backward()
+        gradients = {n: p.grad for n, p in denoiser.named_parameters() if p.requires_grad}
+        found.append(gradients | {"prediction": prediction.detach()})
+        denoiser.zero_grad()
+        state = denoiser.state_dict()
+        fuse(denoiser, lora)
+        assert denoiser.state_dict().keys() == state.keys()
+    assert len(found[0]) > 40
+    assert found[0].keys() == found[1].keys()
+    for name, wanted in found[0].items():
+        torch.testing.assert_close(found[1][name], wanted, rtol=1e-9, atol=1e-12)
+    fused = [m for m in denoiser.modules() if isinstance(m, Linear) and "forward" in vars(m)]
+    assert bool(fused) is (kind != "dora")
+    pipeline.unet.disable_adapters()  # peft's own way out still works
+    assert not torch.equal(denoiser(noisy, torch.tensor([100, 900]), words), found[0]["prediction"])
