@@ -26,11 +26,11 @@ from finetune.adapters import FILE, NAME
 from finetune.hub import check_push, push
 from finetune.model_card import CARD as README
 from finetune.model_card import MARK, model_card
-from finetune.models import locate, open_pipeline
+from finetune.models import open_pipeline
 from finetune.networks import save_pipeline
 from finetune.new_word import FILE as WORD
 from finetune.webui import write as write_webui
-from finetune.weights import CARD, compare_states, open_tuned, outputs, read_card
+from finetune.weights import CARD, base_of, compare_states, open_tuned, outputs, read_card
 
 CLOSE = 1e-3  # of the largest output: merging adds the same numbers in another order
 FOLDERS = {"diffusers", "webui", "pipeline", "previews"}
@@ -45,7 +45,8 @@ def export(run: Path, out: Path, name: str = "newest") -> list[Path]:
     Args:
         name: of the run's weights: "newest", "best" as measured, or a step's number.
 
-    Raises UserError for a run without such weights, RuntimeError for files that do not read back.
+    Raises UserError for a run without such weights or whose base is another by now, RuntimeError
+    for files that do not read back.
     """
     kept = {each: path for each, path in kept_weights(run).items() if (path / CARD).exists()}
     if not kept:
@@ -60,7 +61,7 @@ def export(run: Path, out: Path, name: str = "newest") -> list[Path]:
         if whole:
             pipeline = open_pipeline(weights)
         else:
-            pipeline = open_tuned(locate(card["base"], card["revision"]), weights, card, NAME)
+            pipeline = open_tuned(base_of(weights, card), weights, card, NAME)
             copy_additions(weights, folder / "diffusers")
         if (weights / FILE).exists():
             networks = [n for n in (pipeline.unet, pipeline.text_encoder) if _adapted(n)]

@@ -20,7 +20,7 @@ from core.seeds import image_noise, mixed_noise, stream
 from finetune.adapters import FILE
 from finetune.blend import Blend, mixes, name_of
 from finetune.models import Place, locate, open_pipeline, open_vae
-from finetune.weights import CARD, open_tuned, read_card
+from finetune.weights import CARD, base_of, open_tuned, read_card
 
 SCHEDULERS = {
     "ddim": "DDIMScheduler",
@@ -303,14 +303,5 @@ def _find(run: Path) -> _Found:
     tuned = not (weights / "model_index.json").exists()
     if tuned and not card:
         raise UserError(f"{weights} lacks {CARD}, which names the base; train the run again.")
-    place = locate(card["base"], card["revision"]) if tuned else locate(str(weights))
-    predicts = place.prediction_type
-    if tuned and (place.identity, predicts) != (
-        card["base_identity"],
-        card.get("prediction_type", predicts),
-    ):
-        raise UserError(
-            f"{run} was tuned from another {card['base']} than the one that is there now; "
-            "restore it, or tune again."
-        )
+    place = base_of(weights, card) if tuned else locate(str(weights))
     return _Found(place, weights, card, tuned, card.get("mode") or facts.get("mode") or "RGB")

@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionPipeline
 
+from core.errors import UserError
 from core.files import atomic_folder, read_json, write_json
 from core.runs import SCORE
 from finetune.adapters import FILE, NAME, adapter_state, save_adapters
-from finetune.models import Denoiser, Place, end_in_noise, open_pipeline, tokenize
+from finetune.models import Denoiser, Place, end_in_noise, locate, open_pipeline, tokenize
 from finetune.networks import save_pipeline
 from finetune.new_word import add_word, load_word, save_word, settled
 from finetune.settings import DreamBoothSettings
@@ -24,6 +25,24 @@ def read_card(weights: Path) -> dict[str, Any]:
     file = weights / CARD
     card: dict[str, Any] = read_json(file) if file.exists() else {}
     return card
+
+
+def base_of(weights: Path, card: dict[str, Any]) -> Place:
+    """The base that `weights` add to, as `card` names it.
+
+    Raises UserError as `locate` does, and where the one that is there now is another.
+    """
+    place = locate(card["base"], card["revision"])
+    predicts = place.prediction_type
+    if (place.identity, predicts) != (
+        card["base_identity"],
+        card.get("prediction_type", predicts),
+    ):
+        raise UserError(
+            f"{weights} was tuned from another {card['base']} than the one that is there now; "
+            "restore it, or tune again."
+        )
+    return place
 
 
 def open_tuned(

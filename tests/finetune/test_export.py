@@ -1,5 +1,6 @@
 """What other programs read is what was trained."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from finetune.train_dreambooth import train
 from finetune.webui import adapters, merged_weight, state_of, write
 from finetune.weights import outputs
 from tests.finetune.test_adapters import EVERYWHERE, tuned
+from tests.finetune.tiny import tiny_pipeline
 
 Make = Callable[..., DreamBoothSettings]
 BOTH = ("attention", "feedforward")
@@ -237,6 +239,26 @@ def test_whole_networks_export_merged(settings: Make, tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     with pytest.raises(UserError, match="is no export"):
         export(Path(own.run_dir), tmp_path / "taken")
+
+
+def test_a_base_replaced_since_is_never_merged_into(
+    settings: Make, base: Path, tmp_path: Path
+) -> None:
+    """Other weights, or another prediction type, under the name that the run knows."""
+    mine = Path(shutil.copytree(base, tmp_path / "base"))
+    own = settings(base=str(mine), lora=Lora(rank=2), steps=1)
+    train(own)
+    run, out = Path(own.run_dir), tmp_path / "out"
+    tiny_pipeline(seed=1).unet.save_pretrained(mine / "unet")
+    with pytest.raises(UserError, match="was tuned from another"):
+        export(run, out)
+    shutil.copytree(base / "unet", mine / "unet", dirs_exist_ok=True)
+    tiny_pipeline("epsilon").scheduler.save_pretrained(mine / "scheduler")
+    with pytest.raises(UserError, match="was tuned from another"):
+        export(run, out)
+    assert not out.exists()
+    shutil.copytree(base / "scheduler", mine / "scheduler", dirs_exist_ok=True)
+    assert len(export(run, out)) == 3
 
 
 def test_the_weights_of_a_kept_step_export(settings: Make, tmp_path: Path) -> None:
