@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -96,12 +97,27 @@ def open_set(path: str | Path, split: str | None = None) -> ImageSet:
         if not (folder / split / "metadata.jsonl").exists():
             raise UserError(f"{folder} has no {split} split; choose one of {', '.join(SPLITS)}.")
         rows = _edited(read_jsonl(folder / split / "metadata.jsonl"), folder, split)
-        paths = [folder / split / row["file_name"] for row in rows]
+        paths = image_files(folder, split, [row["file_name"] for row in rows])
         info = read_json(folder / "set.json")
     if not paths:
         raise UserError(f"{folder} holds no image{f' in {split}' if split else ''}.")
     name = f"{folder.name}:{split}" if prepared else folder.name
     return ImageSet(name, paths, rows, info)
+
+
+def image_files(folder: Path, split: str, names: Iterable[str]) -> list[Path]:
+    """Where images of a prepared set lie, by their names in metadata.jsonl.
+
+    Raises UserError for one that lies outside of the set, by its name or by a link.
+    """
+    home = folder.resolve()  # which may be a link itself, to a mounted drive
+    paths = [folder / split / name for name in names]
+    inside = {place: place.resolve().is_relative_to(home) for place in {p.parent for p in paths}}
+    for path in paths:
+        own = path.resolve().is_relative_to(home) if path.is_symlink() else inside[path.parent]
+        if not own:
+            raise UserError(f"{path} leads out of the set {folder}; put the image itself there.")
+    return paths
 
 
 def held_out_of(path: str) -> ImageSet:

@@ -290,8 +290,7 @@ class Data:
         return Shown(name, split, self.prepared.row(name, split, file))
 
     def _thumbnail(self, item: Shown) -> Image.Image:
-        name, split, file = item.place
-        image = open_image(self.bench.root / name / split / file)
+        image = open_image(self.prepared.file(*item.place))
         image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
         return image
 

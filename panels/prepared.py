@@ -11,7 +11,7 @@ import numpy as np
 
 from core.errors import UserError
 from core.files import read_json, read_jsonl
-from core.sets import SPLITS, ImageSet, open_set, read_edits, record_edit
+from core.sets import SPLITS, ImageSet, image_files, open_set, read_edits, record_edit
 from panels.greys import Greys, read_greys, windowed
 from panels.thumbnails import data_uri
 from panels.wish import MAX_TEXT
@@ -83,7 +83,7 @@ class Prepared:
     def greys(self, name: str, split: str, file: str) -> Greys:
         """An image's grey values as stored."""
         self.row(name, split, file)
-        return read_greys(self.folder(name) / split / file)
+        return read_greys(self.file(name, split, file))
 
     def window(
         self,
@@ -137,6 +137,10 @@ class Prepared:
         if name not in self.bench.sets():
             raise UserError(f"There is no set '{name or ''}' here; choose one from the list.")
         return self.bench.root / str(name)
+
+    def file(self, name: str, split: str, file: str) -> Path:
+        """Of an image. Raises UserError for one that lies outside of its set."""
+        return image_files(self.folder(name), split, [file])[0]
 
     def _others(self, name: str, split: str) -> list[ImageSet]:
         folder = self.folder(name)

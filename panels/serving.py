@@ -1,21 +1,32 @@
 """What the server hands out, beyond Gradio's own rules."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 from starlette.responses import PlainTextResponse
+
+ASKED = re.compile(r"/file[=/](.*)", re.DOTALL)
+"""What a path asks Gradio for, by its name for files and by the older one."""
 
 
 class NoDotfiles:
     """ASGI middleware: of `folder`, whose files Gradio serves, none that is hidden."""
 
     def __init__(self, app: Any, folder: Path) -> None:
-        self.app, self.folder = app, folder
+        self.app, self.folder = app, folder.resolve()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        asked = Path(scope.get("path", "").partition("file=")[2]).absolute()
-        hidden = asked.is_relative_to(self.folder) and any(
-            part.startswith(".") for part in asked.relative_to(self.folder).parts
-        )
+        found = ASKED.search(scope.get("path", ""))
+        hidden = found is not None and self._hides(Path(found[1]))
         answer = PlainTextResponse("Not served.", 403) if hidden else self.app
         await answer(scope, receive, send)
+
+    def _hides(self, asked: Path) -> bool:
+        """Whether it is hidden by its name, or by that of the file which a link leads to."""
+        try:
+            places = [asked.absolute(), asked.resolve()]
+        except (OSError, RuntimeError, ValueError):  # a ring of links, or no path at all
+            return True
+        within = [p.relative_to(self.folder) for p in places if p.is_relative_to(self.folder)]
+        return any(part.startswith(".") for place in within for part in place.parts)

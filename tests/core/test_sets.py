@@ -39,6 +39,22 @@ def test_splits_open_by_name(prepared: Path) -> None:
         open_set(f"{prepared}:validation")
 
 
+def test_images_lie_in_their_set_which_may_lie_elsewhere(prepared: Path, tmp_path: Path) -> None:
+    mounted = tmp_path / "mounted"
+    mounted.symlink_to(prepared)
+    assert len(open_set(mounted)) == 4
+    (prepared / "train/link.png").symlink_to(prepared / "test/000.png")
+    (prepared / "train/out.png").symlink_to(tmp_path / "secret.png")
+    metadata = prepared / "train/metadata.jsonl"
+    for name in ("link.png", "../test/000.png"):
+        write_jsonl(metadata, [{"file_name": name}])
+        assert len(open_set(mounted)) == 1
+    for name in ("out.png", "../../secret.png", str(tmp_path / "secret.png")):
+        write_jsonl(metadata, [{"file_name": name}])
+        with pytest.raises(UserError, match="leads out of the set"):
+            open_set(prepared)
+
+
 def test_a_plain_folder_opens_too(make_folder: Callable[..., Path], tmp_path: Path) -> None:
     assert open_set(make_folder("grey")).mode == "L"
     colour = open_set(make_folder("colour", mode="RGB"))

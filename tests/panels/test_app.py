@@ -235,6 +235,10 @@ def test_only_pictures_made_here_are_served(
     for file in hidden:
         file.parent.mkdir(exist_ok=True)
         file.write_text("secret")
+    alias = tmp_path / "alias"
+    alias.symlink_to(made)
+    (made / "plain.txt").symlink_to(made / ".env")
+    (made / ".linked.png").symlink_to(picture)
 
     def status(path: object) -> int:
         return httpx.get(f"{address}gradio_api/file={path}").status_code
@@ -247,12 +251,19 @@ def test_only_pictures_made_here_are_served(
         f"{made}/./.env",
         f"{made}/../first/report.html",
         f"{made}/%2e%2e/%2e%2e/.env",
+        f"/proc/self/root{made}/.env",
+        f"{alias}/.env",
+        f"{alias}/.kept/secret.png",
+        made / "plain.txt",
+        made / ".linked.png",
         project / "runs/tuned/weights/pytorch_lora_weights.safetensors",
         project / "data/ramps/00.png",
         ROOT / "pyproject.toml",
     ]
     assert [status(path) for path in refused] == [403] * len(refused)
-    link.unlink()
+    assert httpx.get(f"{address}gradio_api/file/{made}/.env").status_code == 403  # its older name
+    for file in (link, made / "plain.txt", made / ".linked.png"):
+        file.unlink()
 
 
 def test_nothing_is_watched_or_remembered(address: str) -> None:

@@ -129,6 +129,24 @@ def test_only_images_of_the_set_are_viewed(bench: Workbench) -> None:
         data.prepared.window("data/birds", "train", outside)
 
 
+@pytest.mark.parametrize("by", ["name", "link", "folder"])
+def test_an_image_outside_of_its_set_is_not_shown(bench: Workbench, by: str) -> None:
+    data, folder = Data(bench), bench.root / "data/birds"
+    secret = bench.root / "private/secret.png"
+    write_png(Image.new("L", (8, 8)), secret)
+    names = {"name": "../../../private/secret.png", "link": "link.png", "folder": "l/secret.png"}
+    (folder / "train/link.png").symlink_to(secret)
+    (folder / "train/l").symlink_to(secret.parent)
+    rows = [{"file_name": name} for name in ("0.png", names[by])]
+    write_jsonl(folder / "train/metadata.jsonl", rows)
+    status, thumbnails, _ = data.browse("data/birds", "train", "", ANY, ANY, 1)
+    assert len(thumbnails) == 1
+    assert "leads out of the set" in status
+    with pytest.raises(UserError, match="leads out of the set"):
+        data.prepared.window("data/birds", "train", names[by])
+    assert "leads out of the set" in data.doubles("data/birds", "train", False)[0]
+
+
 def test_what_was_picked_stays_of_its_set(bench: Workbench) -> None:
     data = Data(bench)
     shutil.copytree(bench.root / "data/birds", bench.root / "data/crows")
