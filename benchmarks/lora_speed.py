@@ -7,8 +7,8 @@ Same model, images, batch, precision and adapters, in processes of their own, ta
 over the rounds.
 The other way is written after examples/dreambooth/train_dreambooth_lora.py: every step opens the
 images, encodes them, and encodes the prompt. "compiled" is the trainer with `compile: true`; the
-script has no such setting, and what compiling takes is in its "first_step_s". "full" is Stable
-Diffusion 2 built from its configuration with random weights. Writes
+script has no such setting; "start_s", until the first step has ended, holds what compiling takes.
+"full" is Stable Diffusion 2 built from its configuration with random weights. Writes
 benchmarks/results/lora_speed.json.
 """
 
@@ -121,17 +121,18 @@ def usual_way(base: Path, data: Path, size: int, batch: int, steps: int, precisi
 def our_way(
     base: Path, data: Path, size: int, batch: int, steps: int, run: Path, compiled: bool
 ) -> tuple[float, float]:
-    """Images per second of the trainer itself, and seconds to its first step.
+    """Images per second of the trainer itself, and seconds until its first step has ended.
 
     Timed as the usual way is: the device is waited for at both ends.
     """
+    began = time.monotonic()
     marks: dict[int, float] = {}
     log = Session.log
 
     def timed(session: Session, **values: Any) -> None:
         if session.step + 1 in (1, WARM, steps):
             _wait()
-            marks[session.step + 1] = session.seconds
+            marks[session.step + 1] = time.monotonic() - began
         log(session, **values)
 
     with mock.patch.object(Session, "log", timed):
@@ -241,7 +242,7 @@ def _run(given: argparse.Namespace) -> None:
         speed = usual_way(*common, given.precision)
     else:
         run = Path(f"runs/lora-speed-{time.time_ns()}")
-        speed, found["first_step_s"] = our_way(*common, run, given.way == "compiled")
+        speed, found["start_s"] = our_way(*common, run, given.way == "compiled")
     found |= {"images_per_second": speed, "memory_mb": peak_memory_mb(torch.device(pick_device()))}
     print(json.dumps(found))
 
@@ -271,7 +272,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         values["memory_ratio"] = values["memory_mb"] / found["usual"]["memory_mb"]
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     setup = {name: value for name, value in vars(given).items() if name != "way"}
-    row = setup | {"device": device, "threads": torch.get_num_threads()} | found
+    machine = {"device": device, "threads": torch.get_num_threads()}
+    row = setup | machine | {"cpu": torch.backends.cpu.get_cpu_capability()} | found
     rows = read_json(RESULT) if RESULT.exists() else []
     write_json(RESULT, [*rows, row])
     for way, values in found.items():
