@@ -105,7 +105,7 @@ def tab(bench: Workbench, page: gr.Blocks) -> None:
     old.select(play.selected, recent, told, **fields.QUIET)
     run.then(play.recent, None, [old, recent], **fields.QUIET)
     page.load(play.recent, None, [old, recent], **fields.QUIET)
-    restored = [*asked.inputs, shown.status]
+    restored = [*asked.inputs, fresh, shown.status]
     again.click(play.restore, shown.picked, restored, **fields.QUIET)
     examples.click(lambda sample: sample[0], examples, prompt, queue=False, **fields.QUIET)
     preset.input(lambda line: line, preset, prompt, queue=False, **fields.QUIET)
@@ -253,8 +253,8 @@ class Playground:
         return _pairs(made), made
 
     def restore(self, picture: Picture | None) -> Values:
-        """Fill the fields with what made a picture."""
-        none = [gr.skip()] * (10 + 2 * MIXED)
+        """Fill the fields with what made a picture; the next one takes no new seed."""
+        none = [gr.skip()] * (11 + 2 * MIXED)
         if picture is None:
             return (*none, look.problem("Select a picture first."))
         try:
@@ -283,6 +283,7 @@ class Playground:
             wish.scheduler,
             WHEN[0] if marked == by_rule else WHEN[1] if marked else WHEN[2],
             *(part for pair in mixed[:MIXED] for part in pair),
+            False,
             told,
         )
 

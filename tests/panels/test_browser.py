@@ -120,8 +120,10 @@ def test_a_visit_to_every_tab_on_a_narrow_screen(page: Any, project: Path) -> No
     page.get_by_text("History", exact=True).click()
     page.get_by_alt_text("Seed 0: a valley").first.click()
     page.get_by_text("osteon generate --run runs/tuned --seeds 0").wait_for()
+    fresh.check()
     page.get_by_role("button", name="Use these settings").click()
     page.get_by_text("These are the settings of seed 0").wait_for()
+    assert not fresh.is_checked()
     assert prompt.input_value() == "a valley"
 
     # Side by side and reports

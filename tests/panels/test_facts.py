@@ -237,6 +237,7 @@ def test_the_visible_label_is_restored_as_the_rule_it_was(
 ) -> None:
     values = Playground(bench).restore(playground(bench, model, 3, label))
     assert values[9] == restored
+    assert values[-2] is False  # no new seed: it is the restored one that draws it again
     assert "Generate makes it again" in values[-1]
 
 
