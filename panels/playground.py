@@ -136,7 +136,12 @@ def _mixed(models: list[Model]) -> list[Any]:
         with gr.Row():
             parts.append(
                 gr.Dropdown(
-                    _loras(models), value="", label=f"LoRA run {number}", min_width=160, scale=2
+                    _loras(models),
+                    value="",
+                    label=f"LoRA run {number}",
+                    allow_custom_value=True,  # for programs: it lists those there at the start
+                    min_width=160,
+                    scale=2,
                 )
             )
             parts.append(

@@ -1,6 +1,7 @@
 """What the other tabs do, through their named endpoints, on the small project's real models."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,17 @@ def test_wildcards_and_other_loras_are_in_the_picture(client: Client) -> None:
     assert facts["loras"] == {"runs/tuned": 0.5}
     status = ask(client, prompt="a __nothing__")[-1][1]
     assert "There is no list for __nothing__" in status
+
+
+def test_a_lora_of_a_run_that_came_later_is_mixed_in(client: Client, project: Path) -> None:
+    late = project / "runs/late"
+    shutil.copytree(project / "runs/tuned", late)
+    try:
+        (path,) = pictures(ask(client, model="models/tiny", lora_1="runs/late", steps=1))
+        assert json.loads(png_text(path)[SETTINGS_KEY])["loras"] == {"runs/late": 1.0}
+        assert "no model &#x27;runs/never&#x27;" in ask(client, lora_1="runs/never")[-1][1]
+    finally:
+        shutil.rmtree(late)
 
 
 def test_a_grid_holds_every_combination(client: Client, project: Path) -> None:
