@@ -101,10 +101,13 @@ class Picture:
 
 
 def as_drawn(file: Path, facts: Mapping[str, Any]) -> Image.Image:
-    """A picture without its visible mark."""
-    with Image.open(file) as image:
-        image.load()
-        return unlabelled(image, min(label_height(facts), image.height - 1))
+    """A picture without its visible mark. Raises UserError where its file is gone or damaged."""
+    try:
+        with Image.open(file) as image:
+            image.load()
+            return unlabelled(image, min(label_height(facts), image.height - 1))
+    except OSError:
+        raise UserError(f"The file of {file.stem} is not there any more; draw it again.") from None
 
 
 def label_height(facts: Mapping[str, Any]) -> int:

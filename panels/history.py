@@ -23,9 +23,12 @@ MOST_MIXED = 8  # seeds or prompts of a mix
 
 def newest(folder: Path, models: Sequence[Model]) -> list[Picture]:
     """The last pictures made in the app, newest first, of models that are still there."""
-    files = sorted(folder.glob("*/*.png"), key=lambda file: file.stat().st_mtime, reverse=True)
-    found = []
-    for file in files[:SHOWN]:
+    names = {model.folder.name for model in models}  # grids and films lie beside theirs
+    files = (file for name in names for file in (folder / name).glob("*.png"))
+    found: list[Picture] = []
+    for file in sorted(files, key=_written, reverse=True):
+        if len(found) == SHOWN:
+            break
         try:
             facts = read_facts(file)
             model, loras = model_of(facts, models), mixed_in(facts)
@@ -34,6 +37,14 @@ def newest(folder: Path, models: Sequence[Model]) -> list[Picture]:
         except UserError:
             continue  # of a model that is gone, or no picture of ours
     return found
+
+
+def _written(file: Path) -> float:
+    """When; 0 where it was deleted meanwhile."""
+    try:
+        return file.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def read_facts(file: Path) -> dict[str, Any]:

@@ -246,8 +246,11 @@ class Playground:
         if not isinstance(event.index, int) or not 0 <= event.index < len(made):
             return look.note(SELECT), None
         picture, near = made[event.index]
-        near = near or self.judged(picture).nearest
-        return look.facts(picture) + look.resemblance(picture, near), picture
+        try:
+            near = near or self.judged(picture).nearest
+            return look.facts(picture) + look.resemblance(picture, near), picture
+        except UserError as error:  # a file that was deleted
+            return look.problem(str(error)), None
 
     def recent(self) -> Values:
         """Of the gallery of older pictures, and what is in it."""

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
 from PIL import Image
 
@@ -25,7 +26,7 @@ from panels import look
 from panels.catalogue import RADIOGRAPH, find_models, pick
 from panels.copies import nearest_of
 from panels.drawing import Event, Failure, Picture, Task, as_drawn, draw
-from panels.history import newest, read_facts
+from panels.history import SHOWN, newest, read_facts
 from panels.label import WHEN, labelled
 from panels.latent import Latent, read_points
 from panels.playground import Playground
@@ -253,6 +254,42 @@ def test_settings_without_a_field_are_named(project: Path) -> None:
     assert "--dtype bf16" in look.command(picture)
     quoted = replace(picture, facts=picture.facts | {"negative": "12"})
     assert "--negative '\"12\"'" in look.command(quoted)  # else read as a number
+
+
+def chosen(index: int) -> gr.SelectData:
+    """A click on picture number `index` of a gallery."""
+    return gr.SelectData(None, {"index": index, "value": None})
+
+
+def test_a_picture_whose_file_is_gone_gives_a_sentence(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in (1, 2):
+        playground(bench, "runs/views", seed, "never")
+    play = Playground(bench)
+    shown, made = play.recent()
+    assert len(shown) == 2
+    made[0].picture.path.unlink()
+    words, picked = play.selected(made, chosen(0))
+    assert f"The file of {made[0].picture.path.stem} is not there any more" in words
+    assert picked is None
+    assert play.selected(made, chosen(1))[1] == made[1].picture
+    models, files = bench.models(), [each.picture.path for each in made]
+    listed = {"views": files}  # one was deleted meanwhile
+    monkeypatch.setattr(Path, "glob", lambda folder, asked: listed.get(folder.name, []))
+    assert [picture.path for picture in newest(bench.pictures, models)] == files[1:]
+
+
+def test_other_pictures_leave_the_history_its_own(bench: Workbench) -> None:
+    made = playground(bench, "runs/views", 1, "never").path
+    for folder in ("grids", "deleted-run"):
+        for number in range(SHOWN + 1):
+            write_png(noise(8), bench.pictures / folder / f"{number}.png")
+    write_png(noise(8), made.with_name("strange.png"))
+    assert [picture.path for picture in newest(bench.pictures, bench.models())] == [made]
+    for number in range(SHOWN + 1):
+        shutil.copy(made, made.with_name(f"copy-{number}.png"))
+    assert len(newest(bench.pictures, bench.models())) == SHOWN
 
 
 def test_a_setting_that_the_model_lacks_is_a_failure(bench: Workbench) -> None:
