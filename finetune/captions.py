@@ -7,6 +7,8 @@ from diffusers import StableDiffusionPipeline
 
 from core.seeds import stream
 from finetune.models import send, tokenize
+from finetune.new_word import Embedding
+from finetune.settings import check_heard
 
 EMBED_AT_ONCE = 16  # captions
 ON_DEVICE = 2**30  # bytes of embeddings that may be kept
@@ -34,13 +36,20 @@ class Words:
         pipeline: StableDiffusionPipeline,
         trained: bool,
         shuffle: bool = False,
+        learned: bool = True,
     ) -> None:
         """
         Args:
             trained: the text encoder or a new word learns too, so embeddings cannot be kept.
             shuffle: keep several orders of each caption's parts.
+            learned: they are trained on, not only measured with.
+
+        Raises UserError where a new word would be learned, and no caption has it.
         """
         tokenizer, encoder = pipeline.tokenizer, pipeline.text_encoder
+        known = encoder.get_input_embeddings()
+        if learned and isinstance(known, Embedding):
+            check_heard(tokenizer.convert_ids_to_tokens(known.first), captions)
         texts = [""]
         self.place = {"": (0, 1)}  # first of a caption's orders in the table, their count
         for caption in dict.fromkeys(captions):

@@ -1,7 +1,10 @@
 """Settings of the DreamBooth and LoRA trainer. Imports without torch."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
+
+from core.errors import UserError
 
 Part = Literal["attention", "feedforward", "projection", "convolution"]
 Schedule = Literal[
@@ -216,6 +219,9 @@ class DreamBoothSettings:
         prodigy = self.optim.name == "prodigy"
         if prodigy and self.token is not None and self.token.lr != self.optim.lr:
             raise ValueError(f"prodigy takes one learning rate: give token.lr {self.optim.lr}")
+        prompts = [concept.prompt for concept in self.subjects if concept.prompt is not None]
+        if self.token is not None and len(prompts) == len(self.subjects):  # captions: see Words
+            check_heard(self.token.name, prompts)
 
     @property
     def subjects(self) -> list[Concept]:
@@ -231,3 +237,12 @@ class DreamBoothSettings:
     def whole(self) -> bool:
         """Whether networks are trained themselves, so that all of them have to be saved."""
         return self.lora is None and (self.unet or self.text_encoder)
+
+
+def check_heard(word: str, captions: Iterable[str]) -> None:
+    """Raise UserError where a new word stands in none of the captions that it is learned from."""
+    if not any(word in caption for caption in captions):
+        raise UserError(
+            f"No caption contains the new word {word}, so it would learn nothing; "
+            f'give --prompt "a {word}", or captions with it.'
+        )

@@ -54,7 +54,7 @@ class HeldOut:
         frozen = replace(settings, augment=(), cache_latents=True)
         self.latents = Latents(self.images.pixels(size, "RGB"), pipeline.vae, frozen, accelerator)
         trained = settings.text_encoder or settings.token is not None
-        self.words = Words(self.captions, pipeline, trained)
+        self.words = Words(self.captions, pipeline, trained, learned=False)
 
     @torch.no_grad()
     def loss(self, denoiser: Denoiser, scheduler: DDPMScheduler) -> torch.Tensor:

@@ -12,7 +12,7 @@ from core.families import load_sampler
 from finetune.captions import Words
 from finetune.models import Denoiser, open_pipeline, tokenize
 from finetune.new_word import FILE, add_word, settled, vectors_of
-from finetune.settings import DreamBoothSettings, Lora, Optim, Token
+from finetune.settings import Concept, DreamBoothSettings, Lora, Optim, Token
 from finetune.train_dreambooth import train
 from finetune.trained import freeze, groups
 
@@ -40,7 +40,7 @@ def test_only_the_word_learns_and_it_becomes_part_of_the_table(
 ) -> None:
     pipeline = open_pipeline(base)
     add_word(pipeline, WORD)
-    own = settings(token=WORD, unet=False)
+    own = settings(prompt="a <wing>", token=WORD, unet=False)
     trained = freeze(Denoiser(pipeline.unet, pipeline.text_encoder), own)
     assert len(trained) == 2 * 32
     assert [group["lr"] for group in groups(trained, own)] == [0.1]
@@ -91,3 +91,20 @@ def test_whole_networks_take_the_word_along(settings: Make) -> None:
 def test_nothing_to_train_is_refused(settings: Make) -> None:
     with pytest.raises(ValueError, match="nothing to train"):
         settings(unet=False)
+
+
+@pytest.mark.parametrize("unet", [True, False])
+def test_a_word_that_nothing_says_is_refused(
+    settings: Make, captioned: Path, base: Path, unet: bool
+) -> None:
+    """By its prompts before anything is opened, by captions before the first step."""
+    remedy = r'No caption contains the new word <wing>.*give --prompt "a <wing>"'
+    with pytest.raises(UserError, match=remedy):
+        settings(token=WORD, unet=unet)
+    other = Concept(str(captioned), prompt="a <wing> on a rock")
+    assert settings(token=WORD, unet=unet, concepts=(other,)).token == WORD
+    with pytest.raises(UserError, match=remedy):
+        train(settings(token=WORD, unet=unet, data=str(captioned), prompt=None))
+    pipeline = open_pipeline(base)
+    add_word(pipeline, WORD)
+    assert Words(["a ramp"], pipeline, trained=True, learned=False).cut == 0  # held-out images
