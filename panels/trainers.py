@@ -74,7 +74,11 @@ class Trainers:
 
     def stop(self, run: str) -> str:
         """Let the trainer of a run save and leave; says what it does."""
-        self.training.stop(Path(run or "").name)
+        name = Path(run or "").name
+        if not name:
+            raise UserError("Choose a run.")
+        if not self.training.stop(name):
+            return f"{run} is stopping already: it ends its step and saves."
         return f"{run} ends its step, saves and stops. Start goes on from there."
 
     def runs(self) -> list[str]:

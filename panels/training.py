@@ -1,6 +1,6 @@
 """Trainers as processes of their own: they outlive the browser and the app.
 
-runs/.training/<name>.json    process id, when it began, command
+runs/.training/<name>.json    process id, when it began, command, whether it was told to stop
 runs/.training/<name>.txt     what it printed
 """
 
@@ -35,7 +35,7 @@ class Training:
     """The trainers that the app started in one project."""
 
     root: Path
-    starting: threading.Lock = field(default_factory=threading.Lock)
+    changing: threading.Lock = field(default_factory=threading.Lock)
 
     def start(self, family: str, name: str, words: list[str]) -> str:
         """Start, or take up, runs/<name> with the settings in `words`; returns the command.
@@ -49,7 +49,7 @@ class Training:
         words = [*words, "--run_dir", f"runs/{name}"]
         settings = parse(resolve(kind.settings), words, "").settings
         command = ["train", family, *words]
-        with self.starting:
+        with self.changing:
             for other in self.under_way():
                 raise UserError(
                     f"runs/{other} is being trained, and two at once may not fit in memory; "
@@ -76,12 +76,21 @@ class Training:
         began = psutil.Process(process.pid).create_time()
         write_json(self._file(name), {"pid": process.pid, "began": began, "command": command})
 
-    def stop(self, name: str) -> None:
-        """As Ctrl-C does: the trainer ends its step, saves and leaves. Raises UserError."""
-        process = self._process(name)
-        if process is None:
-            raise UserError(f"runs/{name} is not being trained by this app.")
-        os.killpg(process.pid, signal.SIGINT)
+    def stop(self, name: str) -> bool:
+        """As Ctrl-C does: the trainer ends its step, saves and leaves. Raises UserError.
+
+        False where it was told before: a second Ctrl-C would make it leave without saving.
+        """
+        with self.changing:
+            process = self._process(name)
+            if process is None:
+                raise UserError(f"runs/{name} is not being trained by this app.")
+            note = read_json(self._file(name))
+            if note.get("stopping"):
+                return False
+            write_json(self._file(name), note | {"stopping": True})
+            os.killpg(process.pid, signal.SIGINT)
+            return True
 
     def is_running(self, name: str) -> bool:
         return self._process(name) is not None

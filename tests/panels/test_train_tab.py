@@ -1,18 +1,21 @@
 """Train: a real, tiny training through the named endpoints, and what is refused before it."""
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from gradio_client import Client
 
 from core.config import parse
 from core.errors import UserError
 from core.families import FAMILIES, resolve
-from core.files import read_jsonl
+from core.files import read_jsonl, write_json
 from panels.train import Train
 from panels.trainers import Trainers
 from panels.training import Training, check_places, flags
@@ -104,6 +107,35 @@ def test_a_training_is_started_watched_stopped_and_goes_on(
     assert state()["step"] == wanted
     steps = [row["step"] for row in read_jsonl(project / "runs/new/metrics.jsonl")]
     assert steps == list(range(1, wanted + 1))  # none lost, none twice
+
+
+COUNTS_ITS_SIGNALS = """
+import signal, sys, time
+told = []
+signal.signal(signal.SIGINT, lambda *_: told.append(1))
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(10 + len(told)))
+print("ready", flush=True)
+while True:
+    time.sleep(0.05)
+"""
+
+
+def test_stopping_twice_tells_the_trainer_once(client: Client, project: Path) -> None:
+    code = [sys.executable, "-c", COUNTS_ITS_SIGNALS]
+    trainer = subprocess.Popen(code, stdout=subprocess.PIPE, start_new_session=True)
+    assert trainer.stdout is not None
+    assert trainer.stdout.readline() == b"ready\n"
+    note = project / "runs/.training/slow.json"
+    began = psutil.Process(trainer.pid).create_time()
+    write_json(note, {"pid": trainer.pid, "began": began, "command": []})
+    answers = [client.predict("runs/slow", api_name="/stop_training") for _ in range(2)]
+    trainer.terminate()
+    assert trainer.wait(60) == 11
+    assert "saves and stops" in answers[0]
+    assert "is stopping already" in answers[1]
+    with pytest.raises(Exception, match=r"Choose a run\."):
+        client.predict(None, api_name="/stop_training")
+    note.unlink()
 
 
 @pytest.mark.parametrize(
