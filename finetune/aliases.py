@@ -55,6 +55,7 @@ TRACKERS = ("none", "tensorboard", "wandb", "trackio")
 PRIOR = "it needs --with_prior_preservation"
 PREVIEW = "it needs --validation_prompt"
 LORA = "it needs --rank, without which every weight is trained"
+STEADY = "--lr_scheduler constant has no warm-up, constant_with_warmup has"
 WHY = {
     "resume_from_checkpoint": "the same command always goes on",
     "enable_xformers_memory_efficient_attention": "PyTorch's own attention is as good",
@@ -76,6 +77,7 @@ WHY = {
     "lora_alpha": LORA,
     "lora_dropout": LORA,
     "use_dora": LORA,
+    "lr_warmup_steps": STEADY,
     "num_train_epochs": "--max_train_steps says how long",
     "optimizer": "there are AdamW and prodigy",
     "use_8bit_adam": "--optimizer names another one",
@@ -149,6 +151,8 @@ def _without_effect(given: dict[str, str], lora: bool) -> set[str]:
         raise UserError("--with_prior_preservation needs --class_prompt; say what the class is.")
     if "validation_prompt" not in given:
         lacking.add(PREVIEW)
+    if given.get("lr_scheduler", "constant") == "constant" and given.get("lr_warmup_steps") != "0":
+        lacking.add(STEADY)
     return {name for name, why in WHY.items() if why in lacking}
 
 

@@ -35,6 +35,11 @@ class Optim:
     def __post_init__(self) -> None:
         if self.name == "schedule_free" and (self.schedule != "constant" or self.warmup):
             raise ValueError("schedule_free takes schedule constant and no warmup")
+        if self.schedule == "constant" and self.warmup:
+            raise ValueError(
+                f"optim.warmup {self.warmup} does nothing where optim.schedule is constant; "
+                "give --optim.schedule constant_with_warmup"
+            )
 
 
 @dataclass(frozen=True)

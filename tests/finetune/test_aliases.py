@@ -130,6 +130,21 @@ def test_defaults_are_those_of_the_scripts(plain: Path) -> None:
     assert read(*prior, "--num_class_images=2")["--steps"] == "6"
 
 
+def test_a_constant_schedule_has_no_warm_up(plain: Path, capsys: pytest.CaptureFixture) -> None:
+    """There it is ignored in silence, here it is named; none at all needs no word."""
+    start = ["--pretrained_model_name_or_path=x", f"--instance_data_dir={plain}"]
+    for schedule in ([], ["--lr_scheduler", "constant"]):
+        ours = translate([*start, *schedule, "--lr_warmup_steps", "500"])
+        assert "--optim.warmup" not in ours
+        assert "--lr_warmup_steps is left out: --lr_scheduler constant" in capsys.readouterr().err
+    for steps, schedule in (("0", "constant"), ("500", "constant_with_warmup")):
+        ours = translate([*start, "--lr_scheduler", schedule, "--lr_warmup_steps", steps])
+        assert ours[ours.index("--optim.warmup") + 1] == steps
+        settings = parse(DreamBoothSettings, [*ours, "--run_dir=x"], "").settings
+        assert settings.optim.warmup == int(steps)
+        assert not capsys.readouterr().err
+
+
 def test_a_full_command_line(
     base: Path, plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

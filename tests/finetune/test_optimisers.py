@@ -64,3 +64,9 @@ def test_plans_know_what_an_optimiser_keeps(name: str) -> None:
 def test_schedule_free_takes_no_schedule() -> None:
     with pytest.raises(ValueError, match="no warmup"):
         Optim(name="schedule_free", warmup=3)
+
+
+def test_a_warm_up_that_would_not_be_made_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"give --optim\.schedule constant_with_warmup"):
+        Optim(warmup=500)
+    assert Optim(schedule="constant_with_warmup", warmup=500).warmup == 500
