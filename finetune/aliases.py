@@ -171,25 +171,45 @@ def _optimiser(given: dict[str, str], ours: dict[str, str]) -> None:
 def _spread_batch(given: dict[str, str], ours: dict[str, str], lora: bool) -> None:
     """Theirs is the batch of one process and one piece; ours that of a whole update. And what is
     counted in epochs there, in steps here.
+
+    Raises UserError where a count is none.
     """
-    pieces = int(given.pop("gradient_accumulation_steps", "1"))
+
+    def taken(name: str, default: str) -> int:
+        return int(_number(name, given.pop(name, default), whole=True))
+
+    pieces = taken("gradient_accumulation_steps", "1")
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    batch = int(given.pop("train_batch_size", "4")) * pieces * processes
+    batch = taken("train_batch_size", "4") * pieces * processes
     ours["batch"], ours["accumulate"] = str(batch), str(pieces)
     if given.pop("scale_lr", None):
-        ours["optim.lr"] = str(float(ours["optim.lr"]) * batch)
+        ours["optim.lr"] = str(_number("learning_rate", ours["optim.lr"]) * batch)
     images = len(list_images(Path(ours.get("data", "."))))
     if "prior.prompt" in ours:
-        images = max(images, int(ours.get("prior.count", Prior.count)))
+        count = ours.get("prior.count", str(Prior.count))
+        images = max(images, int(_number("num_class_images", count, whole=True)))
     epoch = -(-images // batch)  # steps
     if "steps" not in ours:
-        ours["steps"] = str(epoch * int(given.pop("num_train_epochs", "1")))
+        ours["steps"] = str(epoch * taken("num_train_epochs", "1"))
     if "preview_prompts" in ours:
         ours["preview_prompts"] = f"[{_quoted(ours['preview_prompts'])}]"
-        ours["preview_seeds"] = str([*range(int(given.pop("num_validation_images", "4")))])
+        ours["preview_seeds"] = str([*range(taken("num_validation_images", "4"))])
         if "preview_every" not in ours:
-            epochs = given.pop("validation_epochs", "50" if lora else None)
-            ours["preview_every"] = str(epoch * int(epochs)) if epochs else "100"
+            counted = lora or "validation_epochs" in given
+            every = epoch * taken("validation_epochs", "50") if counted else 100
+            ours["preview_every"] = str(every)
+
+
+def _number(name: str, text: str, whole: bool = False) -> float:
+    """What an option says. Raises UserError for another thing than a number above 0."""
+    try:
+        value = int(text) if whole else float(text)
+    except ValueError:
+        value = 0
+    if not value > 0:
+        kind = "whole number" if whole else "number"
+        raise UserError(f"--{name} {text} should be a {kind} above 0.")
+    return value
 
 
 def _pairs(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:

@@ -145,6 +145,22 @@ def test_a_constant_schedule_has_no_warm_up(plain: Path, capsys: pytest.CaptureF
         assert not capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("train_batch_size=x", "train_batch_size=0", "gradient_accumulation_steps=2.5"),
+        *("num_train_epochs=1.5", "validation_epochs=x", "num_validation_images=-1"),
+        *("num_class_images=many", "learning_rate=fast"),
+    ],
+)
+def test_a_count_that_is_none_is_refused(plain: Path, line: str) -> None:
+    start = f"pretrained_model_name_or_path=x instance_data_dir={plain} scale_lr class_prompt=x "
+    start += "with_prior_preservation validation_prompt=x"
+    name, _, value = line.partition("=")
+    with pytest.raises(UserError, match=f"^--{name} {value} should be a .*number above 0.$"):
+        translate([f"--{word}" for word in (*start.split(), line)])
+
+
 def test_a_full_command_line(
     base: Path, plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
