@@ -19,8 +19,27 @@ import yaml
 from core.errors import UserError
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)  # help of the fields
+_load_yaml = jsonargparse.get_loader("yaml")
+NULLS = {"null", "Null", "NULL", "~"}
 Settings = TypeVar("Settings")
 DRY_RUN_HELP = "--dry_run checks data, model and disk space, prints the plan and trains nothing."
+
+
+def _load(text: str, path: str | None = None) -> Any:
+    """YAML, but a text in one line is never a comment, a list or a mapping without brackets.
+
+    So a prompt may be "#1 dog" or "a photo: a dog".
+
+    Args:
+        path: of the file that it is from; None: a single value.
+    """
+    value = _load_yaml(text)
+    single = path is None and "\n" not in text and not text.lstrip().startswith(("[", "{"))
+    prose = isinstance(value, (dict, list)) or (value is None and text.strip() not in NULLS)
+    return text if single and prose else value
+
+
+jsonargparse.set_loader("yaml", _load, (yaml.YAMLError,))
 
 
 class Parsed(NamedTuple):

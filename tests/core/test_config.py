@@ -24,6 +24,8 @@ class Adapter:
 
     rank: int = 4
     """Rank."""
+    prompt: str | tuple[str, ...] = ""
+    """One or more."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Example:
     adapter: Adapter | None = field(default_factory=Adapter)
     steps: int = 10
     """Steps."""
+    prompt: str | None = None
+    """What is shown."""
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -103,4 +107,24 @@ def test_a_file_that_repeats_or_invents_a_key_is_refused(tmp_path: Path) -> None
 
 def test_leaves_are_dotted() -> None:
     assert leaves({"a": {"b": 1, "c": {"d": 2}}, "e": 3}) == {"a.b": 1, "a.c.d": 2, "e": 3}
-    assert leaf_names(Example) == ["data", "optim.lr", "adapter.rank", "steps"]
+    assert leaf_names(Example) == [
+        *("data", "optim.lr", "adapter.rank", "adapter.prompt", "steps", "prompt")
+    ]
+
+
+@pytest.mark.parametrize("text", ["#1 dog", "a photo: a dog", "- a dog", "&c", "a, b", "? a", "7"])
+def test_a_text_is_what_was_typed(text: str) -> None:
+    """YAML would take it for a comment, a mapping, a list, ..."""
+    words = [f"--{name}={text}" for name in ("data", "prompt", "adapter.prompt")]
+    settings = parse(Example, words, "").settings
+    assert (settings.data, settings.prompt, settings.adapter.prompt) == (text, text, text)
+    assert from_dict(Example, yaml.safe_load(to_yaml(settings))) == settings
+
+
+def test_what_stands_in_brackets_is_yaml(tmp_path: Path) -> None:
+    words = ["--data=x", "--adapter.prompt=['#1', b]", "--optim={lr: 1E-3}", "--prompt=null"]
+    settings = parse(Example, words, "").settings
+    assert (settings.adapter.prompt, settings.optim.lr) == (("#1", "b"), 1e-3)
+    assert settings.prompt is None
+    file = write(tmp_path / "a.yaml", "data: x")  # one line without an end
+    assert parse(Example, ["--config", file], "").settings.data == "x"

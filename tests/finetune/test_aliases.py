@@ -145,6 +145,16 @@ def test_a_constant_schedule_has_no_warm_up(plain: Path, capsys: pytest.CaptureF
         assert not capsys.readouterr().err
 
 
+def test_prompts_are_what_was_typed(plain: Path) -> None:
+    start = ["--pretrained_model_name_or_path=x", f"--instance_data_dir={plain}", "--output_dir=x"]
+    for text in ("#1 dog", "a photo: it's a dog", "- dogs"):
+        given = [f"--{name}_prompt={text}" for name in ("instance", "class", "validation")]
+        ours = translate([*start, "--with_prior_preservation", *given])
+        settings = parse(DreamBoothSettings, ours, "").settings
+        assert (settings.prompt, settings.prior.prompt) == (text, text)
+        assert settings.preview_prompts == (text,)
+
+
 @pytest.mark.parametrize(
     "line",
     [
