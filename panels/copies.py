@@ -1,9 +1,9 @@
 """The training image that a picture is most likely a copy of, by the reports' own test: mirrored,
 cropped and re-lit ones too. The yardstick is how near unseen real images come."""
 
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,14 @@ import numpy as np
 from PIL import Image
 
 from core.errors import UserError
+from core.files import read_jsonl
 from core.images import fit, to_array, to_mode
+from core.sets import SPLITS, ImageSet, image_files, is_set, read_edits
 from panels.catalogue import Model
 
 SIDE = 64  # pixels at which images are looked at
 MOST_UNSEEN = 500  # real images that make the yardstick
+MOST_BANKS = 8  # sets: those of a run with several subjects, and of what is mixed in
 ENOUGH = 20  # unseen images from which a copy may be named
 EQUAL = 0.99
 """Likeness that says copy by itself: JPEG and crops stay above 0.997, in the middle; of 400 drawn
@@ -64,7 +67,7 @@ def nearest_of(models: Sequence[Model], root: Path, image: Image.Image) -> Neare
     for name in dict.fromkeys(name for model in models for name in model.data):
         data = root / name
         try:
-            found.append(_bank(str(data), _changed(data)).nearest(image))
+            found.append(banks.of(str(data)).nearest(image))
         except UserError:  # the set was moved or deleted: nothing to compare with
             continue
     return max(found, key=lambda near: (near.possible_copy, near.likeness), default=None)
@@ -91,23 +94,67 @@ class _Bank:
         return Nearest(self.paths[place], score, share, len(self.unseen), self.bound)
 
 
-def _changed(data: Path) -> float:
-    """When the set last changed: its notes, its description, or the folder itself."""
-    folder = Path(str(data).rpartition(":")[0]) if ":" in data.name else data
-    files = (folder / "edits.jsonl", folder / "set.json", folder)
-    return max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
+class Banks:
+    """Of the data that models were trained on: the MOST_BANKS asked for last, each made once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: dict[str, tuple[Any, _Bank]] = {}
+
+    def of(self, data: str) -> _Bank:
+        """The bank of `data`, a set or "set:split"; made anew where its images have changed.
+
+        Raises UserError where the set was moved or deleted.
+        """
+        with self._lock:
+            stamp, known = _stamp(data), self._kept.pop(data, None)
+            if known is None or known[0] != stamp:
+                known = None  # before the new one is made: each may be large
+                known = (stamp, _made(data))
+            self._kept[data] = known
+            while len(self._kept) > MOST_BANKS:
+                del self._kept[next(iter(self._kept))]
+        return known[1]
+
+    def __len__(self) -> int:
+        return len(self._kept)
 
 
-@lru_cache(maxsize=8)  # sets: those of a run with several subjects, and of what is mixed in
-def _bank(data: str, changed: float) -> _Bank:
+banks = Banks()
+
+
+def _place(data: str) -> tuple[Path, str]:
+    """ "x/data/y:test" -> (x/data/y, "test")."""
+    folder, _, split = data.rpartition(":")
+    return (Path(folder), split) if split in SPLITS else (Path(data), "train")
+
+
+def _stamp(data: str) -> tuple[Any, ...]:
+    """Changes where the images do, and with what is left out of the yardstick; captions do not
+    matter, nor what is left out of the images that models have seen already."""
+    folder, seen = _place(data)
+    files = [folder / "set.json", *(folder / split / "metadata.jsonl" for split in SPLITS)]
+    files = [file for file in files if file.exists()] or [folder]
+    if not folder.exists():
+        raise UserError(f"{folder} is not there.")
+    left_out = [_left_out(folder, split) for split in SPLITS if split != seen]
+    return (*(file.stat().st_mtime_ns for file in files), *left_out)
+
+
+def _left_out(folder: Path, split: str) -> frozenset[str]:
+    edits = read_edits(folder, split)
+    return frozenset(name for name, changes in edits.items() if changes.get("exclude"))
+
+
+def _made(data: str) -> _Bank:
     from compare.copies import CopyBank, copy_bound  # torch
     from compare.features import PixelPath
     from compare.measure import pick
     from compare.sources import open_real
 
-    folder, _, split = data.rpartition(":")
-    real = open_real(folder or data, data if folder and split != "train" else None)
-    train, unseen = real.train, real.held_out
+    folder, split = _place(data)
+    real = open_real(str(folder), data if split != "train" else None)
+    train, unseen = _whole(real.train, folder), real.held_out
     search = CopyBank(train, PixelPath(SIDE, train.mode))
     if real.same:
         return _Bank(train.paths, search, np.zeros(0), 1.0)
@@ -115,3 +162,15 @@ def _bank(data: str, changed: float) -> _Bank:
         unseen = pick(unseen, MOST_UNSEEN, 0, "yardstick")
     scores = search.find(unseen).cosine[:, 0]
     return _Bank(train.paths, search, scores, copy_bound(scores))
+
+
+def _whole(train: ImageSet, folder: Path) -> ImageSet:
+    """With the images that were left out since: a model may have seen them."""
+    split = train.name.rpartition(":")[2]
+    file = folder / split / "metadata.jsonl"
+    if not is_set(folder) or not file.exists():
+        return train
+    rows = read_jsonl(file)
+    paths = image_files(folder, split, [row["file_name"] for row in rows])
+    found = [(path, row) for path, row in zip(paths, rows, strict=True) if path.is_file()]
+    return replace(train, paths=[path for path, _ in found], rows=[row for _, row in found])

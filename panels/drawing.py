@@ -131,6 +131,11 @@ class _Stopped(Exception):
     """Raised inside the model to leave it."""
 
 
+def reason(error: Exception) -> str:
+    """What an error that was not foreseen says of itself, in one short line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 def draw(resident: Resident, tasks: Sequence[Task], folder: Path) -> Iterator[Event]:
     """Work through `tasks` in order; PNGs go to `folder`/<model>/."""
     events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
@@ -175,8 +180,7 @@ class _Hand:
             raise
         except Exception as error:
             log.exception("%s drew nothing", task.model.name)
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            sentence = f"{task.model.name} drew nothing ({reason}); the terminal tells more."
+            sentence = f"{task.model.name} drew nothing ({reason(error)}); the terminal tells more."
             return Failure(place, sentence)
 
     def make(self, task: Task, place: int) -> Picture:

@@ -11,6 +11,7 @@ import gradio as gr
 
 from core.errors import UserError
 from panels import look
+from panels.drawing import reason
 from panels.label import WHEN
 from panels.wish import LIMITS, MAX_SEED, MAX_TEXT, SCHEDULERS
 
@@ -145,8 +146,8 @@ def _in_words(function: Any, place: int, count: int) -> Any:
             yield answer
         except Exception as error:
             log.exception("no answer")
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            answer[place] = look.problem(f"That failed ({reason}); the terminal tells more.")
+            told_why = f"That failed ({reason(error)}); the terminal tells more."
+            answer[place] = look.problem(told_why)
             yield answer
 
     return told

@@ -11,6 +11,7 @@ from typing import Any
 
 from gradio.themes import Base, Color, sizes
 
+from core.errors import UserError
 from core.families import FAMILIES
 from panels.catalogue import RADIOGRAPH, Model
 from panels.copies import Nearest
@@ -201,11 +202,15 @@ def caption(picture: Picture, near: Nearest | None = None) -> str:
     return f"Possible copy! {words}" if near is not None and near.possible_copy else words
 
 
-def resemblance(picture: Picture, near: Nearest | None) -> str:
-    """A picture beside the training image that is nearest to it."""
+def resemblance(picture: Picture, near: Nearest | None, trouble: str = "") -> str:
+    """A picture beside the training image that is nearest to it, or why there is none."""
     if near is None:
-        return note("Its training images are not here, so it cannot be compared with them.")
-    pair = figure(picture.path, "This picture") + figure(near.image, "Nearest training image")
+        unknown = "Its training images are not here, so it cannot be compared with them."
+        return problem(trouble) if trouble else note(unknown)
+    try:
+        pair = figure(picture.path, "This picture") + figure(near.image, "Nearest training image")
+    except UserError as error:  # a file that was deleted
+        return problem(str(error))
     kind = problem if near.possible_copy else note
     return f'<div class="osteon-figures">{pair}</div>{kind(near.words + ".")}'
 

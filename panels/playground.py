@@ -1,7 +1,10 @@
 """The Playground: a model, a prompt and a seed; pictures as they are made."""
 
+import logging
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,7 +14,7 @@ import gradio as gr
 from core.errors import UserError
 from panels import copies, fields, history, look, wildcards
 from panels.catalogue import Model
-from panels.drawing import Failure, Picture, Progress, Task, draw, label_height
+from panels.drawing import Failure, Picture, Progress, Task, draw, label_height, reason
 from panels.label import WHEN
 from panels.tasks import is_marked, task_of, tasks_of, wish_of, without_field
 from panels.wish import MAX_SEED, MAX_TEXT, SCHEDULERS, Wish
@@ -22,6 +25,8 @@ SELECT = "Generate a picture, then select it."
 PROMPT = "What to draw. Left empty: what the model was trained on."
 NO_PROMPT = "This family draws from the seed alone; it reads no prompt."
 RENEW = f"(fresh, seed) => fresh ? Math.floor(Math.random() * {MAX_SEED + 1}) : seed"
+LOOK_EVERY = 0.25  # seconds between two looks whether a picture has been compared
+log = logging.getLogger("osteon.app")
 MIXED = 2  # LoRA runs besides the model's own
 Values = tuple[Any, ...]
 
@@ -30,7 +35,9 @@ class Made(NamedTuple):
     """A picture in a gallery, and what it resembles."""
 
     picture: Picture
-    nearest: copies.Nearest | None
+    nearest: copies.Nearest | None = None
+    trouble: str = ""
+    """Why it could not be compared with training images."""
 
 
 class Shown(NamedTuple):
@@ -228,36 +235,42 @@ class Playground:
                     seen = look.preview(event.preview) if event.preview else gr.skip()
                     yield _only(line, seen)
                 if isinstance(event, Picture):
-                    line = look.status(f"{number} is done", (event.place + 1) / len(tasks))
-                    made.append(Made(event, None))
+                    line = f"{number} is done. Comparing with the training images"
+                    line = look.status(line, (event.place + 1) / len(tasks))
+                    made.append(Made(event))
                     yield _pairs(made), line, warning, look.facts(event), "", list(made), event
-                    made[-1] = self.judged(event)
+                    judging = _aside(self.judged, event)
+                    while wait([judging], LOOK_EVERY).not_done:  # here, too, Stop is heeded
+                        yield _only(gr.skip())
+                    made[-1] = judging.result()
                     yield _all(made)
         count = f"{len(made)} picture{'s' if len(made) != 1 else ''}"
         yield _only(look.status(f"{count} in {time.monotonic() - began:.1f} s."), "")
 
     def judged(self, picture: Picture) -> Made:
-        """With the training image that it resembles most."""
+        """With the training image that it resembles most; what goes wrong becomes a sentence."""
         models = [picture.model, *picture.loras]
-        return Made(picture, copies.nearest_of(models, self.bench.root, picture.open()))
+        try:
+            return Made(picture, copies.nearest_of(models, self.bench.root, picture.open()))
+        except UserError as error:
+            return Made(picture, trouble=str(error))
+        except Exception as error:
+            log.exception("%s was not compared", picture.path.name)
+            words = "It could not be compared with its training images"
+            return Made(picture, trouble=f"{words} ({reason(error)}); the terminal tells more.")
 
     def selected(self, made: list[Made], event: gr.SelectData) -> Values:
         """How a picture of a gallery was made, and what it resembles."""
         if not isinstance(event.index, int) or not 0 <= event.index < len(made):
             return look.note(SELECT), None
-        picture, near = made[event.index]
-        try:
-            near = near or self.judged(picture).nearest
-            return look.facts(picture) + look.resemblance(picture, near), picture
-        except UserError as error:  # a file that was deleted
-            return look.problem(str(error)), None
+        shown = made[event.index]
+        if shown.nearest is None:
+            shown = self.judged(shown.picture)
+        return look.facts(shown.picture) + look.resemblance(*shown), shown.picture
 
     def recent(self) -> Values:
         """Of the gallery of older pictures, and what is in it."""
-        made = [
-            Made(picture, None)
-            for picture in history.newest(self.bench.pictures, self.bench.models())
-        ]
+        made = [Made(each) for each in history.newest(self.bench.pictures, self.bench.models())]
         return _pairs(made), made
 
     def restore(self, picture: Picture | None) -> Values:
@@ -333,17 +346,27 @@ def _examples(model: Model | None) -> Any:
 
 def _pairs(made: list[Made]) -> list[tuple[str, str]]:
     """Files and captions of a gallery."""
-    return [(str(picture.path), look.caption(picture, near)) for picture, near in made]
+    return [(str(each.picture.path), look.caption(each.picture, each.nearest)) for each in made]
 
 
 def _all(made: list[Made]) -> Values:
     """The pictures, the last one's facts; all else stays."""
-    picture, near = made[-1]
-    facts = look.facts(picture) + look.resemblance(picture, near)
+    picture = made[-1].picture
+    facts = look.facts(picture) + look.resemblance(*made[-1])
     return _pairs(made), gr.skip(), gr.skip(), facts, gr.skip(), list(made), picture
 
 
-def _only(line: str, preview: Any = None) -> Values:
+def _aside(function: Callable[[Picture], Made], picture: Picture) -> "Future[Made]":
+    """In a thread of its own: it comes to its end, though nobody may wait for it any more."""
+    answer: Future[Made] = Future()
+    work = threading.Thread(
+        target=lambda: answer.set_result(function(picture)), name="osteon-judging", daemon=True
+    )
+    work.start()
+    return answer
+
+
+def _only(line: Any, preview: Any = None) -> Values:
     """A new status line (and preview); all else stays."""
     seen = gr.skip() if preview is None else preview
     return gr.skip(), line, gr.skip(), gr.skip(), seen, gr.skip(), gr.skip()

@@ -19,12 +19,10 @@ from core.families import load_sampler
 from core.files import write_json
 from core.generate import SETTINGS_KEY, generate
 from core.images import write_png
-from finetune.settings import Concept, DreamBoothSettings
 from gan.networks import Generator
 from gan.weights import save_generator
 from panels import look
 from panels.catalogue import RADIOGRAPH, find_models, pick
-from panels.copies import nearest_of
 from panels.drawing import Event, Failure, Picture, Task, as_drawn, draw
 from panels.history import SHOWN, newest, read_facts
 from panels.label import WHEN, labelled
@@ -272,7 +270,7 @@ def test_a_picture_whose_file_is_gone_gives_a_sentence(
     made[0].picture.path.unlink()
     words, picked = play.selected(made, chosen(0))
     assert f"The file of {made[0].picture.path.stem} is not there any more" in words
-    assert picked is None
+    assert picked == made[0].picture  # to be drawn again
     assert play.selected(made, chosen(1))[1] == made[1].picture
     models, files = bench.models(), [each.picture.path for each in made]
     listed = {"views": files}  # one was deleted meanwhile
@@ -333,27 +331,6 @@ def test_empty_prompt_files_are_no_hindrance(bench: Workbench) -> None:
     (bench.root / "prompts/good.txt").write_text("a heron\n")
     assert "runs/views" in bench.model_names()
     assert bench.presets() == [("good: a heron", "a heron")]
-
-
-def test_copies_are_sought_among_all_that_was_learned(tmp_path: Path) -> None:
-    for number in range(4):
-        write_png(noise(seed=number), tmp_path / f"data/{'ab'[number % 2]}/{number}.png")
-    run = tmp_path / "runs/both"
-    write_json(run / "run.json", {"family": "dreambooth"})
-    (run / "weights").mkdir()
-    settings = DreamBoothSettings("data/a", run_dir=str(run), concepts=(Concept("data/b"),))
-    (run / "config.yaml").write_text(
-        f"data: {settings.data}\nconcepts:\n- data: {settings.concepts[0].data}\nlora: {{}}\n"
-    )
-    (both,) = find_models(tmp_path)
-    assert both.data == ("data/a", "data/b")
-    base = replace(both, name="models/base", data=())
-    for number in (2, 3):
-        near = nearest_of([base, both], tmp_path, noise(seed=number))
-        assert near is not None
-        assert near.image.name == f"{number}.png"
-        assert near.possible_copy
-    assert nearest_of([base], tmp_path, noise()) is None
 
 
 def test_what_is_mixed_in_is_known_of_a_picture(project: Path) -> None:

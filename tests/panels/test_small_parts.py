@@ -1,6 +1,5 @@
 """Label, viewer, ballots, grid axes, latent ways, edits: each by hand."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +7,10 @@ import pytest
 from PIL import Image
 
 from core.errors import UserError
-from core.files import write_json, write_jsonl
-from core.images import open_image, write_png
-from core.sets import open_set
+from core.files import write_json
+from core.images import open_image
 from finetune.sample import SCHEDULERS as OF_SAMPLER
 from panels import ballots, differences
-from panels.copies import _bank
 from panels.greys import read_greys, windowed
 from panels.grid import read_axis
 from panels.label import labelled, strip_height, unlabelled
@@ -127,32 +124,6 @@ def test_sixteen_bits_are_windowed_as_stored(tmp_path: Path, suffix: str) -> Non
     assert read_greys(file).limits == (0, 1023)  # ten bits in sixteen
     Image.fromarray((values % 256).astype(np.uint8)).save(file)
     assert read_greys(file).whole == (127.5, 255)
-
-
-@pytest.fixture
-def prepared(tmp_path: Path) -> Path:
-    for split, count in (("train", 5), ("test", 4)):
-        rows = []
-        for number in range(count):
-            name = f"{number}.png"
-            write_png(noise(seed=number + 10 * (split == "test")), tmp_path / split / name)
-            rows.append({"file_name": name, "text": f"image {number}"})
-        write_jsonl(tmp_path / split / "metadata.jsonl", rows)
-    write_json(tmp_path / "set.json", {"mode": "L"})
-    return tmp_path
-
-
-def test_the_nearest_training_image_is_found(prepared: Path) -> None:
-    bank = _bank(str(prepared), 0.0)
-    near = bank.nearest(noise(seed=3))
-    assert near.image == prepared / "train/3.png"
-    assert near.likeness == pytest.approx(1.0, abs=1e-4)
-    assert (near.share, near.unseen) == (1.0, 4)
-    assert near.possible_copy  # four unseen images are few, but it is the image itself
-    assert "practically equal to a training image" in near.words
-    assert not replace(near, likeness=0.98).possible_copy  # they are too few to say so
-    assert bank.nearest(noise(seed=99)).likeness < 0.2
-    assert open_set(prepared).captions[3] == "image 3"
 
 
 @pytest.mark.parametrize("name", ["", "../x", ".hidden", "a/b", "x" * 80])
