@@ -29,7 +29,6 @@ TRIES = 3  # of each part, after one that warms up
 DENOISED = 4  # steps of a sampler that are tried
 COPIED = 2**22  # trained numbers, about, on which updates and saves are tried
 SIDE = 1024  # of the matrices by which a processor's speed is told
-PREVIEW_BATCH = 8  # images at once
 PNG = 2  # bytes a pixel, about
 
 
@@ -43,6 +42,8 @@ class Work:
     """Forward and backward of one piece of a step, without an update; its gradients dropped."""
     draw: Callable[..., Any]
     """So many images by the sampler, with its options."""
+    at_once: int
+    """Images that it draws together."""
     denoised: int
     """Steps in which an image is drawn."""
     opened: float
@@ -143,7 +144,7 @@ def estimate(
     image = guess = measure = 0.0
     most = max(looks.sheet, looks.held_out)
     if most:
-        image, guess = _try_drawing(work, min(most, PREVIEW_BATCH), device)
+        image, guess = _try_drawing(work, min(most, work.at_once), device)
     if looks.held_out:
         measure = work.measure()
     checkpoint = saved * (FLOAT + beside(settings)) * len(trained)

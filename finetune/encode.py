@@ -18,9 +18,9 @@ from core.seeds import batch_at, stream
 from finetune.augment import NUMBERS, mirrored, vary
 from finetune.captions import Words
 from finetune.models import send
+from finetune.portions import at_once
 from finetune.settings import DreamBoothSettings
 
-ENCODE_AT_ONCE = 2**20  # pixels: four images of 512 x 512
 ON_DEVICE = 2**30  # bytes of cached latents that may stay on the device
 
 
@@ -128,7 +128,7 @@ class Latents:
         self.vae = vae
         self.device = accelerator.device
         self.augment = settings.augment
-        self.at_once = max(1, min(16, ENCODE_AT_ONCE // pixels[0, :, :, 0].size))  # images
+        self.at_once = at_once(pixels[0, :, :, 0].size)  # images
         self.pixels = pixels
         with torch.no_grad():
             one = self._moments([0], torch.ones(1, NUMBERS))

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -62,7 +62,7 @@ class Place:
     @property
     def downscale(self) -> int:
         """Pixels per latent pixel, along a side."""
-        return 2 ** (len(self.config("vae")["block_out_channels"]) - 1)
+        return downscale(self.config("vae"))
 
     @property
     def prediction_type(self) -> str:
@@ -93,6 +93,11 @@ class Place:
             with file.open("rb") as content:
                 digest.update(hashlib.file_digest(content, "sha256").digest())
         return digest.hexdigest()[:16]
+
+
+def downscale(vae: Mapping[str, Any]) -> int:
+    """Pixels per latent pixel, along a side, by an autoencoder's configuration."""
+    return 2 ** (len(vae["block_out_channels"]) - 1)
 
 
 def locate(base: str, revision: str | None = None, weights: bool = True) -> Place:

@@ -20,6 +20,7 @@ from finetune.cost import Work
 from finetune.encode import Source, cached
 from finetune.models import NETWORKS, Denoiser, Place, open_empty, open_pipeline
 from finetune.new_word import Embedding
+from finetune.portions import at_once
 from finetune.sample import StableDiffusionSampler
 from finetune.settings import DreamBoothSettings
 from finetune.trained import Trained, freeze
@@ -55,7 +56,8 @@ def work_of(
             sampler(range(count), (prompts * count)[:count], **options)
 
     measure = held_out.measure.prepare if held_out is not None else float
-    return Work(fetch, piece, draw, sampler.options["steps"], opened, measure)
+    count = at_once(sampler.size**2)
+    return Work(fetch, piece, draw, count, sampler.options["steps"], opened, measure)
 
 
 def checkpoint_activations(denoiser: Denoiser) -> None:
@@ -146,7 +148,8 @@ def empty_work(
     if here and device.type != "meta":
         open_pipeline(place.folder)
     opened = time.monotonic() - began
-    return Work(fetch, piece, draw, sampler.options["steps"], opened, float)
+    count = at_once(size**2)
+    return Work(fetch, piece, draw, count, sampler.options["steps"], opened, float)
 
 
 def empty_inputs(

@@ -19,7 +19,8 @@ from core.images import from_array, to_array, to_mode
 from core.seeds import image_noise, mixed_noise, stream
 from finetune.adapters import FILE
 from finetune.blend import Blend, mixes, name_of
-from finetune.models import Place, locate, open_pipeline, open_vae
+from finetune.models import Place, downscale, locate, open_pipeline, open_vae
+from finetune.portions import at_once
 from finetune.weights import CARD, base_of, open_tuned, read_card
 
 SCHEDULERS = {
@@ -29,7 +30,6 @@ SCHEDULERS = {
     "euler_a": "EulerAncestralDiscreteScheduler",
     "unipc": "UniPCMultistepScheduler",
 }
-DECODE_AT_ONCE = 16  # images; decoding takes more memory than denoising
 
 OnStep = Callable[[int, int, torch.Tensor], None]
 """Called after each denoising step: its number (from 1), their count, B x 4 x h x w latents."""
@@ -38,7 +38,8 @@ OnStep = Callable[[int, int, torch.Tensor], None]
 def decode(vae: AutoencoderKL, latents: torch.Tensor, mode: str) -> list[Image.Image]:
     """B x 4 x h x w latents to images, "L" or "RGB"."""
     images: list[Image.Image] = []
-    for part in (latents / vae.config.scaling_factor).split(DECODE_AT_ONCE):
+    area = latents[0, 0].numel() * downscale(vae.config) ** 2  # pixels of an image
+    for part in (latents / vae.config.scaling_factor).split(at_once(area)):
         pixels = vae.decode(part.to(vae.dtype), return_dict=False)[0]  # B x 3 x H x W, [-1, 1]
         pixels = pixels.float().add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8)
         images += from_array(pixels.permute(0, 2, 3, 1).cpu().numpy())
@@ -222,7 +223,7 @@ class BaseAutoencoder:
         latents = torch.cat(
             [
                 self._vae.encode(part.float() / 127.5 - 1).latent_dist.mean
-                for part in images.split(DECODE_AT_ONCE)
+                for part in images.split(at_once(images[0, 0].numel()))
             ]
         )
         return to_array(decode(self._vae, latents * self._vae.config.scaling_factor, mode))

@@ -16,11 +16,11 @@ from core.images import list_images, write_png
 from core.sets import ImageSet, open_set
 from finetune.augment import check_domain
 from finetune.models import Place
+from finetune.portions import portions
 from finetune.sample import StableDiffusionSampler
 from finetune.settings import Concept, DreamBoothSettings, Prior
 
 CONTRACT = "class.json"
-CLASS_BATCH = 16  # images generated at once
 CLASS_STEPS, CLASS_GUIDANCE, CLASS_SCHEDULER = 25, 4.0, "ddim"
 
 
@@ -161,12 +161,11 @@ def class_subject(
     missing = [seed for seed, file in enumerate(files) if not file.exists()]
     captions = _in_turn(prior, prior.count)
     mine = missing[accelerator.process_index :: accelerator.num_processes]
-    for first in tqdm(
-        range(0, len(mine), CLASS_BATCH),
+    for seeds in tqdm(
+        portions(mine, size**2),
         desc=f"class images in {folder}",
         disable=not (mine and accelerator.is_main_process),
     ):
-        seeds = mine[first : first + CLASS_BATCH]
         with accelerator.autocast():
             drawn = sampler(
                 seeds,

@@ -28,7 +28,7 @@ from core.session import Session, check_disk, peak_memory_mb
 from finetune.aliases import translate
 from finetune.buckets import Buckets, bucketed
 from finetune.captions import Words
-from finetune.cost import PREVIEW_BATCH, disk_left, disk_needed, estimate
+from finetune.cost import disk_left, disk_needed, estimate
 from finetune.encode import Batch, Source, join
 from finetune.fused import fuse
 from finetune.losses import denoising_loss, min_snr_weight, preserve_prior, target
@@ -50,6 +50,7 @@ from finetune.plan import (
     print_plan,
     warnings,
 )
+from finetune.portions import portions
 from finetune.prediction import check_prediction
 from finetune.rehearsal import HALF, checkpoint_activations, work_of
 from finetune.sample import StableDiffusionSampler
@@ -359,8 +360,8 @@ def preview(
     pairs = [(seed, p) for p in sampler.default_prompts for seed in settings.preview_seeds]
     images = []
     with session.accelerator.autocast():
-        for start in range(0, len(pairs), PREVIEW_BATCH):
-            seeds, prompts = zip(*pairs[start : start + PREVIEW_BATCH], strict=True)
+        for part in portions(pairs, sampler.size**2):
+            seeds, prompts = zip(*part, strict=True)
             images += sampler(seeds, prompts)
     file = session.run.path / "previews" / f"step-{session.step + 1:06d}.png"
     write_png(grid(images, len(settings.preview_seeds)), file, synthetic=True)

@@ -19,6 +19,7 @@ from finetune.captions import Words
 from finetune.encode import Latents
 from finetune.losses import denoising_loss, target
 from finetune.models import Denoiser, send
+from finetune.portions import portions
 from finetune.sample import StableDiffusionSampler
 from finetune.settings import DreamBoothSettings
 from finetune.subjects import Subject
@@ -86,10 +87,10 @@ class HeldOut:
         folder = run.path / "validation" / f"step-{step:06d}"
         pairs = list(enumerate(self.captions))
         mine = pairs[self.accelerator.process_index :: self.accelerator.num_processes]
-        if mine:
+        for part in portions(mine, sampler.size**2):
             with self.accelerator.autocast():
-                images = sampler([seed for seed, _ in mine], [text for _, text in mine])
-            for (seed, text), image in zip(mine, images, strict=True):
+                images = sampler([seed for seed, _ in part], [text for _, text in part])
+            for (seed, text), image in zip(part, images, strict=True):
                 write_png(image, folder / f"{seed:06d}.png", {"prompt": text}, synthetic=True)
         self.accelerator.wait_for_everyone()
         return open_set(folder)

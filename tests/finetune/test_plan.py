@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import core.session
 import finetune.plan
+import finetune.portions
 import finetune.train_dreambooth
 from core.errors import UserError
 from core.files import read_json, write_json
@@ -24,7 +25,8 @@ from finetune.cost import Looks, Seconds, disk_left, times
 from finetune.models import locate
 from finetune.plan import memory_needed, warnings
 from finetune.rehearsal import empty_denoiser, empty_inputs, empty_pipeline
-from finetune.settings import Concept, DreamBoothSettings, Lora, Optim, Token
+from finetune.sample import StableDiffusionSampler
+from finetune.settings import Concept, DreamBoothSettings, Lora, Optim, Prior, Token
 from finetune.train_dreambooth import train
 from tests.finetune.tiny import write_images
 from tests.trainers import ACCELERATE, ENVIRONMENT, TWO, command, launch, run_facts
@@ -75,6 +77,27 @@ def test_finding_out_leaves_no_trace(
     one, other = (read_metrics(tmp_path / name) for name in ("run", "untried"))
     assert [row["loss"] for row in one] == [row["loss"] for row in other]
     assert not list(tmp_path.glob(".plan-*"))
+
+
+def test_large_images_are_drawn_a_few_at_once(
+    settings: Make, captioned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Class images, the try for the plan, validations and previews: never more than two at once."""
+    monkeypatch.setattr(finetune.portions, "AT_ONCE", 2 * 32**2)
+    monkeypatch.setenv("OSTEON_CACHE", str(tmp_path / "cache"))
+    real, drawn = StableDiffusionSampler.__call__, []
+
+    def watched(sampler: Any, seeds: Any, *given: Any, **options: Any) -> Any:
+        drawn.append(len(seeds))
+        return real(sampler, seeds, *given, **options)
+
+    monkeypatch.setattr(StableDiffusionSampler, "__call__", watched)
+    own = settings(
+        data=str(captioned), prompt=None, steps=1, validate_every=1, preview_every=1,
+        preview_seeds=(0,), prior=Prior("a thing", 3, folder=str(tmp_path / "class")),
+    )  # fmt: skip
+    train(own)
+    assert drawn == [2, 1, 2, 2, 2, 2, 1, 2, 2, 1]
 
 
 def test_a_resumed_run_keeps_its_highest_memory(settings: Make) -> None:

@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers.configuration_utils import FrozenDict
 from diffusers.models.attention_processor import AttnProcessor
 
 from core.errors import UserError
@@ -16,7 +18,7 @@ from core.images import to_array
 from core.seeds import image_noise
 from finetune.adapters import save_adapters
 from finetune.models import locate
-from finetune.sample import CARD, SCHEDULERS, StableDiffusionSampler
+from finetune.sample import CARD, SCHEDULERS, StableDiffusionSampler, decode
 from finetune.settings import Lora
 from tests.finetune.tiny import tiny_pipeline
 
@@ -41,6 +43,28 @@ def test_images_do_not_depend_on_the_batch(sampler: StableDiffusionSampler) -> N
         ]
         assert difference(alone, [together[2], together[0]]) <= 1, scheduler
     assert difference(sampler([1], ["a"], steps=3), sampler([2], ["a"], steps=3)) > 10
+
+
+def test_the_larger_the_fewer_are_decoded_at_once() -> None:
+    """At most 2**20 pixels, at least one image, and sixteen of the small ones."""
+    parts: list[int] = []
+
+    def decoded(latents: torch.Tensor, return_dict: bool) -> tuple[torch.Tensor]:
+        parts.append(len(latents))
+        return (torch.zeros(len(latents), 3, 1, 1),)
+
+    config = FrozenDict(scaling_factor=1.0, block_out_channels=(8, 8, 8, 8))
+    vae = SimpleNamespace(config=config, dtype=torch.float32, decode=decoded)
+    for size, count, wanted in [
+        (64, 20, [16, 4]),
+        (256, 20, [16, 4]),
+        (512, 6, [4, 2]),
+        (768, 2, [1, 1]),
+        (1536, 2, [1, 1]),
+    ]:
+        parts.clear()
+        assert len(decode(vae, torch.zeros(count, 4, size // 8, size // 8), "RGB")) == count
+        assert parts == wanted, size
 
 
 def test_plain_diffusers_draws_the_same(sampler: StableDiffusionSampler, base: Path) -> None:
