@@ -59,9 +59,9 @@ def test_a_bank_is_made_anew_for_other_images_and_not_for_captions(prepared: Pat
     record_edit(prepared, "train", "1.png", exclude=True)
     assert banks.of(data) is first
     record_edit(prepared, "test", "0.png", exclude=True)
-    (prepared / "train/metadata.jsonl").write_text('{"file_name": "1.png"}\n')
+    (prepared / "train/metadata.jsonl").write_text('{"file_name": "0.png"}\n')
     second = banks.of(data)
-    assert second.paths == [prepared / "train/1.png"]
+    assert second.paths == [prepared / "train/0.png"]
     assert len(second.unseen) == 3
     assert len(banks) == 1
 
