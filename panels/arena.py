@@ -1,6 +1,7 @@
 """Arena and quiz: which of two pictures is better, and which is real, without knowing whose it is.
 
-Pictures go into the page as data: no file name tells where they come from.
+Pictures go into the page as data: no file name tells where they come from, and before the answer
+nothing but pixels is in them. The page holds each round's id alone, and an id is answered once.
 """
 
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from panels import ballots, fields, look
 from panels.catalogue import of_radiographs
 from panels.endpoints import endpoint
 from panels.rounds import Case, Pair, Rounds
-from panels.thumbnails import img
+from panels.thumbnails import img, unmarked
 from panels.workbench import Workbench
 
 ASK = "Press New pair to begin."
@@ -41,7 +42,7 @@ def tab(bench: Workbench, page: gr.Blocks) -> None:
             votes = {vote: gr.Button(words, min_width=90) for vote, words in ballots.VOTES.items()}
             skip = gr.Button("New pair", variant="primary", min_width=90)
         tally = gr.HTML(arena.tally())
-        pair = gr.State(None)
+        pair = gr.Textbox(visible=False)  # not a State: the id of what stood there at the click
     with gr.Accordion("Quiz: real or made?", open=False):
         with gr.Row():
             real = gr.Dropdown(bench.sets(), label="Real images of", min_width=200)
@@ -52,7 +53,7 @@ def tab(bench: Workbench, page: gr.Blocks) -> None:
             says_made = gr.Button("Made", min_width=90)
             after = gr.Button("Next", variant="primary", min_width=90)
         score = gr.HTML(arena.score())
-        case = gr.State(None)
+        case = gr.Textbox(visible=False)
 
     skip.click(arena.pair, chosen, [view, pair], **fields.QUIET)
     for vote, button in votes.items():
@@ -92,48 +93,55 @@ class Arena:
 
     rounds: Rounds
 
-    def pair(self, chosen: list[str] | None) -> tuple[str, Pair | None]:
-        """Two pictures and the prompt that both answer."""
+    def pair(self, chosen: list[str] | None) -> tuple[str, str]:
+        """Two pictures and the prompt that both answer; their round's id."""
         try:
             pair = self.rounds.pair(chosen or [])
-            left, right = pair.open()
+            left, right = (unmarked(image) for image in pair.open())
             warning = self._warning(pair)
         except UserError as error:
-            return look.problem(str(error)), None
+            return look.problem(str(error)), ""
         prompt = look.note(f"Prompt: {pair.prompt}") if pair.prompt else ""
-        return warning + prompt + _row(_picture(left, "Left"), _picture(right, "Right")), pair
+        pictures = _row(_picture(left, "Left"), _picture(right, "Right"))
+        return warning + prompt + pictures, self.rounds.wait(pair)
 
-    def vote(self, pair: Pair | None, chosen: list[str], vote: str) -> tuple[Any, Any, Any]:
+    def vote(self, pair: str, chosen: list[str], vote: str) -> tuple[Any, Any, Any]:
         """Record what was preferred, say whose pictures they were, and show the next pair."""
-        if pair is None:
-            return look.note(ASK), None, gr.skip()
-        row = self.rounds.vote(pair, vote)
+        try:
+            row = self.rounds.vote_on(pair, vote)
+        except UserError:
+            gr.Info("No pair waits for a vote; press New pair for another.")
+            return gr.skip(), gr.skip(), gr.skip()
         told = look.note(f"Left was {row['left']}, right {row['right']}.")
         return *self.pair(chosen), told + self.tally()
 
     def tally(self) -> str:
         """The votes so far, as a table."""
         shares = ballots.preferred(self.rounds.votes())
-        return _table("Preferred to what stood beside it", shares) if shares else ""
+        title = "Preferred to what stood beside it (chance gives 50%, less where both were bad)"
+        return _table(title, shares) if shares else ""
 
-    def case(self, real: str | None, made: str | None) -> tuple[str, Case | None]:
-        """One picture, whose it is not being told."""
+    def case(self, real: str | None, made: str | None) -> tuple[str, str]:
+        """One picture, whose it is not being told; its round's id."""
         try:
             case = self.rounds.case(real, made)
-            picture = _picture(case.open(), "Real or made?")
-            return self._quiz_warning(str(real)) + _row(picture), case
+            picture = _picture(unmarked(case.open()), "Real or made?")
+            return self._quiz_warning(str(real)) + _row(picture), self.rounds.wait(case)
         except UserError as error:
-            return look.problem(str(error)), None
+            return look.problem(str(error)), ""
 
-    def answer(self, case: Case | None, answer: str) -> tuple[str, None, Any]:
+    def answer(self, name: str, answer: str) -> tuple[Any, Any, Any]:
         """Record an answer, and tell the truth."""
-        if case is None:
-            return look.note("Press Next for a picture."), None, gr.skip()
+        try:
+            case = self.rounds.take(name, Case)
+        except UserError:
+            gr.Info("No picture waits for an answer; press Next for another.")
+            return gr.skip(), gr.skip(), gr.skip()
         self.rounds.answer(case, answer)
         truth = f"made, by {case.samples}" if case.made else "real"
         right = "Right" if (answer == "made") == case.made else "Wrong"
         words = look.note(f"{right}: it was {truth}. Press Next for another.")
-        return _row(_picture(case.open(), f"It was {truth}")) + words, None, self.score()
+        return _row(_picture(case.open(), f"It was {truth}")) + words, "", self.score()
 
     def score(self) -> str:
         """The quiz so far: 50 % is what guessing gives."""

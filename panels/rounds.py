@@ -2,9 +2,11 @@
 
 import json
 import random
+import threading
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +24,8 @@ from panels.workbench import Workbench
 
 CHANCE = 0.5
 MOST_SIDE = 1024  # pixels; larger pictures are made smaller
-MOST_OPEN = 1000  # rounds of programs that wait for their answer
+MOST_OPEN = 1000  # rounds that wait for their answer
+MOST_KEPT = 32  # folders whose samples are remembered
 ANSWERS = ("real", "made")
 
 
@@ -70,7 +73,8 @@ class Rounds:
 
     bench: Workbench
     waiting: dict[str, Any] = field(default_factory=dict)
-    """Rounds of programs by their id."""
+    """Rounds that wait for their answer, by their id."""
+    taking: threading.Lock = field(default_factory=threading.Lock)
 
     def sets(self) -> list[str]:
         """Folders of samples that runs made, and folders from outside."""
@@ -104,8 +108,6 @@ class Rounds:
 
     def vote(self, pair: Pair, vote: str) -> dict[str, Any]:
         """Record what was preferred; the row tells whose pictures they were."""
-        if vote not in ballots.VOTES:
-            raise UserError(f"A vote is one of {', '.join(ballots.VOTES)}, not '{vote}'.")
         return ballots.record(
             self._file("arena"),
             left=self.name(pair.left),
@@ -128,8 +130,6 @@ class Rounds:
 
     def answer(self, case: Case, answer: str) -> dict[str, Any]:
         """Record an answer; the row tells the truth."""
-        if answer not in ANSWERS:
-            raise UserError(f"An answer is {' or '.join(ANSWERS)}, not '{answer}'.")
         row = {"set": case.samples, "file": case.file.name, "made": case.made, "answer": answer}
         return ballots.record(self._file("quiz"), **row)
 
@@ -145,31 +145,54 @@ class Rounds:
         """Of the set that a picture lies in."""
         return picture.parent.relative_to(self.bench.root).as_posix()
 
+    def wait(self, asked: Pair | Case) -> str:
+        """The id under which a round waits for its answer."""
+        name = uuid4().hex
+        with self.taking:
+            self.waiting[name] = asked
+            if len(self.waiting) > MOST_OPEN:
+                self.waiting.pop(next(iter(self.waiting)))
+        return name
+
+    def take(self, name: str, kind: type) -> Any:
+        """What waits under `name`: once, however often and fast it is asked for."""
+        with self.taking:
+            if not isinstance(self.waiting.get(name), kind):
+                raise UserError("No such round waits; ask for another, and answer it once.")
+            return self.waiting.pop(name)
+
     # -- for programs
 
     def new_pair(self, sets: list[str] | None = None) -> dict[str, str]:
-        """Two pictures as data URIs (PNG), their prompt, and the id under which to /vote; blind.
+        """Two pictures as data URIs (PNG), their prompt, and the id under which to /vote. Not blind
+        for who reads the files: a made picture's text chunks say so. Show the pixels alone.
         Without `sets` of /samples: those that fit together."""
         pair = self.pair(sets or self.related())
         left, right = (data_uri(image, exact=True) for image in pair.open())
-        return {"pair": self._wait(pair), "prompt": pair.prompt, "left": left, "right": right}
+        return {"pair": self.wait(pair), "prompt": pair.prompt, "left": left, "right": right}
 
     def vote_on(self, pair: str, vote: str) -> dict[str, Any]:
         """Record "left", "right", "tie" or "bad" of a /new_pair; tells whose pictures they were."""
-        return self.vote(self._take(pair, Pair), vote)
+        if vote not in ballots.VOTES:
+            raise UserError(f"A vote is one of {', '.join(ballots.VOTES)}, not '{vote}'.")
+        return self.vote(self.take(pair, Pair), vote)
 
     def new_case(self, real: str, made: str) -> dict[str, str]:
-        """A picture of the set `real` or of the samples `made`, and the id under which to
-        /answer."""
+        """A picture of the set `real` or of the samples `made`, and the id under which to /answer.
+        Not blind for who reads the file: a made picture's text chunks say so. Show the pixels
+        alone."""
         case = self.case(real, made)
-        return {"case": self._wait(case), "image": data_uri(case.open(), exact=True)}
+        return {"case": self.wait(case), "image": data_uri(case.open(), exact=True)}
 
     def answer_to(self, case: str, answer: str) -> dict[str, Any]:
         """Record "real" or "made" of a /quiz; tells the truth."""
-        return self.answer(self._take(case, Case), answer)
+        if answer not in ANSWERS:
+            raise UserError(f"An answer is {' or '.join(ANSWERS)}, not '{answer}'.")
+        return self.answer(self.take(case, Case), answer)
 
     def results(self) -> dict[str, dict[str, dict[str, float]]]:
-        """Shares preferred in the arena and told apart in the quiz, with 95 % intervals."""
+        """Shares preferred in the arena and told apart in the quiz, with 95 % intervals.
+        By chance both are 0.5, in the arena less where both were bad."""
         found = {
             "arena": ballots.preferred(self.votes()),
             "quiz": ballots.told_apart(self.answers()),
@@ -179,32 +202,27 @@ class Rounds:
             for game, shares in found.items()
         }
 
-    def _wait(self, asked: Pair | Case) -> str:
-        name = uuid4().hex
-        self.waiting[name] = asked
-        if len(self.waiting) > MOST_OPEN:
-            self.waiting.pop(next(iter(self.waiting)))
-        return name
-
-    def _take(self, name: str, kind: type) -> Any:
-        """What waits under `name`, once."""
-        if not isinstance(self.waiting.get(name), kind):
-            raise UserError(f"No round waits under '{name}'; ask for another, answer it once.")
-        return self.waiting.pop(name)
-
-    def _samples(self, name: str) -> list[Sample]:
-        images = open_set(self.bench.root / name)
-        known = (
-            row if "seed" in row else _carried(path)
-            for path, row in zip(images.paths, images.rows, strict=True)
-        )
-        return [
-            Sample(path, facts.get("seed"), str(facts.get("prompt") or ""))
-            for path, facts in zip(images.paths, known, strict=True)
-        ]
+    def _samples(self, name: str) -> tuple[Sample, ...]:
+        folder = self.bench.root / name
+        places = [place for place in (folder, folder / "samples.jsonl") if place.exists()]
+        return _read_samples(folder, *(place.stat().st_mtime_ns for place in places))
 
     def _file(self, name: str) -> Path:
         return self.bench.root / "reports" / "votes" / f"{name}.jsonl"
+
+
+@lru_cache(maxsize=MOST_KEPT)
+def _read_samples(folder: Path, *changed: int) -> tuple[Sample, ...]:
+    """Of a folder as it was at `changed` (ns): every header is too much to read for each pair."""
+    images = open_set(folder)
+    known = (
+        row if "seed" in row else _carried(path)
+        for path, row in zip(images.paths, images.rows, strict=True)
+    )
+    return tuple(
+        Sample(path, facts.get("seed"), str(facts.get("prompt") or ""))
+        for path, facts in zip(images.paths, known, strict=True)
+    )
 
 
 def draw(first: Sequence[Sample], second: Sequence[Sample]) -> tuple[Sample, Sample] | None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from panels.ballots import read
+
 sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="apt-get install chromium")
@@ -173,7 +175,7 @@ def test_two_pictures_on_one_place_by_keyboard(page: Any) -> None:
     page.get_by_text("LoRA scale: 0.25").first.wait_for()
 
 
-def test_the_other_tabs_by_their_main_path(page: Any) -> None:
+def test_the_other_tabs_by_their_main_path(page: Any, project: Path) -> None:
     # Latent: from one seed to another
     open_tab(page, "Latent")
     panel = page.get_by_role("tabpanel").filter(has=page.get_by_text("What to do"))
@@ -189,9 +191,14 @@ def test_the_other_tabs_by_their_main_path(page: Any) -> None:
     for button in ("Both bad", "Tie", "Right", "Left"):
         page.keyboard.press("Shift+Tab")
         sync_api.expect(page.get_by_role("button", name=button)).to_be_focused()
-    page.keyboard.press("Enter")
+    votes = project / "reports/votes/arena.jsonl"
+    before = len(read(votes))
+    page.evaluate("for (const time of [1, 2]) document.activeElement.click()")  # two at once
     page.get_by_text(re.compile("Left was (runs|outside)/")).wait_for()
     page.get_by_text("Preferred to what stood beside it").wait_for()
+    page.get_by_text("No pair waits for a vote").wait_for()
+    assert len(read(votes)) == before + 1
+    page.get_by_alt_text("Left").wait_for()  # the next pair
 
     page.get_by_text("Quiz: real or made?").click()
     page.get_by_role("button", name="Next").click()

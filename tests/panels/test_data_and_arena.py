@@ -1,8 +1,5 @@
-"""What the Data and Arena tabs do with files, without a server."""
+"""What the Data tab does with files, without a server; Data, Arena and Reports by programs."""
 
-import base64
-import io
-import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +12,6 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from app import launch
-from compare.votes import people
 from core.errors import UserError
 from core.files import read_jsonl, write_json, write_jsonl
 from core.images import open_image, write_png
@@ -24,33 +20,10 @@ from panels.arena import Arena
 from panels.data import Data, Picked
 from panels.history import newest
 from panels.prepared import ANY
-from panels.rounds import Pair, Rounds, Sample, draw
+from panels.rounds import Rounds
 from panels.workbench import Workbench
+from tests.panels.test_arena import decoded
 from tests.panels.test_small_parts import write_report
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Workbench:
-    """data/birds of six images, the last two equal but for a pixel; two sets of samples."""
-    random = np.random.default_rng(0)
-    pictures = [random.integers(0, 256, (32, 32), np.uint8) for _ in range(5)]
-    pictures.append(pictures[4].copy())
-    pictures[5][0, 0] ^= 1
-    folder = tmp_path / "data/birds"
-    for number, pixels in enumerate(pictures):
-        write_png(Image.fromarray(pixels), folder / f"train/{number}.png")
-    rows = [
-        {"file_name": f"{n}.png", "text": f"bird {n} <b>", "view": "PA", "findings": ["x", str(n)]}
-        for n in range(6)
-    ]
-    write_jsonl(folder / "train/metadata.jsonl", rows)
-    rejected = [{"file": "bad<.png", "reason": "empty file"}]
-    write_json(folder / "set.json", {"mode": "L", "rejected": rejected})
-    for run in ("one", "two"):
-        for seed in range(3):
-            image = Image.fromarray(random.integers(0, 256, (32, 32), np.uint8))
-            write_png(image, tmp_path / f"runs/{run}/samples/default/{seed:06d}.png")
-    return Workbench(tmp_path)
 
 
 def picked(file: str) -> Picked:
@@ -202,98 +175,6 @@ def test_a_refused_picture_is_shown_where_it_lies_in_the_project(bench: Workbenc
     assert 'alt="small.png"' in html
 
 
-def test_a_vote_is_blind_and_kept(bench: Workbench) -> None:
-    arena = Arena(Rounds(bench))
-    sets = arena.rounds.sets()
-    assert sets == ["runs/one/samples/default", "runs/two/samples/default"]
-    view, pair = arena.pair(sets)
-    assert pair is not None
-    assert pair.left.name == pair.right.name
-    assert "samples" not in view
-    assert pair.left.name not in view
-    assert view.count("data:image/png") == 2
-    view, after, tally = arena.vote(pair, sets, "left")
-    assert isinstance(after, Pair)  # the next one, at once
-    assert view.count("<img") == 2
-    left = pair.left.parent.relative_to(bench.root).as_posix()
-    assert f"Left was {left}" in tally
-    (row,) = arena.rounds.votes()
-    assert (row["left"], row["vote"]) == (left, "left")
-    arena.vote(None, sets, "left")  # nothing is on the page: nothing is recorded
-    assert len(arena.rounds.votes()) == 1
-    assert "two sets" in arena.pair(sets[:1])[0]
-
-
-def test_the_quiz_tells_the_truth_after_the_answer(bench: Workbench) -> None:
-    arena = Arena(Rounds(bench))
-    seen: set[bool] = set()
-    for _ in range(40):
-        view, case = arena.case("data/birds", "runs/one/samples/default")
-        assert case is not None
-        assert "made, by" not in view
-        assert case.file.name not in view
-        said, _, score = arena.answer(case, "made")
-        assert ("Right" in said) == case.made
-        seen.add(case.made)
-    assert seen == {True, False}
-    assert len(arena.rounds.answers()) == 40
-    assert "guessing gives 50%" in score
-    assert "Choose real images" in arena.case("data/none", "runs/one/samples/default")[0]
-
-
-def test_pairs_share_a_prompt_where_both_sets_know_theirs() -> None:
-    def sample(name: str, seed: int | None = None, prompt: str = "") -> Sample:
-        return Sample(Path(name), seed, prompt)
-
-    tuned = [sample("0.png", 0, "a cat"), sample("1.png", 1, "a dog")]
-    base = [sample("0.png", 0, "a dog"), sample("1.png", 1, "a dog")]
-    for _ in range(8):
-        assert draw(tuned, base) == (tuned[1], base[1])  # not 0.png, which is a cat and a dog
-    later = [sample("7.png", 7, "a cat")]
-    assert draw(tuned, later) == (tuned[0], later[0])
-    assert draw(tuned, [sample("0.png", 0, "a bird")]) is None
-    gan = [sample("0.png", 0)]
-    assert draw(tuned, gan) == (tuned[0], gan[0])
-    outside = [sample("b.jpg"), sample("c.jpg")]
-    assert {draw(gan, outside) for _ in range(40)} == {(gan[0], one) for one in outside}
-
-
-def test_a_duel_is_of_one_prompt_one_size_and_exact(bench: Workbench) -> None:
-    random = np.random.default_rng(1)
-    for run, size in (("one", 32), ("two", 48)):
-        folder = bench.root / f"runs/{run}/samples/x-rays"
-        pixels = random.integers(0, 256, (size, size, 3), np.uint8)
-        facts = json.dumps({"seed": 4, "prompt": "a chest X-ray <b>"})
-        write_png(Image.fromarray(pixels), folder / f"{run}.png", {"osteon": facts})
-    arena = Arena(Rounds(bench))
-    sets = [name for name in arena.rounds.sets() if name.endswith("x-rays")]
-    view, pair = arena.pair(sets)
-    assert pair is not None
-    assert {image.size for image in pair.open()} == {(48, 48)}
-    assert "Prompt: a chest X-ray &lt;b&gt;" in view
-    assert "Not for diagnosis" in view
-    shown = {_decoded(part.partition('"')[0]).tobytes() for part in view.split('src="')[1:]}
-    assert open_image(bench.root / "runs/two/samples/x-rays/two.png").tobytes() in shown
-    arena.vote(pair, sets, "tie")
-    assert arena.rounds.votes()[0]["prompt"] == "a chest X-ray <b>"
-
-
-def _decoded(uri: str) -> Image.Image:
-    return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGB")
-
-
-def test_sets_of_one_subject_compete_by_default(bench: Workbench) -> None:
-    rounds = Rounds(bench)
-    assert rounds.related() == rounds.sets()[:2]
-    for run, data in (("one", "birds"), ("two", "cats"), ("three", "birds")):
-        folder = bench.root / "runs" / run
-        write_json(folder / "run.json", {"family": "vae", "status": "finished"})
-        (folder / "weights").mkdir()
-        (folder / "config.yaml").write_text(f"data: data/{data}\n")
-    shutil.copytree(bench.root / "runs/one/samples", bench.root / "runs/three/samples")
-    assert rounds.related() == ["runs/one/samples/default", "runs/three/samples/default"]
-
-
 def test_real_x_rays_are_not_for_diagnosis(bench: Workbench) -> None:
     arena, made = Arena(Rounds(bench)), "runs/one/samples/default"
     assert Data(bench).opened("data/birds", "train")[5] == ""
@@ -301,26 +182,6 @@ def test_real_x_rays_are_not_for_diagnosis(bench: Workbench) -> None:
     write_json(bench.root / "data/birds/set.json", {"source": "chest radiographs"})
     assert "Not for diagnosis" in Data(bench).opened("data/birds", "train")[5]
     assert "Not for diagnosis" in arena.case("data/birds", made)[0]
-
-
-def test_compare_reads_the_votes_old_and_new(
-    bench: Workbench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rounds = Rounds(bench)
-    one, two = sets = rounds.sets()
-    votes = bench.root / "reports/votes"
-    old = {"left": one, "right": two, "left_file": "0.png", "right_file": "0.png", "vote": "left"}
-    write_jsonl(votes / "arena.jsonl", [old])  # as they were without a prompt
-    for _ in range(8):
-        pair = rounds.pair(sets)
-        rounds.vote(pair, "left" if rounds.name(pair.left) == one else "right")
-    rounds.answer(rounds.case("data/birds", one), "made")
-    monkeypatch.chdir(bench.root)  # the rows name sets within the project
-    labels = {(bench.root / name).resolve(): name for name in sets}
-    found = people(votes, labels, 0)
-    assert [row["label"] for row in found["strength"]] == [one, two]
-    assert found["strength"][0]["votes"] == 9
-    assert found["quiz"][0]["answers"] == 1
 
 
 def test_programs_can_do_what_the_page_does(bench: Workbench, tmp_path: Path) -> None:
@@ -352,7 +213,7 @@ def _data_by_program(client: Client, root: Path) -> None:
     assert client.predict(birds, api_name="/rejects")[0]["reason"] == "empty file"
     seen = client.predict(birds, "train", "2.png", 10, 20, api_name="/window")
     stored = np.asarray(open_image(root / "data/birds/train/2.png"))
-    assert ((np.asarray(_decoded(seen["image"])) == 255) == (stored >= 20)).all()
+    assert ((np.asarray(decoded(seen["image"])) == 255) == (stored >= 20)).all()
     (pair,) = client.predict(birds, api_name="/near_duplicates")
     assert (pair["first"], pair["second"]) == ("train/4.png", "train/5.png")
 
@@ -360,7 +221,7 @@ def _data_by_program(client: Client, root: Path) -> None:
 def _arena_by_program(client: Client) -> None:
     one, two = sets = client.predict(api_name="/samples")
     duel = client.predict(sets, api_name="/new_pair")
-    assert _decoded(duel["left"]).size == _decoded(duel["right"]).size == (32, 32)
+    assert decoded(duel["left"]).size == decoded(duel["right"]).size == (32, 32)
     with pytest.raises(AppError, match="A vote is one of left, right, tie, bad"):
         client.predict(duel["pair"], "up", api_name="/vote")
     duel = client.predict(sets, api_name="/new_pair")
