@@ -1,5 +1,6 @@
 """Every preset parses and opens with the line that starts it; every mini twin trains."""
 
+import re
 import shlex
 from collections import defaultdict
 from dataclasses import replace
@@ -40,6 +41,15 @@ def test_there_are_presets() -> None:
     originals = {*species, *(f"{name}_lora" for name in species), "three_species_lora"}
     assert {file.stem for file in ORIGINALS} == originals | {"nih_lora", "nih_full"}
     assert names >= {"nih_lora_mini", "species_lora_mini"}  # the demo's and the README's
+
+
+@pytest.mark.parametrize("original", ORIGINALS, ids=lambda file: file.stem)
+def test_presets_train_at_512_on_a_card_that_was_reckoned(original: Path) -> None:
+    """Stable Diffusion 2 was made for 768; the bases called "-base" for 512."""
+    settings = read(original)
+    assert settings.size == (None if settings.base.endswith("-base") else 512)
+    (card,) = re.findall(r"A card of \d+ GB(.*)", original.read_text())
+    assert card == ", as reckoned."
 
 
 @pytest.mark.parametrize("original", ORIGINALS, ids=lambda file: file.stem)
