@@ -2,6 +2,16 @@
 
 from dataclasses import dataclass
 
+from core.bounds import check_bounds
+
+BOUNDS = {
+    "above 0": ("lr",),
+    "at least 1": ("steps", "width"),
+    "0 or more": ("weight_decay", "shift", "brightness", "contrast", "noise"),
+    "from 0 to 1": ("faulty",),
+}
+"""See `core.bounds`."""
+
 
 @dataclass(frozen=True)
 class TrainEncoderSettings:
@@ -41,5 +51,6 @@ class TrainEncoderSettings:
     def __post_init__(self) -> None:
         if not self.data:
             raise ValueError("--data needs at least one prepared set")
-        if self.steps < 1 or self.batch < 2:
-            raise ValueError("steps must be at least 1 and batch at least 2")
+        check_bounds(self, BOUNDS)
+        if self.batch < 2:
+            raise ValueError(f"batch must be at least 2, not {self.batch}")

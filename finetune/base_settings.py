@@ -3,6 +3,22 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from core.bounds import check_bounds
+
+BOUNDS = {
+    "above 0": ("lr", "autoencoder.lr"),
+    "at least 1": (
+        *("steps", "batch", "autoencoder.steps", "autoencoder.batch"),
+        *("checkpoints_kept", "text.layers", "text.heads", "unet.layers"),
+    ),
+    "0 or more": (
+        *("warmup", "clip_norm", "autoencoder.kl", "autoencoder.decoder_steps"),
+        *("checkpoint_every", "preview_every"),
+    ),
+    "at least 0 and below 1": ("caption_dropout", "ema"),
+}
+"""See `core.bounds`."""
+
 
 @dataclass(frozen=True)
 class Autoencoder:
@@ -94,10 +110,7 @@ class BaseSettings:
         smallest = 2 ** (len(self.autoencoder.channels) + len(self.unet.channels) - 2)
         if self.size % smallest:
             raise ValueError(f"size {self.size} is not a multiple of {smallest}")
-        if self.steps < 1 or self.autoencoder.steps < 1:
-            raise ValueError("steps must be at least 1")
-        if not 0 <= self.caption_dropout < 1:
-            raise ValueError("caption_dropout must lie in [0, 1)")
+        check_bounds(self, BOUNDS)
         if len(self.unet.channels) != len(self.unet.heads):
             raise ValueError("unet.channels and unet.heads must be of one length")
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from core.bounds import check_bounds
 from core.errors import UserError
 
 Part = Literal["attention", "feedforward", "projection", "convolution"]
@@ -11,6 +12,21 @@ Schedule = Literal[
     "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
 ]
 Augmentation = Literal["mirror", "crop", "turn", "light"]
+BOUNDS = {
+    "above 0": ("optim.lr", "token.lr", "lora.alpha", "min_snr_gamma"),
+    "at least 1": (
+        *("steps", "batch", "accumulate", "checkpoints_kept", "keep_weights"),
+        *("lora.rank", "prior.count", "token.vectors"),
+    ),
+    "0 or more": (
+        *("optim.warmup", "optim.weight_decay", "optim.clip_norm", "prior.weight"),
+        *("noise_offset", "input_perturbation"),
+        *("checkpoint_every", "validate_every", "preview_every"),
+    ),
+    "at least 0 and below 1": ("optim.betas", "lora.dropout", "caption_dropout"),
+    "between 0 and 1": ("ema_decay",),
+}
+"""See `core.bounds`."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +51,7 @@ class Optim:
     def __post_init__(self) -> None:
         if self.name == "schedule_free" and (self.schedule != "constant" or self.warmup):
             raise ValueError("schedule_free takes schedule constant and no warmup")
-        if self.schedule == "constant" and self.warmup:
+        if self.schedule == "constant" and self.warmup > 0:
             raise ValueError(
                 f"optim.warmup {self.warmup} does nothing where optim.schedule is constant; "
                 "give --optim.schedule constant_with_warmup"
@@ -188,39 +204,29 @@ class DreamBoothSettings:
     """Where to send the losses beside metrics.jsonl."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "accumulate", "checkpoints_kept"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1")
+        check_bounds(self, BOUNDS)
         if self.batch % self.accumulate:
             raise ValueError(f"batch {self.batch} cannot be cut into {self.accumulate} pieces")
         if self.size is not None and (self.size < 16 or self.size % 8):
             raise ValueError(f"size {self.size} is not a multiple of 8")
-        if not 0 <= self.caption_dropout < 1:
-            raise ValueError("caption_dropout must lie in [0, 1)")
-        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise ValueError("ema_decay must lie between 0 and 1")
-        if self.min_snr_gamma is not None and self.min_snr_gamma <= 0:
-            raise ValueError("min_snr_gamma must be above 0")
-        if self.lora is not None and (self.lora.rank < 1 or not self.lora.targets):
-            raise ValueError("lora.rank must be at least 1 and lora.targets must name a layer")
+        if self.lora is not None and not self.lora.targets:
+            raise ValueError("lora.targets must name a layer, such as attention")
         if (
             self.lora is not None
             and self.text_encoder
             and not {"attention", "feedforward"} & {*self.lora.targets}
         ):
             raise ValueError("text_encoder needs attention or feedforward in lora.targets")
-        if self.prior is not None and (self.prior.count < 1 or not all(self.prior.prompts)):
-            raise ValueError("prior.count must be at least 1 and prior.prompt must not be empty")
+        if self.prior is not None and not all(self.prior.prompts):
+            raise ValueError("prior.prompt must say what the class is, and is empty")
         if self.buckets and self.prior is not None:
             raise ValueError("buckets go without prior: class images are square")
-        if any(step < 1 for step in self.keep_weights):
-            raise ValueError("keep_weights must name steps from 1 on")
         if (self.preview_every or self.validate_every) and not self.preview_seeds:
             raise ValueError("preview_every and validate_every need preview_seeds")
         if not (self.unet or self.text_encoder or self.token):
             raise ValueError("unet false leaves nothing to train; give text_encoder or token")
-        if self.token is not None and (self.token.vectors < 1 or not self.token.name.strip()):
-            raise ValueError("token.vectors must be at least 1 and token.name must not be empty")
+        if self.token is not None and not self.token.name.strip():
+            raise ValueError("token.name must not be empty")
         prodigy = self.optim.name == "prodigy"
         if prodigy and self.token is not None and self.token.lr != self.optim.lr:
             raise ValueError(f"prodigy takes one learning rate: give token.lr {self.optim.lr}")

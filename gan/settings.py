@@ -6,12 +6,21 @@ Imports without torch.
 from dataclasses import dataclass
 from typing import Literal
 
+from core.bounds import check_bounds
+
 SIZES = (32, 64, 128, 256, 512)
-AT_LEAST_1 = (
-    *("width", "z_dim", "batch", "critic_steps", "penalty_every", "checkpoint_every"),
-    *("checkpoints_kept", "preview_count"),
-)
-NOT_NEGATIVE = ("steps", "epochs", "preview_every", "score_every", "penalty", "drift")
+BOUNDS = {
+    "above 0": ("lr", "critic_lr", "grow"),
+    "at least 1": (
+        *("width", "z_dim", "batch", "critic_steps", "penalty_every", "checkpoint_every"),
+        *("checkpoints_kept", "preview_count"),
+    ),
+    "0 or more": ("steps", "epochs", "preview_every", "score_every", "penalty", "drift"),
+    "from 0 to 1": ("augment", "augment_target"),
+    "at least 0 and below 1": ("betas",),
+    "between 0 and 1": ("ema_decay",),
+}
+"""See `core.bounds`."""
 
 
 @dataclass(frozen=True)
@@ -107,22 +116,7 @@ class WganGpSettings:
             raise ValueError(f"size {self.size} should be one of {', '.join(map(str, SIZES))}")
         if self.channels not in (1, 3):
             raise ValueError(f"channels {self.channels} should be 1 (grey) or 3 (colour)")
-        for name in AT_LEAST_1:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)} should be at least 1")
-        for name in NOT_NEGATIVE:
-            if (getattr(self, name) or 0) < 0:
-                raise ValueError(f"{name} {getattr(self, name)} should not be negative")
-        for name in ("lr", "critic_lr", "grow"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise ValueError(f"{name} {getattr(self, name)} should be above 0")
-        for name in ("augment", "augment_target"):
-            if not 0 <= (getattr(self, name) or 0) <= 1:
-                raise ValueError(f"{name} {getattr(self, name)} should lie between 0 and 1")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas {self.betas} should be at least 0 and below 1")
-        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise ValueError(f"ema_decay {self.ema_decay} should lie between 0 and 1")
+        check_bounds(self, BOUNDS)
         if self.score_every and self.score_images < 2:
             raise ValueError(f"score_images {self.score_images} should be at least 2")
         self._check_together()

@@ -3,6 +3,15 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from core.bounds import check_bounds
+
+BOUNDS = {
+    "above 0": ("lr",),
+    "at least 1": ("steps",),
+    "0 or more": ("content_weight", "style_weight", "variation_weight", "preview_every"),
+}
+"""See `core.bounds`."""
+
 
 @dataclass(frozen=True)
 class StyleSettings:
@@ -41,14 +50,8 @@ class StyleSettings:
     """Steps between pictures in run_dir/previews; 0: none."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps {self.steps} should be at least 1")
+        check_bounds(self, BOUNDS)
         if self.side < 32:
             raise ValueError(f"side {self.side} should be at least 32")
-        for name in ("content_weight", "style_weight", "variation_weight", "preview_every"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} {getattr(self, name)} should not be negative")
         if not self.content_weight + self.style_weight > 0:
             raise ValueError("content_weight and style_weight are both 0; there is nothing to do")
-        if self.lr is not None and not self.lr > 0:
-            raise ValueError(f"lr {self.lr} should be above 0")

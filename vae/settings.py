@@ -6,10 +6,20 @@ The guide's `file_path` is `data` here. Its output folders lie in the run folder
 from dataclasses import dataclass
 from typing import Literal
 
-NOT_NEGATIVE = (
-    *("steps", "num_epochs", "alpha", "beta", "gamma", "preview_every"),
-    *("noise", "adversary", "beta_warmup", "free_bits"),
-)
+from core.bounds import check_bounds
+
+BOUNDS = {
+    "above 0": ("lr",),
+    "at least 1": (
+        *("latent_dim", "depth", "width", "batch_size", "preview_count"),
+        *("checkpoint_every", "checkpoints_kept"),
+    ),
+    "0 or more": (
+        *("steps", "num_epochs", "alpha", "beta", "gamma", "preview_every"),
+        *("noise", "adversary", "beta_warmup", "free_bits"),
+    ),
+}
+"""See `core.bounds`."""
 
 
 @dataclass(frozen=True)
@@ -90,19 +100,10 @@ class VaeSettings:
             raise ValueError("give --steps or --num_epochs; without a limit the run would not end")
         if self.in_channels not in (1, 3):
             raise ValueError(f"in_channels {self.in_channels} should be 1 (grey) or 3 (colour)")
-        for name in ("latent_dim", "depth", "width", "batch_size", "preview_count"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)} should be at least 1")
-        if self.checkpoints_kept < 1 or (self.checkpoint_every or 1) < 1:
-            raise ValueError("checkpoint_every and checkpoints_kept should be at least 1")
+        check_bounds(self, BOUNDS)
         if self.img_size < 1 or self.img_size % 2**self.depth:
             raise ValueError(
                 f"img_size {self.img_size} should be divisible by 2^depth, {2**self.depth}"
             )
         if self.mode == "super-resolution" and (self.factor < 2 or self.img_size % self.factor):
             raise ValueError(f"factor {self.factor} should be 2 or more and divide img_size")
-        for name in NOT_NEGATIVE:
-            if (getattr(self, name) or 0) < 0:
-                raise ValueError(f"{name} {getattr(self, name)} should not be negative")
-        if not self.lr > 0:
-            raise ValueError(f"lr {self.lr} should be above 0")
