@@ -30,13 +30,18 @@ def newest(folder: Path, models: Sequence[Model]) -> list[Picture]:
         if len(found) == SHOWN:
             break
         try:
-            facts = read_facts(file)
-            model, loras = model_of(facts, models), mixed_in(facts)
-            here = tuple(run for run in models if loras.get(run.name))
-            found.append(Picture(0, model, file, facts, here))
+            found.append(picture_of(file, models))
         except UserError:
             continue  # of a model that is gone, or no picture of ours
     return found
+
+
+def picture_of(file: Path, models: Sequence[Model]) -> Picture:
+    """A picture with what made it. Raises UserError for a model that is gone, or a strange file."""
+    facts = read_facts(file)
+    model, loras = model_of(facts, models), mixed_in(facts)
+    here = tuple(run for run in models if loras.get(run.name))
+    return Picture(0, model, file, facts, here)
 
 
 def _written(file: Path) -> float:

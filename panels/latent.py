@@ -17,7 +17,9 @@ from core.errors import UserError
 from core.files import atomic_path
 from core.vectors import saved_vectors
 from panels import fields, look
+from panels.catalogue import pick
 from panels.drawing import Failure, Mix, Picture, Progress, Task, draw
+from panels.endpoints import endpoint
 from panels.label import WHEN
 from panels.tasks import tasks_of
 from panels.thumbnails import figure
@@ -86,6 +88,7 @@ def tab(bench: Workbench, page: gr.Blocks) -> None:
     page.load(latent.saved, model, saved, **fields.QUIET)
     mode.input(lambda mode: look.note(MODES[mode]), mode, how, queue=False, **fields.QUIET)
     page.load(latent.refresh, model, [model, buttons.go], **fields.QUIET)
+    endpoint(latent.vectors, "vectors")
 
 
 @dataclass(frozen=True)
@@ -146,10 +149,14 @@ class Latent:
         yield done, gr.skip(), gr.skip(), gr.update(value=str(film), visible=True)
 
     def saved(self, name: str | None) -> str:
-        """Names of the vectors that a model has saved."""
-        model = next((model for model in self.bench.models() if model.name == name), None)
-        names = saved_vectors(model.folder) if model is not None else []
+        """Names of the vectors that a model has saved, in words."""
+        known = name in self.bench.model_names()
+        names = self.vectors(str(name)) if known else []
         return look.note(f"Saved vectors: {', '.join(names)}.") if names else ""
+
+    def vectors(self, model: str) -> list[str]:
+        """Names of the vectors that a model has saved, as the seeds of /latent take them."""
+        return saved_vectors(pick(self.bench.models(), model).folder)
 
     def refresh(self, current: str | None) -> tuple[Any, Any]:
         models = self.bench.models()

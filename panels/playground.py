@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from core.errors import UserError
-from panels import copies, fields, history, look, wildcards
+from panels import copies, fields, history, look, pictures, wildcards
 from panels.catalogue import Model
 from panels.drawing import Failure, Picture, Progress, Task, draw, label_height, reason
 from panels.label import WHEN
@@ -121,6 +121,7 @@ def tab(bench: Workbench, page: gr.Blocks) -> None:
     page.load(play.refresh, model, [model, notice, buttons.go, *mixed[::2]], **fields.QUIET).then(
         play.fit, model, fitted, **fields.QUIET
     )
+    pictures.offer(bench)
 
 
 def _preset(bench: Workbench) -> gr.Dropdown:

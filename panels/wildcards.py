@@ -28,7 +28,7 @@ def expand(prompt: str, seed: int, folder: Path) -> str:
         def choose(match: re.Match[str], depth: int = depth) -> str:
             nonlocal number
             number += 1
-            some = match[1].split("|") if match[1] is not None else _lines(folder, match[2])
+            some = match[1].split("|") if match[1] is not None else lines(folder, match[2])
             place = hashlib.sha256(f"{seed} {depth} {number}".encode()).digest()
             return some[int.from_bytes(place[:8], "big") % len(some)].strip()
 
@@ -43,7 +43,8 @@ def names(folder: Path) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.txt"))
 
 
-def _lines(folder: Path, name: str) -> list[str]:
+def lines(folder: Path, name: str) -> list[str]:
+    """Of the list `name`. Raises UserError where there is none."""
     file = folder / f"{name}.txt"
     if not file.is_file():
         known = ", ".join(f"__{each}__" for each in names(folder)) or "none"
