@@ -5,6 +5,7 @@
 
 import argparse
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ import torch
 from core.checkup import check_set
 from core.errors import command
 from core.session import pick_device
+from core.sets import open_set
 
 ROOT = Path(__file__).resolve().parents[1]
 NEEDED = [
@@ -97,6 +99,18 @@ def weights() -> list[tuple[bool, str, str]]:
     return [*rows, (True, f"Inception weights {'' if there else '-'}", "" if there else absent)]
 
 
+def training_of(data: str) -> str:
+    """The command that learns from a set: one prompt for all where there are no captions.
+
+    Raises UserError where there are no images to train on.
+    """
+    run = Path("runs") / Path(data).resolve().name.partition(":")[0]
+    words = ["osteon", "train", "dreambooth", "--data", data, "--run_dir", str(run)]
+    if not any(caption.strip() for caption in open_set(data).captions):
+        words += ["--prompt", "a photo of ..."]
+    return shlex.join(words)
+
+
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="osteon doctor", description=__doc__)
@@ -112,8 +126,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     for fine, what, remedy in rows:
         print(f"{'ok ' if fine else '!! '} {what}{f'  ({remedy})' if remedy else ''}")
     bad = sum(not fine for fine, _, _ in rows)
-    then = "osteon train dreambooth --data " + data if data else "osteon demo"
-    print(f"{bad} to mend." if bad else f"All is well. Next: {then}")
+    if bad:
+        print(f"{bad} to mend.")
+    else:
+        print(f"All is well. Next: {training_of(data) if data else 'osteon demo'}")
 
 
 if __name__ == "__main__":

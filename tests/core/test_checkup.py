@@ -1,6 +1,7 @@
 """Faults of a set are found before they are learned."""
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,13 @@ from PIL import Image
 from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessor, CLIPModel
 
 from core.checkup import check_set, warnings_of
+from core.config import parse
 from core.doctor import main
 from core.errors import UserError
 from core.files import write_jsonl
 from core.kinds import KINDS, kinds_of, odd_ones
+from finetune.settings import DreamBoothSettings
+from finetune.subjects import instance_subject
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -130,3 +134,22 @@ def test_a_plain_folder_is_looked_at_too(tmp_path: Path) -> None:
     rows = check_set(tmp_path)
     assert all(fine for fine, _, _ in rows)
     assert rows[0][1] == "images: 1 images, 64 to 64 px at the shorter side, grey"
+
+
+def test_the_next_command_can_be_pasted(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Whole, with one prompt for all where the images have no captions."""
+    noise = Image.effect_noise((64, 64), 80)
+    (tmp_path / "my birds").mkdir()
+    noise.save(tmp_path / "my birds/a.png")
+    (tmp_path / "set/train").mkdir(parents=True)
+    noise.save(tmp_path / "set/train/a.png")
+    write_jsonl(tmp_path / "set/train/metadata.jsonl", [{"file_name": "a.png", "text": "a bird"}])
+    (tmp_path / "set/set.json").write_text("{}")
+    for name, said in (("my birds", "a photo of ..."), ("set", "a bird")):
+        main([str(tmp_path / name)])
+        _, _, after = capsys.readouterr().out.partition("All is well. Next: ")
+        osteon, train, family, *words = shlex.split(after)
+        assert (osteon, train, family) == ("osteon", "train", "dreambooth")
+        settings = parse(DreamBoothSettings, words, "").settings
+        assert settings.run_dir == f"runs/{name}"
+        assert instance_subject(settings).captions == [said]
