@@ -133,17 +133,22 @@ def class_folder(prior: Prior, contract: dict[str, object]) -> Path:
     return Path("data/class") / f"{slug}-{digest}"
 
 
-def class_subject(
-    prior: Prior,
-    place: Place,
-    size: int,
-    accelerator: Accelerator,
-    sampler: StableDiffusionSampler,
-) -> Subject:
-    """Class images: found, or topped up to `prior.count` by the base itself (`sampler`).
+@dataclass(frozen=True)
+class ClassImages:
+    """Images of the subject's class in a folder, and what is still to be drawn of them."""
 
-    Image s has the prompt s modulo their number. A folder of your own images (without class.json)
-    is used as it is.
+    folder: Path
+    subject: Subject
+    """With those that are missing."""
+    missing: list[int]
+    """Seeds."""
+    own: bool
+    """Whether they are your own."""
+
+
+def class_images(prior: Prior, place: Place, size: int) -> ClassImages:
+    """A folder of your own images (without class.json) is used as it is; else image s, by the base,
+    has the prompt s modulo their number.
 
     Raises UserError where a folder holds class images of another model, prompt, size or scheduler,
     or too few of your own.
@@ -152,33 +157,55 @@ def class_subject(
     folder = class_folder(prior, contract)
     own = own_class_images(prior, folder)
     if own is not None:
-        accelerator.print(f"Class images: {len(own)} of your own in {folder}.", file=sys.stderr)
-        return Subject(own, _in_turn(prior, len(own)))
+        return ClassImages(folder, Subject(own, _in_turn(prior, len(own))), [], own=True)
     _check_contract(folder, contract)
-    if accelerator.is_main_process:
-        write_json(folder / CONTRACT, contract | {"name": place.name})
     files = [folder / f"{seed:06d}.png" for seed in range(prior.count)]
-    missing = [seed for seed, file in enumerate(files) if not file.exists()]
     captions = _in_turn(prior, prior.count)
-    mine = missing[accelerator.process_index :: accelerator.num_processes]
+    rows = [{"file_name": f.name, "text": text} for f, text in zip(files, captions, strict=True)]
+    subject = Subject(ImageSet(folder.name, files, rows, {"mode": "RGB"}), captions)
+    missing = [seed for seed, file in enumerate(files) if not file.exists()]
+    return ClassImages(folder, subject, missing, own=False)
+
+
+def class_subject(
+    prior: Prior,
+    place: Place,
+    size: int,
+    accelerator: Accelerator,
+    sampler: StableDiffusionSampler,
+) -> Subject:
+    """Class images: found, or topped up to `prior.count` by the base itself (`sampler`), each
+    process drawing its share.
+
+    Raises UserError as `class_images` does.
+    """
+    found = class_images(prior, place, size)
+    folder, subject = found.folder, found.subject
+    if found.own:
+        accelerator.print(f"Class images: {len(subject)} of your own in {folder}.", file=sys.stderr)
+        return subject
+    accelerator.wait_for_everyone()  # all have seen what is missing before one draws
+    if accelerator.is_main_process:
+        write_json(folder / CONTRACT, contract_of(prior, place, size) | {"name": place.name})
+    mine = found.missing[accelerator.process_index :: accelerator.num_processes]
     for seeds in tqdm(
         portions(mine, size**2),
         desc=f"class images in {folder}",
         disable=not (mine and accelerator.is_main_process),
     ):
+        prompts = [subject.captions[seed] for seed in seeds]
         with accelerator.autocast():
             drawn = sampler(
                 seeds,
-                [captions[seed] for seed in seeds],
+                prompts,
                 steps=CLASS_STEPS,
                 guidance=CLASS_GUIDANCE,
                 scheduler=CLASS_SCHEDULER,
             )
-        for seed, image in zip(seeds, drawn, strict=True):
-            write_png(image, files[seed], {"prompt": captions[seed]}, synthetic=True)
+        for seed, prompt, image in zip(seeds, prompts, drawn, strict=True):
+            write_png(image, subject.images.paths[seed], {"prompt": prompt}, synthetic=True)
     accelerator.wait_for_everyone()
-    rows = [{"file_name": f.name, "text": text} for f, text in zip(files, captions, strict=True)]
-    return Subject(ImageSet(folder.name, files, rows, {"mode": "RGB"}), captions)
+    return subject
 
 
 def own_class_images(prior: Prior, folder: Path) -> ImageSet | None:

@@ -1,19 +1,25 @@
 """Captions, and class images that are never another model's or prompt's."""
 
+import contextlib
 import shutil
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from accelerate import Accelerator
+from PIL import Image
 
 from core.errors import UserError
 from core.images import png_text
 from finetune.models import locate, open_pipeline
 from finetune.sample import StableDiffusionSampler
 from finetune.settings import DreamBoothSettings, Prior
-from finetune.subjects import class_subject, default_prompts, instance_subject
+from finetune.subjects import Subject, class_subject, default_prompts, instance_subject
 
 Make = Callable[..., DreamBoothSettings]
 
@@ -63,6 +69,32 @@ def test_class_images_are_topped_up_and_never_reused_in_silence(base: Path, tmp_
         class_subject(
             Prior("a thing", 2, folder=str(folder)), place, 64, Accelerator(cpu=True), sampler
         )
+
+
+def test_a_process_that_is_late_misses_no_class_images(base: Path, tmp_path: Path) -> None:
+    """Two processes, here threads: the second looks when the first has drawn, or is waiting."""
+    prior = Prior("a thing", count=40, folder=str(tmp_path / "class"))
+    place, began, both = locate(str(base)), threading.Event(), threading.Barrier(2, timeout=20)
+
+    def sampler(seeds: list[int], prompts: list[str], **options: Any) -> list[Image.Image]:
+        return [Image.new("RGB", (32, 32)) for _ in seeds]
+
+    def draw(rank: int) -> Subject:
+        def wait() -> None:
+            began.set()
+            both.wait()
+
+        accelerator = SimpleNamespace(
+            process_index=rank, num_processes=2, is_main_process=rank == 0,
+            wait_for_everyone=wait, autocast=contextlib.nullcontext,
+        )  # fmt: skip
+        if rank == 1:
+            began.wait()
+        return class_subject(prior, place, 32, accelerator, sampler)
+
+    with ThreadPoolExecutor(2) as threads:
+        for subject in threads.map(draw, range(2)):
+            assert [path.exists() for path in subject.images.paths] == [True] * 40
 
 
 def test_several_class_prompts_take_turns(base: Path, tmp_path: Path) -> None:
