@@ -1,5 +1,6 @@
 """Captions as the text encoder reads them: token numbers, or embeddings made once."""
 
+import re
 from collections.abc import Sequence
 
 import torch
@@ -13,11 +14,13 @@ from finetune.settings import check_heard
 EMBED_AT_ONCE = 16  # captions
 ON_DEVICE = 2**30  # bytes of embeddings that may be kept
 ORDERS = 8  # of a shuffled caption's parts
+COMMA = re.compile(r",(?!(?<=\d,)\d)\s*")  # but that of 1,000
 
 
 def orders(caption: str, shuffle: bool) -> list[str]:
     """The caption, or `ORDERS` of it with the parts after its first comma in other orders."""
-    first, *rest = caption.split(", ")
+    first, *rest = COMMA.split(caption)
+    rest = [part for part in rest if part]
     if not shuffle or len(rest) < 2:
         return [caption]
     shuffled = [caption]
@@ -58,7 +61,8 @@ class Words:
             texts += found
         texts = pipeline.maybe_convert_prompt(texts, tokenizer)  # a new word may be several tokens
         self.table = tokenize(tokenizer, texts)
-        self.cut = sum(len(tokenizer.tokenize(t)) > self.table.shape[1] - 2 for t in texts)
+        given = [texts[first] for first, _ in self.place.values()]
+        self.cut = sum(len(tokenizer.tokenize(t)) > self.table.shape[1] - 2 for t in given)
         """Captions too long for the text encoder: their end is not read."""
         size = self.table.numel() * encoder.config.hidden_size * 4
         self.embedded = not trained and size <= ON_DEVICE

@@ -83,6 +83,12 @@ def test_shuffled_captions_keep_their_first_part(base: Path) -> None:
     assert all(sorted(text.split(", ")) == sorted(caption.split(", ")) for text in found)
     assert orders(caption, shuffle=False) == [caption]
     assert orders("one, two", shuffle=True) == ["one, two"]
+    for few in ("", ",", "a, b,", "1,000 birds, a flock"):
+        assert orders(few, shuffle=True) == [few]
+    tags = orders("a,b,c,1,000 birds", shuffle=True)
+    assert len(tags) == ORDERS
+    assert len(set(tags)) > 3
+    assert all(sorted(t.split(", ")) == ["1,000 birds", "a", "b", "c"] for t in tags[1:])
 
     pipeline = open_pipeline(base)
     words = Words(["alone", caption], pipeline, trained=True, shuffle=True)
@@ -147,6 +153,8 @@ def test_words_are_embedded_once_or_left_as_numbers(base: Path) -> None:
     )
     assert torch.equal(numbers[2], trained.table[0])
     assert Words(["a" * 200, "b"], pipeline, trained=True).cut == 1
+    long = "a, b, c, " + "d" * 200  # in eight orders, but one caption
+    assert Words([long, "b"], pipeline, trained=True, shuffle=True).cut == 1
 
 
 class Process:
