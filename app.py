@@ -8,6 +8,7 @@ import importlib
 import os
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,7 +23,7 @@ from core.errors import UserError, command
 from core.families import FAMILIES, resolve
 from panels import arena, data, latent, look, playground, reports, side_by_side, train
 from panels.drawing import draw
-from panels.serving import NoDotfiles
+from panels.serving import NoDotfiles, go_straight
 from panels.tasks import tasks_of
 from panels.wish import Wish
 from panels.workbench import Workbench
@@ -40,6 +41,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 EMBEDDED = "models/sd2-mini"
 MAX_WAITING = 200  # requests in the queue
 MAX_UPLOAD = "20mb"
+PATIENCE = 60.0  # seconds for an answer of our own server
 CACHE_SECONDS = (3600, 86400)  # look every hour, delete copies of pictures older than a day
 
 
@@ -72,8 +74,8 @@ def launch(
         port: None takes the first free one from 7860 on.
         early: load what the first picture needs while the visitor still reads the page.
 
-    Raises UserError for a port that is taken, and for an address that others can reach without
-    user and password.
+    Raises UserError for a server that cannot start, and for an address that others can reach
+    without user and password.
     """
     if (share or host not in LOOPBACK) and auth is None:
         raise UserError("Others could reach the app; give --user NAME and --password WORD too.")
@@ -103,12 +105,12 @@ def launch(
     }
     bench = Workbench(root.resolve())
     page = build(bench)
+    go_straight(*LOOPBACK, host)
     try:
         _, local, public = page.launch(**options)
-    except OSError:
-        raise UserError(
-            f"Port {port} of {host} is taken or not this computer's; give another --port or --host."
-        ) from None
+    except (OSError, httpx.HTTPError) as error:
+        page.close()
+        raise UserError(why(error, host, port)) from None
     if share and not public:
         page.close()
         raise UserError("No public link could be made; leave out --share, or see to the network.")
@@ -118,10 +120,21 @@ def launch(
     return page, public or local
 
 
+def why(error: Exception, host: str, port: int | None) -> str:
+    """What kept the server from starting."""
+    if "empty port" not in str(error):
+        return f"The server could not start: {error}."
+    state = "No port is free" if port is None else f"Port {port} of {host} is taken"
+    return f"{state}, or {host} is not this computer's; give another --port or --host."
+
+
 def rouse(address: str, auth: tuple[str, str] | None) -> None:
     """Ask for what every visitor asks for first: made once, it is kept, and on a busy machine its
-    making outlasts a client's patience."""
-    with httpx.Client(base_url=address, timeout=None) as visitor:
+    making outlasts a client's patience. Where it fails, the first visitor waits for it."""
+    with (
+        suppress(httpx.HTTPError, LookupError, ValueError),
+        httpx.Client(base_url=address, timeout=PATIENCE, trust_env=False) as visitor,
+    ):
         if auth:
             visitor.post("login", data={"username": auth[0], "password": auth[1]})
         for place in ("", "config", "gradio_api/info"):

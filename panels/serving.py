@@ -1,5 +1,6 @@
 """What the server hands out, beyond Gradio's own rules."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,15 @@ from starlette.responses import PlainTextResponse
 
 ASKED = re.compile(r"/file[=/](.*)", re.DOTALL)
 """What a path asks Gradio for, by its name for files and by the older one."""
+
+
+def go_straight(*hosts: str) -> None:
+    """Let requests to `hosts`, which are this computer, pass by the proxy that HTTP_PROXY names."""
+    known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    named = [name.strip() for name in known.split(",") if name.strip()]
+    if "*" not in named:
+        hosts_too = dict.fromkeys([*named, *hosts])
+        os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(hosts_too)
 
 
 class NoDotfiles:

@@ -1,5 +1,7 @@
 """The app as its visitors meet it: a real server, its named endpoints, what it serves."""
 
+import os
+import socket
 import subprocess
 import sys
 import threading
@@ -13,11 +15,12 @@ import pytest
 from gradio_client import Client
 from PIL import Image, ImageChops
 
-from app import EMBEDDED, build, launch, main, warm
+from app import EMBEDDED, build, launch, main, rouse, warm
 from core.errors import UserError
 from core.families import load_sampler
 from core.generate import SETTINGS_KEY
 from core.images import png_text
+from panels.serving import go_straight
 from panels.workbench import Workbench
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -289,6 +292,54 @@ def test_others_reach_it_only_with_a_password(project: Path) -> None:
         assert "runs/tuned" in client.predict(api_name="/models")
     finally:
         page.close()
+
+
+def test_behind_a_proxy_the_app_asks_itself_directly(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # where nobody answers
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("NO_PROXY", "example.org")
+    page, address = launch(project, port=None)
+    try:
+        assert httpx.get(f"{address}config").is_success
+    finally:
+        page.close()
+    assert os.environ["no_proxy"] == os.environ["NO_PROXY"]
+    assert os.environ["NO_PROXY"] == "example.org,127.0.0.1,localhost,::1"
+    monkeypatch.setenv("no_proxy", "*")
+    go_straight("127.0.0.1")
+    assert os.environ["no_proxy"] == "*"
+
+
+def test_a_server_that_does_not_answer_itself_is_waited_for_no_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("app.PATIENCE", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        rouse(f"http://127.0.0.1:{silent.getsockname()[1]}/", None)
+    rouse("http://127.0.0.1:9/", None)
+
+
+@pytest.mark.parametrize(
+    ("error", "port", "sentence"),
+    [
+        (OSError("no tunnel today"), 7860, "could not start: no tunnel today"),
+        (httpx.ProxyError("407 who are you?"), None, "could not start: 407"),
+        (OSError("Cannot find empty port in range: 1-2"), None, "^No port is free, or 127.0.0.1"),
+        (OSError("Cannot find empty port in range: 1-1"), 1, "^Port 1 of 127.0.0.1 is taken"),
+    ],
+)
+def test_what_kept_the_server_from_starting_is_told(
+    project: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, port: Any, sentence: str
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(gr.Blocks, "launch", fail)
+    with pytest.raises(UserError, match=sentence):
+        launch(project, port=port)
 
 
 def test_the_command_says_what_is_wrong(
