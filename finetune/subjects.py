@@ -115,6 +115,7 @@ def contract_of(prior: Prior, place: Place, size: int) -> dict[str, object]:
     """All that class images depend on, besides their number."""
     return {
         "model": place.identity,
+        "configs": place.configs,
         "prompt": " | ".join(prior.prompts),
         "size": size,
         "scheduler": CLASS_SCHEDULER,
@@ -128,7 +129,8 @@ def class_folder(prior: Prior, contract: dict[str, object]) -> Path:
     """The folder asked for, or one whose name is the contract's fingerprint."""
     if prior.folder is not None:
         return Path(prior.folder)
-    digest = hashlib.sha256(json.dumps(contract, sort_keys=True).encode()).hexdigest()[:12]
+    named = {key: value for key, value in contract.items() if key != "configs"}  # as ever
+    digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:12]
     slug = re.sub(r"\W+", "-", prior.prompts[0].lower()).strip("-")[:40]
     return Path("data/class") / f"{slug}-{digest}"
 
@@ -150,8 +152,8 @@ def class_images(prior: Prior, place: Place, size: int) -> ClassImages:
     """A folder of your own images (without class.json) is used as it is; else image s, by the base,
     has the prompt s modulo their number.
 
-    Raises UserError where a folder holds class images of another model, prompt, size or scheduler,
-    or too few of your own.
+    Raises UserError where a folder holds class images of another model, configuration, prompt, size
+    or scheduler, or too few of your own.
     """
     contract = contract_of(prior, place, size)
     folder = class_folder(prior, contract)
@@ -230,13 +232,14 @@ def _in_turn(prior: Prior, count: int) -> list[str]:
 
 
 def _check_contract(folder: Path, contract: dict[str, object]) -> None:
+    """What an older version did not record may be anything."""
     if not (folder / CONTRACT).exists():
         return
     old = read_json(folder / CONTRACT)
     changes = [
-        f"{key}: {old.get(key)} -> {value}"
+        f"{key}: {old[key]} -> {value}"
         for key, value in contract.items()
-        if old.get(key) != value
+        if old.get(key, value) != value
     ]
     if changes:
         raise UserError(

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from PIL import Image
 
 from core.errors import UserError
+from core.files import read_json, write_json
 from core.images import png_text
 from finetune.models import locate, open_pipeline
 from finetune.sample import StableDiffusionSampler
@@ -69,6 +70,33 @@ def test_class_images_are_topped_up_and_never_reused_in_silence(base: Path, tmp_
         class_subject(
             Prior("a thing", 2, folder=str(folder)), place, 64, Accelerator(cpu=True), sampler
         )
+
+
+def test_class_images_of_another_schedule_or_tokenizer_are_refused(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the weights are the same; folders of older versions, which did not ask, stay good."""
+    monkeypatch.chdir(tmp_path)
+    mine = Path(shutil.copytree(base, tmp_path / "base"))
+    sampler, prior = StableDiffusionSampler(open_pipeline(base), 32), Prior("a thing", 1)
+
+    def draw() -> Path:
+        place = locate(str(mine))
+        return class_subject(prior, place, 32, Accelerator(cpu=True), sampler).images.paths[0]
+
+    drawn = draw()
+    for file in ("scheduler/scheduler_config.json", "tokenizer/tokenizer_config.json"):
+        kept = (mine / file).read_text()
+        (mine / file).write_text(kept.replace("{", '{"changed": true,', 1))
+        with pytest.raises(UserError, match=r"another kind \(configs: \w+ -> \w+\)"):
+            draw()
+        (mine / file).write_text(kept)
+    contract = drawn.with_name("class.json")
+    older = {key: value for key, value in read_json(contract).items() if key != "configs"}
+    write_json(contract, older)
+    time = drawn.stat().st_mtime_ns
+    assert draw() == drawn
+    assert drawn.stat().st_mtime_ns == time
 
 
 def test_a_process_that_is_late_misses_no_class_images(base: Path, tmp_path: Path) -> None:
