@@ -6,6 +6,7 @@ from typing import Literal
 
 from core.bounds import check_bounds
 from core.errors import UserError
+from core.radiographs import RADIOGRAPH
 
 Part = Literal["attention", "feedforward", "projection", "convolution"]
 Schedule = Literal[
@@ -231,6 +232,10 @@ class DreamBoothSettings:
         if prodigy and self.token is not None and self.token.lr != self.optim.lr:
             raise ValueError(f"prodigy takes one learning rate: give token.lr {self.optim.lr}")
         prompts = [concept.prompt for concept in self.subjects if concept.prompt is not None]
+        if "mirror" in self.augment and any(map(RADIOGRAPH.search, prompts)):  # sets: see augment
+            raise ValueError(
+                "augment mirror would put the heart on the right in X-rays; leave mirror out"
+            )
         if self.token is not None and len(prompts) == len(self.subjects):  # captions: see Words
             check_heard(self.token.name, prompts)
 

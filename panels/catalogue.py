@@ -11,13 +11,9 @@ from core.errors import UserError
 from core.families import FAMILIES, Family, family_of
 from core.files import read_json
 from core.prompts import read_prompts
+from core.radiographs import RADIOGRAPH
 from core.sets import SPLITS
 
-RADIOGRAPH = re.compile(
-    r"x-?ray|radiograph|r(?:ö|oe?)ntgen"
-    r"|(?<![^\W_])(?:x[\W_]ray|cxr|chest[\W_]film|dicom)",  # at the start of a word
-    re.IGNORECASE,
-)
 CHEST_SET = re.compile(r'"domain": "(?:chest|both)"')
 """In the set.json of images that are X-rays, whatever their captions say."""
 CARD = "osteon.json"

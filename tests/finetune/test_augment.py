@@ -1,11 +1,14 @@
 """Variations of images, and where they would lie."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from core.errors import UserError
 from core.sets import ImageSet
 from finetune.augment import NUMBERS, check_domain, vary
+from finetune.settings import Concept, DreamBoothSettings
 
 MIDDLE = torch.full((2, NUMBERS), 0.5)
 
@@ -48,3 +51,28 @@ def test_a_mirrored_chest_is_refused() -> None:
         check_domain(("crop", "mirror"), chest)
     check_domain(("crop", "turn", "light"), chest)
     check_domain(("mirror",), ImageSet("animals", [], [], {"domain": "images"}))
+
+
+@pytest.mark.parametrize(
+    ("info", "row"),
+    [
+        ({"domain": "both"}, {}),
+        ({"domain": "images"}, {"domain": "chest"}),
+        ({}, {"text": "a chest X-ray, PA view"}),
+        ({}, {"text": "Röntgen of a hand"}),
+    ],
+)
+def test_any_sign_of_an_x_ray_is_heeded(info: dict[str, Any], row: dict[str, Any]) -> None:
+    """The set's domain, an image's own, or what a caption says."""
+    images = ImageSet("some", [], [{"text": "a pterosaur", "domain": "bestiary"}, row], info)
+    with pytest.raises(UserError, match="heart"):
+        check_domain(("mirror",), images)
+    check_domain(("crop",), images)
+
+
+def test_a_prompt_may_say_it_too() -> None:
+    own: dict[str, Any] = {"data": "x", "run_dir": "y", "augment": ("mirror",)}
+    for words in ({"prompt": "a chest x ray"}, {"concepts": (Concept("z", "a radiograph"),)}):
+        with pytest.raises(ValueError, match="leave mirror out"):
+            DreamBoothSettings(**own, **words)
+    DreamBoothSettings(**own, prompt="a pterosaur's extra rays")
