@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from core.families import Sampler, load_sampler, switch_sampler
+from core.runs import kept_weights
 
 
 class Resident:
@@ -19,10 +20,10 @@ class Resident:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._sampler: Sampler | None = None
-        self._key: tuple[Path, float] | None = None
+        self._key: tuple[Path, list[float]] | None = None
 
     def holds(self, folder: Path) -> bool:
-        """Whether `folder`'s newest weights are in memory."""
+        """Whether `folder`'s weights are in memory as they are on the disk."""
         return self._key == (folder, _written(folder))
 
     @contextmanager
@@ -58,7 +59,7 @@ class Resident:
             torch.cuda.empty_cache()
 
 
-def _written(folder: Path) -> float:
-    """When the newest file of the weights was written."""
-    weights = folder / "weights" if (folder / "weights").is_dir() else folder
-    return max((f.stat().st_mtime for f in weights.rglob("*.safetensors")), default=0.0)
+def _written(folder: Path) -> list[float]:
+    """When the files of the weights were written: of a run's newest, its best, those of a step."""
+    places = list(kept_weights(folder).values()) or [folder]
+    return [f.stat().st_mtime for place in places for f in sorted(place.rglob("*.safetensors"))]

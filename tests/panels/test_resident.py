@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 import weakref
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 import torch
 
 from core.errors import UserError
+from gan.networks import Generator
+from gan.weights import save_generator
 from panels.resident import Resident
 
 
@@ -36,6 +39,22 @@ def test_the_same_model_is_kept_until_its_weights_change(project: Path) -> None:
     os.utime(weights, (weights.stat().st_mtime + 5,) * 2)
     with resident.use(folder) as third:
         assert third is not first
+
+
+def test_the_best_weights_are_loaded_anew_when_they_change(project: Path, tmp_path: Path) -> None:
+    resident, folder = Resident(), tmp_path / "run"
+    shutil.copytree(project / "runs/chest-gan", folder)
+    shutil.copytree(folder / "weights", folder / "best")
+
+    def draw() -> bytes:
+        with resident.use(folder) as sampler:
+            (image,) = sampler([0], [""], weights="best")
+        return bytes(image.tobytes())
+
+    before = draw()
+    shape = {"z_dim": 8, "size": 32, "channels": 1, "width": 2}
+    save_generator(Generator(**shape), shape, folder / "best")
+    assert draw() != before
 
 
 def test_switching_loras_keeps_one_base_and_a_level_memory(project: Path) -> None:
