@@ -277,6 +277,8 @@ class Data:
         status = f"{len(pairs)} pairs with a cosine above {DOUBLE}."
         if not pairs:
             return look.status(status), none, []
+        if len(pairs) > SHOWN:
+            status += f" The nearest {SHOWN} are shown."
         status += " Select an image to leave it out above."
         return look.status(status), gr.update(value=items, visible=True), shown
 
@@ -308,9 +310,11 @@ class Data:
             f"<td>{escape(str(row.get('reason', '')))}</td></tr>"
             for row in rejected[:MOST_REJECTS]
         )
-        words = look.note(f"{len(rejected)} files were refused when this set was prepared.")
+        words = f"{len(rejected)} files were refused when this set was prepared."
+        if len(rejected) > MOST_REJECTS:
+            words += f" The first {MOST_REJECTS} are named."
         return (
-            f'{words}<div class="osteon-facts"><table>{rows}</table></div>'
+            f'{look.note(words)}<div class="osteon-facts"><table>{rows}</table></div>'
             f'<div class="osteon-figures">{pictures}</div>'
         )
 

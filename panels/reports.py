@@ -109,7 +109,10 @@ def _framed(path: Path) -> str:
     place = f"reports/{path.parent.name}/{path.name}"
     if path.stat().st_size > MAX_BYTES:
         raise UserError(f"{place} is too large to show here; open the file in a browser.")
-    page = escape(path.read_text(encoding="utf-8"), quote=True)
+    try:
+        page = escape(path.read_text(encoding="utf-8"), quote=True)
+    except UnicodeDecodeError:
+        raise UserError(f"{place} is no text in UTF-8; run its `osteon compare` again.") from None
     title = escape(f"Report {path.parent.name}", quote=True)
     return (
         f"{look.note(f'This is {place}, one file that you can send to others.')}"

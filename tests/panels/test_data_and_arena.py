@@ -79,6 +79,21 @@ def test_near_duplicates_are_shown(bench: Workbench) -> None:
     ]
 
 
+def test_what_is_not_shown_is_told(bench: Workbench) -> None:
+    data, folder = Data(bench), bench.root / "data/birds"
+    for number in range(6, 20):
+        shutil.copy(folder / "train/0.png", folder / f"train/{number}.png")
+    write_jsonl(folder / "train/metadata.jsonl", [{"file_name": f"{n}.png"} for n in range(20)])
+    status, _, shown = data.doubles("data/birds", "train", False)
+    assert len(shown) == 24
+    assert "The nearest 12 are shown." in status
+    rejected = [{"file": f"{n}.png", "reason": "empty file"} for n in range(201)]
+    write_json(folder / "set.json", {"rejected": rejected})
+    html = data.opened("data/birds", "train")[3]
+    assert "201 files were refused" in html
+    assert "The first 200 are named." in html
+
+
 def test_near_duplicates_of_another_split_are_leaks(bench: Workbench) -> None:
     data, folder = Data(bench), bench.root / "data/birds"
     assert "no other split" in data.doubles("data/birds", "train", True)[0]

@@ -15,9 +15,11 @@ from panels.greys import read_greys, windowed
 from panels.grid import read_axis
 from panels.label import labelled, strip_height, unlabelled
 from panels.latent import way
+from panels.reports import Reports
 from panels.training import Training
 from panels.viewer import difference, pair
 from panels.wish import SCHEDULERS
+from panels.workbench import Workbench
 
 
 def noise(size: int = 64, seed: int = 0, mode: str = "L") -> Image.Image:
@@ -142,6 +144,12 @@ def write_report(folder: Path, value: float, real: str = "r") -> None:
     table = {"contract": contract, "metrics": metric, "rows": [row]}
     write_json(folder / "results.json", {"tables": [table]})
     (folder / "report.html").write_text(f"<h1>{folder.name}</h1>")
+
+
+def test_a_report_that_is_no_text_gives_a_sentence(tmp_path: Path) -> None:
+    write_report(tmp_path / "reports/latin", 1.0)
+    (tmp_path / "reports/latin/report.html").write_bytes("<p>Röntgen</p>".encode("latin-1"))
+    assert "no text in UTF-8" in Reports(Workbench(tmp_path)).show("latin")
 
 
 def test_two_reports_in_one_table(tmp_path: Path) -> None:
