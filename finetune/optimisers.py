@@ -4,6 +4,7 @@ import importlib
 from typing import Any
 
 import torch
+from diffusers import get_scheduler
 
 from core.errors import UserError
 from finetune.settings import Optim
@@ -40,6 +41,13 @@ def build_optimiser(
             f'optim.name {optim.name} needs {module.split(".")[0]}: pip install -e ".[{extra}]"'
         ) from None
     return kind(groups, **options)
+
+
+def build_schedule(optimiser: torch.optim.Optimizer, optim: Optim, steps: int) -> Any:
+    """Of the learning rate, over so many steps."""
+    return get_scheduler(
+        optim.schedule, optimiser, num_warmup_steps=optim.warmup, num_training_steps=steps
+    )
 
 
 def look(optimiser: torch.optim.Optimizer, training: bool) -> None:

@@ -9,10 +9,10 @@ from core.checkup import warnings_of
 from core.errors import UserError
 from core.parallel import process_state
 from core.plan import activation_bytes, count_parameters
-from core.runs import check_same_settings
+from core.runs import check_same_inputs
 from core.session import check_disk, pick_device
 from finetune.cost import FLOAT, Looks, Work, beside, disk_left, disk_needed, estimate, reckon
-from finetune.models import NETWORKS, Denoiser, Place, locate, locate_pinned
+from finetune.models import NETWORKS, Denoiser, Place, end_in_noise, locate, locate_pinned
 from finetune.rehearsal import (
     empty_denoiser,
     empty_inputs,
@@ -20,14 +20,14 @@ from finetune.rehearsal import (
     empty_work,
     precision,
 )
-from finetune.settings import DreamBoothSettings
+from finetune.settings import DreamBoothSettings, check_heard
 from finetune.subjects import (
+    ClassImages,
     Subject,
-    class_folder,
-    contract_of,
+    class_images,
     default_prompts,
     held_out_subject,
-    own_class_images,
+    inputs_of,
 )
 from finetune.validation import IMAGES
 
@@ -71,30 +71,58 @@ def disk_used(run: Path) -> int:
     return sum(file.stat().st_size for file in run.rglob("*") if file.is_file())
 
 
+def look_ahead(
+    settings: DreamBoothSettings, subject: Subject, place: Place
+) -> tuple[Subject | None, ClassImages | None]:
+    """The validation images, and the class images as far as they are there.
+
+    Raises UserError for what would stop the run later, when much is drawn and encoded already:
+    images that are not there or not those of before, a base that does not fit, a full disk.
+    """
+    run = Path(settings.run_dir)
+    held_out = held_out_subject(settings) if settings.validate_every else None
+    subjects, found = {"instance": subject}, None
+    if settings.prior is not None:
+        found = class_images(settings.prior, place, settings.size or place.size)
+        if not found.missing:
+            subjects["class"] = found.subject
+    if run.exists():
+        check_same_inputs(run, inputs_of(subjects, held_out))
+    pipeline = empty_pipeline(place)
+    if settings.token is not None:
+        heard = subject.captions + (found.subject.captions if found is not None else [])
+        check_heard(settings.token.name, heard)
+    if settings.zero_terminal_snr:
+        end_in_noise(pipeline)
+    trained = empty_denoiser(settings, pipeline, torch.device("meta"))[1]
+    check_disk(run, disk_needed(settings, len(trained), size_of(pipeline)))
+    return held_out, found
+
+
+def size_of(pipeline: StableDiffusionPipeline) -> int:
+    """Parameters of UNet, text encoder and autoencoder."""
+    return sum(count_parameters(getattr(pipeline, name)) for name in NETWORKS)
+
+
 def print_plan(settings: DreamBoothSettings, subject: Subject) -> None:
     """Images, base, parameters, steps, time, memory, disk.
 
-    Raises UserError for whatever would stop the run: another run's folder, no base, a full disk.
+    Raises UserError for whatever would stop a run of which `Session` has no complaint.
     """
     run = Path(settings.run_dir)
-    processes = process_state()
-    check_same_settings(run, "dreambooth", settings)
-    check_share(settings, processes.num_processes)
     place = locate_pinned(settings.base, settings.revision, run, weights=False)
     if place.revision is None:  # a folder: its weights are there now, or never
         locate(settings.base)
-    held_out = held_out_subject(settings) if settings.validate_every else None
+    held_out, found = look_ahead(settings, subject, place)
     size = settings.size or place.size
     pipeline = empty_pipeline(place)
-    total = sum(count_parameters(getattr(pipeline, name)) for name in NETWORKS)
+    total = size_of(pipeline)
     device = torch.device(pick_device())
     if device.type == "cpu" and total > TRIABLE:
         device = torch.device("meta")  # worked out
     denoiser, trained = empty_denoiser(settings, pipeline, device)
     needed = disk_needed(settings, len(trained), total)
-    check_disk(run, needed)
-    own = _class_images(settings, place, size)
-    if not processes.is_main_process:
+    if not process_state().is_main_process:
         return
     images, distinct = subject.images, len(set(subject.captions))
     seen = settings.steps * settings.batch / len(images)
@@ -104,8 +132,8 @@ def print_plan(settings: DreamBoothSettings, subject: Subject) -> None:
         print(f"beware     {line}")
     if held_out is not None:
         print(f"held out   {len(held_out)} validation images")
-    if own:
-        print(f"class      {own}")
+    if found is not None:
+        print(f"class      {_there(found)}")
     print(f"base       {place.name} ({total / 1e6:.1f} M parameters, {place.prediction_type})")
     print(f"trained    {len(trained):,} parameters ({kind(settings)})")
     print(f"steps      {settings.steps} of {settings.batch} images: each is seen {seen:.1f} times")
@@ -180,17 +208,12 @@ def memory_needed(
     return stays, passing // (4 if settings.gradient_checkpointing else 1)
 
 
-def _class_images(settings: DreamBoothSettings, place: Place, size: int) -> str:
-    """Where they come from, in words; "" where there are none."""
-    prior = settings.prior
-    if prior is None:
-        return ""
-    folder = class_folder(prior, contract_of(prior, place, size))
-    own = own_class_images(prior, folder)
-    if own is not None:
-        return f"{len(own)} images of your own in {folder}"
-    there = len(list(folder.glob("*.png")))
-    return f"{prior.count} images in {folder} ({there} are there)"
+def _there(found: ClassImages) -> str:
+    """Where class images come from, in words."""
+    count, folder = len(found.subject), found.folder
+    if found.own:
+        return f"{count} images of your own in {folder}"
+    return f"{count} images in {folder} ({count - len(found.missing)} are there)"
 
 
 def _cut(subject: Subject, pipeline: StableDiffusionPipeline) -> list[str]:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from core.errors import UserError
 from core.files import read_json, write_json
-from core.images import list_images, write_png
+from core.images import fingerprint_of, list_images, write_png
 from core.sets import ImageSet, open_set
 from finetune.augment import check_domain
 from finetune.models import Place
@@ -109,6 +109,24 @@ def default_prompts(settings: DreamBoothSettings, subject: Subject) -> list[str]
         return list(settings.preview_prompts)
     distinct = list(dict.fromkeys(subject.captions))
     return distinct[:: -(-len(distinct) // 8)]
+
+
+def inputs_of(subjects: dict[str, Subject], unseen: Subject | None) -> dict[str, str]:
+    """Fingerprints of all that is learned from, and of the held-out images."""
+
+    def captions(subject: Subject) -> str:
+        return fingerprint_of((text, b"") for text in subject.captions)
+
+    instances = subjects["instance"]
+    inputs = {
+        "data_fingerprint": instances.images.fingerprint,
+        "captions_fingerprint": captions(instances),
+    }
+    if "class" in subjects:
+        inputs["class_fingerprint"] = subjects["class"].images.fingerprint
+    if unseen is not None:
+        inputs["held_out_fingerprint"] = unseen.images.fingerprint + captions(unseen)
+    return inputs
 
 
 def contract_of(prior: Prior, place: Place, size: int) -> dict[str, object]:

@@ -17,23 +17,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDPMScheduler, StableDiffusionPipeline, get_scheduler
+from diffusers import DDPMScheduler, StableDiffusionPipeline
 
 from core.config import parse
 from core.ema import Ema
 from core.errors import command
-from core.images import fingerprint_of, grid, write_png
+from core.images import grid, write_png
 from core.runs import check_same_inputs, read_metrics, weights_folder
-from core.session import Session, check_disk, peak_memory_mb
+from core.session import Session, peak_memory_mb
 from finetune.aliases import translate
 from finetune.buckets import Buckets, bucketed
 from finetune.captions import Words
-from finetune.cost import disk_left, disk_needed, estimate
+from finetune.cost import disk_left, estimate
 from finetune.encode import Batch, Source, join
 from finetune.fused import fuse
 from finetune.losses import denoising_loss, min_snr_weight, preserve_prior, target
 from finetune.models import (
-    NETWORKS,
     Denoiser,
     Place,
     end_in_noise,
@@ -42,12 +41,14 @@ from finetune.models import (
     training_scheduler,
 )
 from finetune.new_word import add_word
-from finetune.optimisers import build_optimiser, look
+from finetune.optimisers import build_optimiser, build_schedule, look
 from finetune.plan import (
     check_share,
     disk_used,
+    look_ahead,
     looks_of,
     print_plan,
+    size_of,
     warnings,
 )
 from finetune.portions import portions
@@ -59,7 +60,7 @@ from finetune.subjects import (
     Subject,
     class_subject,
     default_prompts,
-    held_out_subject,
+    inputs_of,
     instance_subject,
 )
 from finetune.trained import Trained, as_sampled, freeze, groups
@@ -70,8 +71,6 @@ from finetune.weights import write_weights
 def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
     """Train or go on, and leave weights/ in the run folder."""
     instances = instance_subject(settings)
-    if dry_run:
-        return print_plan(settings, instances)
     session = Session(
         "dreambooth",
         settings,
@@ -82,10 +81,13 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
     )
     accelerator, device = session.accelerator, session.device
     check_share(settings, accelerator.num_processes)
+    if dry_run:
+        return print_plan(settings, instances)
 
     # The base, and what is drawn from while it is still untouched
     with accelerator.main_process_first():  # one process downloads, the others find the files
         place = locate_pinned(settings.base, settings.revision, session.run.path)
+    unseen, _ = look_ahead(settings, instances, place)
     size = settings.size or place.size
     began = time.monotonic()
     pipeline = open_pipeline(place.folder)
@@ -97,7 +99,6 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
     if settings.prior is not None:
         drawer = StableDiffusionSampler(pipeline, size)
         subjects["class"] = class_subject(settings.prior, place, size, accelerator, drawer)
-    unseen = held_out_subject(settings) if settings.validate_every else None
     inputs = inputs_of(subjects, unseen)
     check_same_inputs(session.run.path, inputs)
     if settings.token is not None:
@@ -131,14 +132,8 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
     if accelerator.is_fsdp2:  # each process will hold a part of a copy
         denoiser = copy.deepcopy(denoiser)
         trained = Trained(denoiser)
-    check_disk(session.run.path, disk_needed(settings, len(trained), count(pipeline)))
     optimiser = build_optimiser(groups(trained, settings), settings.optim, device)
-    schedule = get_scheduler(
-        settings.optim.schedule,
-        optimiser,
-        num_warmup_steps=settings.optim.warmup,
-        num_training_steps=settings.steps,
-    )
+    schedule = build_schedule(optimiser, settings.optim, settings.steps)
     if settings.gradient_checkpointing:
         checkpoint_activations(denoiser)
     if settings.compile:
@@ -157,7 +152,7 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
 
     work = work_of(piece, len(scheduler), sources, sampler, held_out, opened, accelerator)
     plan = estimate(settings, work, looks, trained, device, session.run.path)
-    left = disk_left(settings, len(trained), count(pipeline), looks, size)
+    left = disk_left(settings, len(trained), size_of(pipeline), looks, size)
     denoiser, optimiser = accelerator.prepare(denoiser, optimiser)
     trained = Trained(accelerator.unwrap_model(denoiser))
     parameters = list(trained.parameters.values())
@@ -171,7 +166,7 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
         base_identity=place.identity,
         base_configs=place.configs,
         prediction_type=place.prediction_type,
-        parameters=count(pipeline),
+        parameters=size_of(pipeline),
         trained_parameters=len(trained),
         in_parts=trained.in_parts,
         augment=list(settings.augment),
@@ -241,24 +236,6 @@ def loss_of(
     return losses.mean()
 
 
-def inputs_of(subjects: dict[str, Subject], unseen: Subject | None) -> dict[str, str]:
-    """Fingerprints of all that is learned from, and of the held-out images."""
-
-    def captions(subject: Subject) -> str:
-        return fingerprint_of((text, b"") for text in subject.captions)
-
-    instances = subjects["instance"]
-    inputs = {
-        "data_fingerprint": instances.images.fingerprint,
-        "captions_fingerprint": captions(instances),
-    }
-    if "class" in subjects:
-        inputs["class_fingerprint"] = subjects["class"].images.fingerprint
-    if unseen is not None:
-        inputs["held_out_fingerprint"] = unseen.images.fingerprint + captions(unseen)
-    return inputs
-
-
 def read_captions(
     subjects: dict[str, Subject], pipeline: StableDiffusionPipeline, settings: DreamBoothSettings
 ) -> Words:
@@ -266,11 +243,6 @@ def read_captions(
     captions = [caption for subject in subjects.values() for caption in subject.captions]
     learns = settings.text_encoder or settings.token is not None
     return Words(captions, pipeline, learns, settings.caption_shuffle)
-
-
-def count(pipeline: StableDiffusionPipeline) -> int:
-    """Parameters of UNet, text encoder and autoencoder."""
-    return sum(p.numel() for name in NETWORKS for p in getattr(pipeline, name).parameters())
 
 
 def park(
