@@ -3,16 +3,19 @@
 import ast
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+import app
 from core.runs import checkpoints, read_metrics
 from tests.finetune.tiny import write_images
 
@@ -111,6 +114,66 @@ def test_outside_colab_it_is_opened_where_it_lies(monkeypatch: pytest.MonkeyPatc
     assert names["RUN_DIR"] == Path("drive/runs/my-animal")
 
 
+def test_a_changed_form_or_zip_makes_the_set_anew(
+    content: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lies in its place and was not made here stays, and on a full disk all does."""
+    new_machine(content)
+    (content / DRIVE).mkdir(parents=True)
+    zip_up(content / DRIVE / "pictures.zip", "one")
+    names = run(cells(content)[:3])
+    made, place, prepare = [], names["SET"], cells(content)[4]
+
+    def osteon(*words: Any) -> None:
+        place.mkdir(parents=True)  # which is refused where something is
+        (place / "set.json").touch()
+        made.append([file.read_text() for file in sorted(words[3].iterdir())])
+
+    def fill_in(**changes: Any) -> int:
+        exec(prepare, names | {"osteon": osteon} | changes)
+        return len(made)
+
+    assert fill_in() == fill_in() == 1
+    assert fill_in(CAPTION="another") == 2
+    assert fill_in(CAPTION="another", SIZE=64) == 3
+    zip_up(content / DRIVE / "pictures.zip", "two", "three")
+    assert fill_in() == 4
+    assert made == [["one"]] * 3 + [["two", "three"]]
+    with monkeypatch.context() as full:
+        full.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
+        with pytest.raises(RuntimeError, match=r"takes 0\.0 GB here.*make room"):
+            fill_in(SIZE=64)
+    assert (place / "set.json").exists()
+    (place / "form.json").unlink()
+    with pytest.raises(FileExistsError):
+        fill_in()
+    assert (place / "set.json").exists()
+
+
+def test_the_app_takes_whatever_password_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+
+    def launch(*given: Any, **_: Any) -> tuple[Any, str]:
+        started.append(given)
+        return SimpleNamespace(block_thread=lambda: None), ""
+
+    def osteon(verb: str, *words: Any) -> None:
+        assert verb == "app"
+        app.main([*map(str, words)])
+
+    monkeypatch.setattr(app, "launch", launch)
+    monkeypatch.setattr(secrets, "token_urlsafe", lambda _: "-drawn")
+    monkeypatch.setenv("OSTEON_PASSWORD", "")
+    monkeypatch.chdir(tmp_path)
+    cell = cells()[-1]
+    assert "OPEN_APP = False" in cell
+    names = {"os": os, "DRIVE": tmp_path, "osteon": osteon}
+    exec(cell.replace("OPEN_APP = False", "OPEN_APP = True"), names)
+    assert started == [(tmp_path, "127.0.0.1", 7860, True, ("osteon", "-drawn"))]
+
+
 @pytest.mark.slow
 def test_every_cell_runs_and_after_a_disconnect_goes_on(content: Path, tmp_path: Path) -> None:
     drive = content / DRIVE
@@ -136,6 +199,12 @@ def test_every_cell_runs_and_after_a_disconnect_goes_on(content: Path, tmp_path:
         drawn.append({file: file.stat().st_mtime_ns for file in drive.glob("class/*/*.png")})
     assert len(drawn[0]) == 3
     assert drawn[0] == drawn[1]  # not drawn again
+
+
+def zip_up(file: Path, *texts: str) -> None:
+    with zipfile.ZipFile(file, "w") as pictures:
+        for number, text in enumerate(texts):
+            pictures.writestr(f"{number}.png", text)
 
 
 def new_machine(content: Path) -> None:
