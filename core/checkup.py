@@ -13,7 +13,7 @@ import imagehash
 import numpy as np
 
 from core.errors import UserError
-from core.images import open_image
+from core.images import TAKE, left_out, open_image
 from core.kinds import find_clip, kinds_of, odd_ones
 from core.sets import SPLITS, ImageSet, is_set, open_set
 
@@ -67,12 +67,20 @@ def _survey(
             continue
     if not splits:
         raise UserError(f"{folder} holds no image; make it with `osteon prepare` (see --help).")
-    hashes, rows = {}, []
+    hashes: dict[str, np.ndarray] = {}
+    rows = _unseen(folder)
     for name, images in splits.items():
         found, own = _look(name, images, most)
         hashes[name] = found
         rows += [*own, captions(name, images), _repeats(name, images, found)]
     return splits, hashes, rows + _leaks(splits, hashes)
+
+
+def _unseen(folder: Path) -> list[Row]:
+    """Of a plain folder: pictures that are not taken from it, if there are any."""
+    if is_set(folder) or not folder.is_dir() or not (said := left_out(folder)):
+        return []
+    return [(False, f"pictures not looked at: {said}", TAKE)]
 
 
 def _look(name: str, images: ImageSet, most: int) -> tuple[np.ndarray, list[Row]]:

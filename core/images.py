@@ -2,6 +2,7 @@
 
 import hashlib
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from core.errors import UserError
 from core.files import atomic_path, list_files
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
+UNREAD = {".heic", ".heif", ".avif", ".jxl"}  # pictures, but Pillow does not always read them
+TAKE = "osteon prepare folder takes those below; save others as PNG or JPEG"
+"""What to do about pictures that are `left_out`."""
 MAX_PIXELS = 100_000_000  # above this a file is taken for a decompression bomb
 XMP_SYNTHETIC = (
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
@@ -30,6 +34,18 @@ SYNTHETIC = {
 def list_images(folder: Path, deep: bool = False) -> list[Path]:
     """Image files of a folder, as `list_files` finds them. Raises UserError as it does."""
     return [path for path in list_files(folder, deep) if path.suffix.lower() in SUFFIXES]
+
+
+def left_out(folder: Path) -> str:
+    """Pictures that `list_images` does not take, in words: "3 in folders below, 2 .heic"; or ""."""
+    found: Counter[str] = Counter()
+    for path in list_files(folder):
+        suffix = path.suffix.lower()
+        if suffix in SUFFIXES and path.parent != folder:
+            found["in folders below"] += 1
+        elif suffix in UNREAD:
+            found[suffix] += 1
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(found.items(), reverse=True))
 
 
 def open_image(path: Path, mode: str | None = "RGB") -> Image.Image:

@@ -12,7 +12,7 @@ import numpy as np
 
 from core.errors import UserError
 from core.files import atomic_path, read_json, read_jsonl
-from core.images import fingerprint, fit, list_images, open_image, to_array
+from core.images import TAKE, fingerprint, fit, left_out, list_images, open_image, to_array
 
 SPLITS = ("train", "validation", "test")
 EDITS = "edits.jsonl"
@@ -100,7 +100,11 @@ def open_set(path: str | Path, split: str | None = None) -> ImageSet:
         paths = image_files(folder, split, [row["file_name"] for row in rows])
         info = read_json(folder / "set.json")
     if not paths:
-        raise UserError(f"{folder} holds no image{f' in {split}' if split else ''}.")
+        there = "" if prepared else left_out(folder)
+        raise UserError(
+            f"{folder} holds no image{f' in {split}' if split else ''}"
+            f"{f' but {there}; {TAKE}' if there else ''}."
+        )
     name = f"{folder.name}:{split}" if prepared else folder.name
     return ImageSet(name, paths, rows, info)
 

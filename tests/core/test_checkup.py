@@ -136,6 +136,22 @@ def test_a_plain_folder_is_looked_at_too(tmp_path: Path) -> None:
     assert rows[0][1] == "images: 1 images, 64 to 64 px at the shorter side, grey"
 
 
+def test_pictures_that_are_not_taken_are_named(tmp_path: Path) -> None:
+    """Of a plain folder: those below it, and those in a format that is not read."""
+    noise = Image.effect_noise((64, 64), 80)
+    (tmp_path / "more/.cache").mkdir(parents=True)
+    for name in ("more/b.png", "more/c.JPG", "more/.cache/d.png"):
+        noise.save(tmp_path / name)
+    for name in ("e.HEIC", "more/f.heic", "g.avif", "notes.txt"):
+        (tmp_path / name).touch()
+    said = "2 in folders below, 2 .heic, 1 .avif"
+    with pytest.raises(UserError, match=f"holds no image but {said}; .*osteon prepare folder"):
+        check_set(tmp_path)
+    noise.save(tmp_path / "a.png")
+    (line,) = warnings_of(tmp_path, captions=False)
+    assert f"pictures not looked at: {said} (osteon prepare folder" in line
+
+
 def test_the_next_command_can_be_pasted(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """Whole, with one prompt for all where the images have no captions."""
     noise = Image.effect_noise((64, 64), 80)
