@@ -71,18 +71,22 @@ class ImageSet:
         return np.load(file, mmap_mode="r")
 
 
+def parted(path: str | Path) -> tuple[Path, str | None]:
+    """ "data/x:test" -> (data/x, "test"), and "data/x" -> (data/x, None)."""
+    folder, _, split = str(path).rpartition(":")
+    return (Path(folder), split) if split in SPLITS else (Path(path), None)
+
+
 def open_set(path: str | Path, split: str | None = None) -> ImageSet:
     """Open a prepared set's split, or a plain folder of images.
 
-    `data/x:test` names a split too. Without one: train for a prepared set.
+    `data/x:test` names a split too, if `split` names none. Without one: train for a prepared set.
 
     Raises:
         UserError: nothing there, no such split, or no image in it.
     """
-    text = str(path)
-    if split is None and text.rpartition(":")[2] in SPLITS:
-        text, _, split = text.rpartition(":")
-    folder = Path(text)
+    folder, named = parted(path)
+    split = split or named
     if not folder.is_dir():
         raise UserError(f"{folder} is not there; make it with `osteon prepare` (see --help).")
     prepared = (folder / "set.json").exists()
@@ -127,7 +131,7 @@ def image_files(folder: Path, split: str, names: Iterable[str]) -> list[Path]:
 def held_out_of(path: str) -> ImageSet:
     """The images to score against where none are named: a prepared set's test split, or, where it
     has none, `path` itself, as `open_set` reads it."""
-    folder = Path(path.rpartition(":")[0] if path.rpartition(":")[2] in SPLITS else path)
+    folder, _ = parted(path)
     has_test = is_set(folder) and (folder / "test" / "metadata.jsonl").exists()
     return open_set(folder, "test") if has_test else open_set(path)
 

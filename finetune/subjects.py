@@ -13,7 +13,7 @@ from tqdm import tqdm
 from core.errors import UserError
 from core.files import read_json, write_json
 from core.images import fingerprint_of, list_images, write_png
-from core.sets import ImageSet, open_set
+from core.sets import ImageSet, open_set, parted
 from finetune.augment import check_domain
 from finetune.models import Place
 from finetune.portions import portions
@@ -88,7 +88,7 @@ def held_out_subject(settings: DreamBoothSettings) -> Subject:
 
     Raises UserError where none has.
     """
-    given = [concept for concept in settings.subjects if _has_validation(Path(concept.data))]
+    given = [concept for concept in settings.subjects if _has_validation(concept.data)]
     if not given:
         sets = " or ".join(concept.data for concept in settings.subjects)
         raise UserError(
@@ -98,8 +98,12 @@ def held_out_subject(settings: DreamBoothSettings) -> Subject:
     return _joined([_subject(concept, "validation") for concept in given], [1] * len(given))
 
 
-def _has_validation(folder: Path) -> bool:
+def _has_validation(data: str) -> bool:
+    """Besides the images that are learned from."""
+    folder, named = parted(data)
     split = folder / "validation"
+    if named == split.name:
+        return False
     return (split / "metadata.jsonl").exists() and bool(list_images(split))
 
 

@@ -34,6 +34,7 @@ def test_splits_open_by_name(prepared: Path) -> None:
     assert open_set(prepared).captions == [f"train {i}" for i in range(4)]
     assert open_set(f"{prepared}:test").captions == ["test 0", "test 1"]
     assert open_set(prepared, "test").name == "set:test"
+    assert open_set(f"{prepared}:train", "test").name == "set:test"
     assert read_prompts(f"{prepared}:test") == ["test 0", "test 1"]
     with pytest.raises(UserError, match="no validation split"):
         open_set(f"{prepared}:validation")

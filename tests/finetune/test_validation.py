@@ -128,6 +128,18 @@ def test_held_out_images_are_of_every_concept(
     assert held_out.images.paths[-1] == unseen.images.paths[42]
 
 
-def test_without_validation_images_it_is_refused(settings: Make) -> None:
+def test_without_validation_images_it_is_refused(settings: Make, captioned: Path) -> None:
     with pytest.raises(UserError, match="has none"):
         train(settings(validate_every=2))
+    learned = settings(data=f"{captioned}:validation", prompt=None)
+    with pytest.raises(UserError, match="has none"):  # besides those that are learned from
+        held_out_subject(learned)
+
+
+def test_a_split_by_name_has_validation_images_too(settings: Make, captioned: Path) -> None:
+    one, other = (
+        held_out_subject(settings(data=f"{captioned}{split}", prompt=None))
+        for split in ("", ":train")
+    )
+    assert one.images.paths == other.images.paths
+    assert {path.parent.name for path in one.images.paths} == {"validation"}
