@@ -220,6 +220,12 @@ class DreamBoothSettings:
             raise ValueError("text_encoder needs attention or feedforward in lora.targets")
         if self.prior is not None and not all(self.prior.prompts):
             raise ValueError("prior.prompt must say what the class is, and is empty")
+        classes, concepts = len(self.prior.prompts) if self.prior else 1, len(self.subjects)
+        if concepts > 1 and classes not in (1, concepts):
+            raise ValueError(
+                f"prior.prompt names {classes} classes of {concepts} concepts; "
+                "give one for each in their order, or one for all"
+            )
         if self.buckets and self.prior is not None:
             raise ValueError("buckets go without prior: class images are square")
         if (self.preview_every or self.validate_every) and not self.preview_seeds:

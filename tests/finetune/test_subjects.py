@@ -19,7 +19,7 @@ from core.files import read_json, write_json
 from core.images import png_text
 from finetune.models import locate, open_pipeline
 from finetune.sample import StableDiffusionSampler
-from finetune.settings import DreamBoothSettings, Prior
+from finetune.settings import Concept, DreamBoothSettings, Prior
 from finetune.subjects import Subject, class_subject, default_prompts, instance_subject
 
 Make = Callable[..., DreamBoothSettings]
@@ -131,6 +131,15 @@ def test_several_class_prompts_take_turns(base: Path, tmp_path: Path) -> None:
     subject = class_subject(prior, locate(str(base)), 32, Accelerator(cpu=True), sampler)
     assert subject.captions == ["one", "two", "one"]
     assert [png_text(path)["prompt"] for path in subject.images.paths] == subject.captions
+
+
+def test_each_concept_has_a_class_or_all_have_one(settings: Make, plain: Path) -> None:
+    two = (Concept(str(plain), "a slope"),)
+    with pytest.raises(ValueError, match="prior.prompt names 3 classes of 2 concepts; give one"):
+        settings(concepts=two, prior=Prior(("a", "b", "c")))
+    for classes in ("a", ("a",), ("a", "b")):
+        assert settings(concepts=two, prior=Prior(classes)).concepts == two
+    assert settings(prior=Prior(("a", "b", "c"))).concepts == ()  # of one concept, they take turns
 
 
 def test_too_few_class_images_of_your_own_are_refused(
