@@ -135,7 +135,7 @@ def test_several_class_prompts_take_turns(base: Path, tmp_path: Path) -> None:
 
 def test_each_concept_has_a_class_or_all_have_one(settings: Make, plain: Path) -> None:
     two = (Concept(str(plain), "a slope"),)
-    with pytest.raises(ValueError, match="prior.prompt names 3 classes of 2 concepts; give one"):
+    with pytest.raises(ValueError, match=r"prior\.prompt names 3 classes of 2 concepts; give one"):
         settings(concepts=two, prior=Prior(("a", "b", "c")))
     for classes in ("a", ("a",), ("a", "b")):
         assert settings(concepts=two, prior=Prior(classes)).concepts == two
