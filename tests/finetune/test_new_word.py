@@ -103,8 +103,9 @@ def test_a_word_that_nothing_says_is_refused(
         settings(token=WORD, unet=unet)
     other = Concept(str(captioned), prompt="a <wing> on a rock")
     assert settings(token=WORD, unet=unet, concepts=(other,)).token == WORD
-    with pytest.raises(UserError, match=remedy):
-        train(settings(token=WORD, unet=unet, data=str(captioned), prompt=None))
+    for dry_run in (True, False):
+        with pytest.raises(UserError, match=remedy):
+            train(settings(token=WORD, unet=unet, data=str(captioned), prompt=None), dry_run)
     pipeline = open_pipeline(base)
     add_word(pipeline, WORD)
     assert Words(["a ramp"], pipeline, trained=True, learned=False).cut == 0  # held-out images
