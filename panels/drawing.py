@@ -25,6 +25,7 @@ from panels.catalogue import Model
 from panels.label import labelled, strip_height, unlabelled
 from panels.resident import Resident
 from panels.thumbnails import data_uri, made_up
+from panels.wish import FieldError, at
 
 REPORT_EVERY = 0.1  # seconds between two reports of progress, at least
 PREVIEW_SHARE = 0.2  # of the time, at most, goes into previews
@@ -122,6 +123,8 @@ class Failure:
 
     place: int
     sentence: str
+    field: str = ""
+    """Whose fault it is (`wish.FieldError`); "": no field's."""
 
 
 Event = Progress | Picture | Failure
@@ -175,7 +178,7 @@ class _Hand:
         try:
             return self.make(task, place)
         except UserError as error:
-            return Failure(place, str(error))
+            return Failure(place, str(error), getattr(error, "field", ""))
         except _Stopped:
             raise
         except Exception as error:
@@ -277,7 +280,8 @@ def _between(
     named = [key for key, _ in mix.seeds if isinstance(key, str)]
     if hasattr(sampler, "mix"):
         if named or task.keep:
-            raise UserError("Vectors are saved of a GAN or VAE; for a diffusion model give seeds.")
+            sentence = "Vectors are saved of a GAN or VAE; for a diffusion model give seeds."
+            raise FieldError("seeds" if named else "keep", sentence)
         image: Image.Image = sampler.mix(dict(mix.seeds), dict(mix.prompts), **options)
         return image
     if not hasattr(sampler, "from_latents"):
@@ -292,7 +296,8 @@ def _between(
         latents = vector[None].to(sampler.device)
         pixels = sampler.from_latents(latents, **label)  # 1 x C x H x W in [0, 1]
     if task.keep:
-        write_vector(task.model.folder, task.keep, vector, str(mix.seeds))
+        with at("keep"):
+            write_vector(task.model.folder, task.keep, vector, str(mix.seeds))
     levels = pixels.mul(255).round().clamp(0, 255).to(torch.uint8)
     return from_array(levels.permute(0, 2, 3, 1).cpu().numpy())[0]
 
@@ -304,10 +309,11 @@ def _vector(mix: Mix, run: Path, d: int) -> Any:
 
     if all(isinstance(key, int) for key, _ in mix.seeds):
         return mixed_noise(dict(mix.seeds), (d,))  # type: ignore[arg-type]
-    points = [
-        image_noise([key], (d,))[0] if isinstance(key, int) else read_vector(run, key)
-        for key, _ in mix.seeds
-    ]
+    with at("seeds"):
+        points = [
+            image_noise([key], (d,))[0] if isinstance(key, int) else read_vector(run, key)
+            for key, _ in mix.seeds
+        ]
     return sum(weight * point for (_, weight), point in zip(mix.seeds, points, strict=True))
 
 
@@ -317,7 +323,8 @@ def _prompt(task: Task, defaults: Sequence[str]) -> str:
         return ""
     own = [prompt for prompt in defaults if prompt] or task.model.prompts
     if not task.prompt.strip() and not own:
-        raise UserError(f"{task.model.folder.name} has no prompts of its own; write one.")
+        sentence = f"{task.model.folder.name} has no prompts of its own; write one."
+        raise FieldError("prompt", sentence)
     return task.prompt.strip() or own[task.seed % len(own)]
 
 

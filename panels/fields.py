@@ -1,6 +1,7 @@
 """Fields that several tabs have: the same words, the same limits, the same way to stop."""
 
 import functools
+import inspect
 import json
 import logging
 import random
@@ -13,6 +14,7 @@ from core.errors import UserError
 from panels import look
 from panels.drawing import reason
 from panels.label import WHEN
+from panels.marks import Marks
 from panels.wish import LIMITS, MAX_SEED, MAX_TEXT, SCHEDULERS
 
 DEVICE = {"concurrency_id": "device", "concurrency_limit": 1}
@@ -22,7 +24,7 @@ QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 WAITING = look.status("Waiting for its turn: one picture is drawn at a time, whoever asks.")
 STOPPING = look.status("Stopping: the step under way ends first.")
 STOPPED = look.status("Stopped. Pictures already made are kept.")
-REFUSED = look.problem("That was refused: a value is out of its range, or too many are waiting.")
+REFUSED = look.problem("That was refused: too many are waiting. Try again in a moment.")
 log = logging.getLogger("osteon.app")
 
 
@@ -103,24 +105,32 @@ def on_start(
     prompt: gr.Textbox | None = None,
 ) -> Any:
     """Wire what runs a model: one at a time, its own status line in place of Gradio's overlay.
-    What `function` raises is told there. Enter in `prompt` starts it, too.
+    What `function` raises is told there, and at the field of that parameter. Enter in `prompt`
+    starts it, too.
 
     Stop ends it, waiting or under way; what it has shown so far stays. Gradio drops in silence a
     start that comes before the step under way has ended; so "Stopped" is said only then.
     """
+    given = inputs if isinstance(inputs, list) else [inputs]
     triggers = [buttons.go.click, *([prompt.submit] if prompt else [])]
     stop = f"window.osteon_{api_name}"  # whether Stop was pressed: a failure is not told why
-    waiting = f"{{ {stop} = false; return [{_able(True)}, {json.dumps(WAITING)}] }}"
+    parts = dict(zip(inspect.signature(function).parameters, given, strict=True))
+    marks = Marks(parts, f"osteon_{api_name}_wrong")
+    begun = f"[{_able(True)}, {json.dumps(WAITING)}, ...({marks.js})('')]"
+    waiting = f"{{ {stop} = false; return {begun} }}"
     stopping = f"{{ {stop} = true; return {json.dumps(STOPPING)} }}"
     # What the browser does by itself comes first: it waits for an event's end before the next one
-    gr.on(triggers, None, outputs=[buttons.stop, status], js=f"() => {waiting}", **QUIET)
+    first = [buttons.stop, status, *marks.outputs]
+    gr.on(triggers, None, outputs=first, js=f"() => {waiting}", **QUIET)
     run = gr.on(
         triggers,
-        _in_words(function, list(outputs).index(status), len(outputs)),
+        _in_words(function, given, list(outputs).index(status), len(outputs)),
         inputs,
         outputs,
         api_name=api_name,
         show_progress="hidden",
+        # As they come: what is out of bounds gets a sentence of ours, not one that names no field
+        preprocess=any(isinstance(part, gr.File) for part in given),
         **DEVICE,
     )
     buttons.stop.click(
@@ -129,20 +139,26 @@ def on_start(
     ended = f"() => {stop} ? {json.dumps(STOPPED)} : {json.dumps(REFUSED)}"
     run.failure(None, outputs=status, js=ended, **QUIET)
     run.then(None, outputs=buttons.stop, js=f"() => ({_able(False)})", **QUIET)
+    if marks.outputs:
+        run.then(None, status, marks.outputs, js=marks.js, **QUIET)
     return run
 
 
-def _in_words(function: Any, place: int, count: int) -> Any:
+def _in_words(function: Any, parts: Sequence[Any], place: int, count: int) -> Any:
     """A generator of answers that ends with a sentence in part `place` of `count` where it would
-    have ended with an error; a traceback goes to the terminal."""
+    have ended with an error; a traceback goes to the terminal.
+
+    Args:
+        parts: the fields whose values it is given.
+    """
 
     @functools.wraps(function)
-    def told(*given: Any, **named: Any) -> Iterator[Any]:
+    def told(*given: Any) -> Iterator[Any]:
         answer = [gr.skip()] * count
         try:
-            yield from function(*given, **named)
+            yield from function(*map(_text, parts, given))
         except UserError as error:
-            answer[place] = look.problem(str(error))
+            answer[place] = look.problem(str(error), getattr(error, "field", ""))
             yield answer
         except Exception as error:
             log.exception("no answer")
@@ -151,6 +167,11 @@ def _in_words(function: Any, place: int, count: int) -> Any:
             yield answer
 
     return told
+
+
+def _text(part: Any, value: Any) -> Any:
+    """A program may give a number where there is room for text."""
+    return str(value) if isinstance(part, gr.Textbox) and value is not None else value
 
 
 def _able(able: bool) -> str:

@@ -21,7 +21,7 @@ from panels.label import WHEN, labelled, strip_height
 from panels.sheets import sheet
 from panels.tasks import tasks_of
 from panels.thumbnails import img
-from panels.wish import MAX_TEXT, Wish
+from panels.wish import MAX_TEXT, FieldError, Wish, at
 from panels.workbench import Workbench, choices
 
 NONE = "none"
@@ -135,8 +135,12 @@ class Grid:
     ) -> Iterator[tuple[Any, ...]]:
         """Every combination of the values, shown as they are made."""
         wish = Wish(prompt or "", negative, seed, 1, steps, guidance, scheduler, lora_scale)
-        texts = ((x, x_values), (y, y_values), (z, z_values))
-        axes = [read_axis(title, text or "") for title, text in texts]
+        axes = []
+        for letter, title, text in zip(
+            "xyz", (x, y, z), (x_values, y_values, z_values), strict=True
+        ):
+            with at(f"{letter}_values" if title in AXES else letter):
+                axes.append(read_axis(title, text or ""))
         tasks = self.tasks(model, wish, axes, label)
         yield from self._draw(tasks, axes)
 
@@ -145,7 +149,9 @@ class Grid:
         x, y, z = axes
         named = [axis.name for axis in axes if axis.name]
         if len(set(named)) < len(named):
-            raise UserError("Two axes vary the same setting; choose another for one of them.")
+            double = next(letter for letter, axis in zip("zy", (z, y), strict=True) if axis.name)
+            sentence = "Two axes vary the same setting; choose another for one of them."
+            raise FieldError(double, sentence)
         count = len(x.values) * len(y.values) * len(z.values)
         if count > MOST:
             raise UserError(f"That would be {count} pictures; a grid holds {MOST} at most.")
@@ -154,16 +160,23 @@ class Grid:
             changes = {
                 axis.name: value for axis, value in zip((z, y, x), values, strict=True) if axis.name
             }
-            name = changes.pop("model", model)
-            (task,) = tasks_of(self.bench, name, replace(wish, count=1, **changes), label)
-            kept = ["newest", *kept_weights(task.model.folder)]
-            if changes.get("weights", "newest") not in kept:
-                raise UserError(
-                    f"{task.model.name} kept no weights '{changes['weights']}' while training; "
-                    f"there are: {', '.join(dict.fromkeys(kept))}."
-                )
+            try:
+                task = self._task(model, wish, changes, label)
+            except FieldError as error:  # of a value on an axis, where it varies
+                raise FieldError(_varied(axes, error.field), str(error)) from None
             tasks.append(replace(task, needs=frozenset(changes) - {"weights"}))
         return tasks
+
+    def _task(self, model: str | None, wish: Wish, changes: dict[str, Any], label: str) -> Task:
+        """Of one cell. Raises FieldError for what cannot be."""
+        name = changes.pop("model", model)
+        (task,) = tasks_of(self.bench, name, replace(wish, count=1, **changes), label)
+        kept = ["newest", *kept_weights(task.model.folder)]
+        if changes.get("weights", "newest") not in kept:
+            sentence = f"{task.model.name} kept no weights '{changes['weights']}' while training; "
+            sentence += f"there are: {', '.join(dict.fromkeys(kept))}."
+            raise FieldError("weights", sentence)
+        return task
 
     def _draw(self, tasks: list[Task], axes: list[Axis]) -> Iterator[tuple[Any, ...]]:
         made: dict[int, Picture] = {}
@@ -216,6 +229,12 @@ class Grid:
         path = self.bench.pictures / "grids" / f"grid-{now().replace(':', '')}.png"
         write_png(page, path, {"osteon-grid": json.dumps(facts, ensure_ascii=False)}, True)
         return path
+
+
+def _varied(axes: Sequence[Axis], field: str) -> str:
+    """The field of the values of a setting that an axis varies; else its own."""
+    letters = zip("xyz", axes, strict=True)
+    return next((f"{letter}_values" for letter, axis in letters if axis.name == field), field)
 
 
 def _tables(axes: Sequence[Axis], filled: dict[int, str]) -> str:

@@ -23,7 +23,7 @@ from panels.endpoints import endpoint
 from panels.label import WHEN
 from panels.tasks import tasks_of
 from panels.thumbnails import figure
-from panels.wish import MAX_TEXT, Wish
+from panels.wish import MAX_TEXT, FieldError, Wish, at
 from panels.workbench import Workbench, choices
 
 MODES = {
@@ -113,7 +113,8 @@ class Latent:
         keep: str = "",
     ) -> Iterator[tuple[Any, ...]]:
         """The pictures one by one, then all as a GIF."""
-        points = read_points(seeds)
+        with at("seeds"):
+            points = read_points(seeds)
         seed = _number(points[0])
         wish = Wish(prompts or "", negative, seed, 1, steps, guidance, scheduler, lora_scale)
         (task,) = tasks_of(self.bench, model, wish, label)  # marked if any prompt is an X-ray's
@@ -121,7 +122,7 @@ class Latent:
         texts = [text.strip() for text in task.prompt.split("|") if text.strip()] or [*own]
         tasks = [
             replace(task, seed=_number(mix.seeds[0][0]), prompt=mix.prompts[0][0], mix=mix)
-            for mix in way(mode, points, texts or [""], int(count))
+            for mix in way(mode, points, texts or [""], count)
         ]
         tasks[-1] = replace(tasks[-1], keep=(keep or "").strip())
         yield from self._draw(tasks)
@@ -134,7 +135,8 @@ class Latent:
         with closing(draw(self.bench.resident, tasks, self.bench.pictures)) as events:
             for event in events:
                 if isinstance(event, Failure):
-                    yield look.problem(event.sentence), gr.skip(), gr.skip(), gr.skip()
+                    line = look.problem(event.sentence, event.field)
+                    yield line, gr.skip(), gr.skip(), gr.skip()
                     return
                 if isinstance(event, Progress):
                     words = f"Picture {event.place + 1} of {len(tasks)}: {event.words}"
@@ -187,21 +189,22 @@ def way(mode: str, seeds: list[int | str], prompts: list[str], count: int) -> li
     Between and walk: `count` places, evenly along the seeds and, at the same time, the prompts.
     """
     if mode not in MODES:
-        raise UserError(f"There is no '{mode}'; choose one of {', '.join(MODES)}.")
+        raise FieldError("mode", f"There is no '{mode}'; choose one of {', '.join(MODES)}.")
     if mode == "Arithmetic":
         if len(seeds) != 3:
-            raise UserError("Arithmetic takes three: first − second + third.")
+            raise FieldError("seeds", "Arithmetic takes three: first − second + third.")
         points = [{seed: 1.0} for seed in seeds]
         total: dict[int | str, float] = {}
         for seed, weight in zip(seeds, (1.0, -1.0, 1.0), strict=True):
             total[seed] = total.get(seed, 0.0) + weight
         if not any(total.values()):
-            raise UserError("That sum is nothing; take other seeds.")
+            raise FieldError("seeds", "That sum is nothing; take other seeds.")
         return [Mix(tuple(p.items()), ((prompts[0], 1.0),)) for p in [*points, total]]
-    if not 2 <= count <= MOST:
-        raise UserError(f"Pictures must be 2 to {MOST}.")
+    if not isinstance(count, int | float) or not 2 <= count <= MOST:
+        raise FieldError("count", f"Pictures must be 2 to {MOST}.")
+    count = int(count)
     if len(seeds) < 2 and len(prompts) < 2:
-        raise UserError("Give two seeds, or two prompts, to go between.")
+        raise FieldError("seeds", "Give two seeds, or two prompts, to go between.")
     if mode == "Walk":
         seeds, prompts = [*seeds, seeds[0]], [*prompts, prompts[0]]
     shares = np.linspace(0, 1, count, endpoint=mode == "Between")

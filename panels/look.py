@@ -173,11 +173,12 @@ def preview(address: str) -> str:
     return f'<img class="osteon-preview" src="{address}" alt="Preview of the picture in work">'
 
 
-def problem(sentence: str) -> str:
-    """What went wrong, in words."""
+def problem(sentence: str, field: str = "") -> str:
+    """What went wrong, in words; with the name of the field where it is one (`marks`)."""
+    where = f' data-field="{escape(field, quote=True)}"' if field else ""
     return (
         '<div class="osteon-status" role="alert">'
-        f'<p class="osteon-error">{escape(sentence)}</p></div>'
+        f'<p class="osteon-error"{where}>{escape(sentence)}</p></div>'
     )
 
 

@@ -13,11 +13,11 @@ import gradio as gr
 
 from core.errors import UserError
 from panels import copies, fields, history, look, pictures, wildcards
-from panels.catalogue import Model
+from panels.catalogue import Model, pick
 from panels.drawing import Failure, Picture, Progress, Task, draw, label_height, reason
 from panels.label import WHEN
 from panels.tasks import is_marked, task_of, tasks_of, wish_of, without_field
-from panels.wish import MAX_SEED, MAX_TEXT, SCHEDULERS, Wish
+from panels.wish import MAX_SEED, MAX_TEXT, SCHEDULERS, Wish, at, check
 from panels.workbench import Workbench, choices, nothing_yet
 
 READY = "Ready."
@@ -213,6 +213,11 @@ class Playground:
     ) -> Iterator[Values]:
         """Draw `count` pictures from `seed` on; every answer holds all that are done so far."""
         pairs = [(lora_1, scale_1), (lora_2, scale_2)]
+        for number, (name, scale) in enumerate(pairs, 1):
+            if name:
+                with at(f"lora_{number}"):
+                    pick(self.bench.models(), name)
+                check("lora_scale", scale, f"The scale of {name}", f"scale_{number}")
         wish = Wish(
             prompt or "", negative or "", seed, count, steps, guidance, scheduler, lora_scale,
             {name: scale for name, scale in pairs if name},
@@ -229,7 +234,7 @@ class Playground:
             for event in events:
                 number = f"Picture {event.place + 1} of {len(tasks)}"
                 if isinstance(event, Failure):
-                    yield _only(look.problem(event.sentence), "")
+                    yield _only(look.problem(event.sentence, event.field), "")
                     return
                 if isinstance(event, Progress):
                     line = look.status(f"{number}: {event.words}", event.share_of(len(tasks)))

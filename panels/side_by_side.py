@@ -1,6 +1,6 @@
 """Side by side: one prompt and one seed, a picture from each family in a row, two on one place."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from html import escape
@@ -18,7 +18,7 @@ from panels.catalogue import Model, pick
 from panels.drawing import Failure, Picture, Progress, Task, draw
 from panels.tasks import tasks_of
 from panels.viewer import difference, pair
-from panels.wish import MAX_TEXT, Wish
+from panels.wish import MAX_TEXT, FieldError, Wish, at
 from panels.workbench import Workbench, nothing_yet
 
 ORDER = sorted(FAMILIES, key=lambda name: name != "base")
@@ -133,14 +133,15 @@ class SideBySide:
         `seed` of the folders outside/`outside` and outside/`others`."""
         text = prompt or ""
         wish = Wish(text, negative or "", seed, 1, steps, guidance, scheduler, lora_scale)
-        chosen = self._models((base, tuned, gan, vae))
+        chosen = self._models({"base": base, "tuned": tuned, "gan": gan, "vae": vae})
         wish = replace(wish, prompt=text.strip() or _own_prompt(chosen))  # one for all
         tasks = {
             place: tasks_of(self.bench, model.name, wish, label)[0]
             for place, model in enumerate(chosen)
             if model is not None
         }
-        files = [self._outside(name, wish.seed) for name in (outside, others)]
+        folders = {"outside": outside, "others": others}
+        files = [self._outside(field, name, wish.seed) for field, name in folders.items()]
         if not tasks:
             raise UserError("Choose a model in at least one column.")
         cells = [None, ""] * len(chosen)
@@ -149,9 +150,13 @@ class SideBySide:
         drawn = {title: file for title, file in zip(OUTSIDE, files, strict=True) if file}
         yield from self._draw(tasks, cells, drawn)
 
-    def _models(self, names: Sequence[str | None]) -> list[Model | None]:
-        found = self.bench.models()
-        return [pick(found, name) if name else None for name in names]
+    def _models(self, names: Mapping[str, str | None]) -> list[Model | None]:
+        """By the fields that name them."""
+        found, models = self.bench.models(), []
+        for field, name in names.items():
+            with at(field):
+                models.append(pick(found, name) if name else None)
+        return models
 
     def _draw(self, placed: dict[int, Task], cells: Values, drawn: Drawn) -> Iterator[Values]:
         """Fill `cells` (picture and words of each column) with what the tasks of columns draw."""
@@ -181,13 +186,14 @@ class SideBySide:
         last = look.problem(why) if failed else look.status(f"{done}.")
         yield [last, warning, *[gr.skip()] * (len(cells) + 1)]
 
-    def _outside(self, name: str | None, seed: int) -> Path | None:
+    def _outside(self, field: str, name: str | None, seed: int) -> Path | None:
         """Picture number `seed` of a folder, round and round."""
         if not name:
             return None
         folder = next((found for found in self.bench.outside() if found.name == name), None)
         if folder is None:
-            raise UserError(f"There is no folder outside/{name}; choose one from the list.")
+            sentence = f"There is no folder outside/{name}; choose one from the list."
+            raise FieldError(field, sentence)
         files = list_images(folder)
         return files[seed % len(files)]
 

@@ -10,7 +10,7 @@ from panels.catalogue import Model, pick
 from panels.drawing import Task, label_height
 from panels.history import mix_of, mixed_in, options_of
 from panels.label import WHEN
-from panels.wish import Wish
+from panels.wish import FieldError, Wish, at
 from panels.workbench import Workbench
 
 MOST_STEPS = 1000  # noise levels of the models' own schedules
@@ -22,17 +22,22 @@ FIELDS = ("negative", "steps", "guidance", "scheduler", "lora_scale")
 
 
 def tasks_of(bench: Workbench, name: str | None, wish: Wish, label: str) -> list[Task]:
-    """One per seed of the wish, by the model called `name`. Raises UserError for what is not there.
+    """One per seed of the wish, by the model called `name`. Raises FieldError for what is not
+    there.
 
     Args:
         label: when pictures get a visible mark, one of `label.WHEN`.
     """
     models = bench.models()
-    model = pick(models, name)
+    with at("model"):
+        model = pick(models, name)
+    if label not in WHEN:
+        raise FieldError("label", f"The visible label is {', '.join(WHEN)}, not '{label}'.")
     loras = {pick(models, run): scale for run, scale in wish.loras.items()}
     tasks = []
     for seed in wish.seeds:
-        prompt = wildcards.expand(wish.prompt, seed, bench.wildcards)
+        with at("prompt"):
+            prompt = wildcards.expand(wish.prompt, seed, bench.wildcards)
         mark = is_marked(label, [model, *loras], prompt)
         tasks.append(Task(model, seed, prompt, wish.options, loras, mark))
     return tasks

@@ -1,6 +1,7 @@
 """What a visitor may ask of a model, with limits that the page and the server both keep."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -13,6 +14,25 @@ SCHEDULERS = ("ddim", "dpm++", "euler", "euler_a", "unipc")
 
 
 WEIGHTS = ("newest", "best")
+
+
+class FieldError(UserError):
+    """What is wrong with one field, called as the parameter that takes it."""
+
+    def __init__(self, field: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.field = field
+
+
+@contextmanager
+def at(field: str) -> Iterator[None]:
+    """A user's mistake inside is one of `field`, where it does not say of which."""
+    try:
+        yield
+    except FieldError:
+        raise
+    except UserError as error:
+        raise FieldError(field, str(error)) from None
 
 
 class Limits(NamedTuple):
@@ -40,7 +60,7 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Wish:
-    """One request. Raises UserError for what is out of range."""
+    """One request. Raises FieldError for what is out of range."""
 
     prompt: str = ""
     negative: str = ""
@@ -57,20 +77,25 @@ class Wish:
     """Of a run that kept several: its last, those that measured best, or those of a step."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.seed, float) and self.seed.is_integer():
+            object.__setattr__(self, "seed", int(self.seed))  # 5.0, as some programs write 5
         if not isinstance(self.seed, int) or not 0 <= self.seed <= MAX_SEED:
-            raise UserError(f"The seed must be a whole number from 0 to {MAX_SEED}.")
+            raise FieldError("seed", f"The seed must be a whole number from 0 to {MAX_SEED}.")
         for name in LIMITS:
             check(name, getattr(self, name))
         for name, scale in self.loras.items():
             check("lora_scale", scale, f"The scale of {name}")
         if self.scheduler not in SCHEDULERS:
-            raise UserError(f"There is no scheduler '{self.scheduler}'; choose one from the list.")
+            sentence = f"There is no scheduler '{self.scheduler}'; choose one from the list."
+            raise FieldError("scheduler", sentence)
         if self.weights not in WEIGHTS and not self.weights.isdecimal():
             named = ", ".join(WEIGHTS)
-            raise UserError(f"Weights are {named} or a training step, not '{self.weights}'.")
+            sentence = f"Weights are {named} or a training step, not '{self.weights}'."
+            raise FieldError("weights", sentence)
         for name, text in (("prompt", self.prompt), ("negative prompt", self.negative)):
             if len(text) > MAX_TEXT:
-                raise UserError(f"The {name} is longer than {MAX_TEXT} characters; shorten it.")
+                sentence = f"The {name} is longer than {MAX_TEXT} characters; shorten it."
+                raise FieldError(name.partition(" ")[0], sentence)
 
     @property
     def seeds(self) -> list[int]:
@@ -90,9 +115,9 @@ class Wish:
         }
 
 
-def check(name: str, value: Any, title: str | None = None) -> None:
-    """Raise UserError where a number of `LIMITS` is out of range."""
+def check(name: str, value: Any, title: str | None = None, field: str | None = None) -> None:
+    """Raise FieldError where a number of `LIMITS`, of the field of that name, is out of range."""
     limits = LIMITS[name]
     if not isinstance(value, (int, float)) or not limits.low <= value <= limits.high:
         title = title or NAMES[name]
-        raise UserError(f"{title} must lie from {limits.low:g} to {limits.high:g}.")
+        raise FieldError(field or name, f"{title} must lie from {limits.low:g} to {limits.high:g}.")

@@ -1,62 +1,16 @@
 """The page in a real browser: Debian's chromium through Playwright, where both are installed."""
 
-import itertools
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from panels.ballots import read
+from tests.panels.browser import open_tab
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="apt-get install chromium")
-LONG = 120_000  # ms: the first picture loads the libraries
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-
-
-@pytest.fixture
-def page(address: str, tmp_path: Path) -> Iterator[Any]:
-    """The app's page; fails on errors in the console and on requests to anywhere else.
-
-    How it looked at the end, and before another tab was opened, is kept in tmp_path.
-    """
-    troubles: list[str] = []
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        page = browser.new_page(viewport={"width": 400, "height": 900})
-        page.set_default_timeout(LONG)
-        page.on("console", lambda m: troubles.append(m.text) if m.type == "error" else None)
-        page.on(
-            "request",
-            lambda r: (
-                None if r.url.startswith((address, "data:", "blob:")) else troubles.append(r.url)
-            ),
-        )
-        page.goto(address)
-        numbers = itertools.count()
-        page.keep = lambda: page.screenshot(
-            path=tmp_path / f"page-{next(numbers)}.png", full_page=True
-        )
-        yield page
-        page.keep()
-        browser.close()
-    assert troubles == []
-
-
-def open_tab(page: Any, name: str) -> None:
-    """Click a tab, or on a narrow screen its line in the menu of those that do not fit."""
-    page.locator(".overflow-dropdown button").first.wait_for(state="attached")  # now it is laid out
-    page.keep()
-    folded = page.locator(".overflow-dropdown button").filter(has_text=name)
-    if folded.count():
-        page.locator(".overflow-menu > button").click()
-        folded.click()
-    else:
-        page.get_by_role("tab", name=name).first.click()
 
 
 def test_a_visit_to_every_tab_on_a_narrow_screen(page: Any, project: Path) -> None:
@@ -275,3 +229,63 @@ def test_train_says_what_is_wrong_where_it_is_and_lists_a_run_that_begins(
     start.click()
     panel.get_by_role("alert").filter(has_text="Name the run").wait_for()
     wrong.wait_for(state="hidden")
+
+
+def test_what_is_wrong_is_told_at_its_field(page: Any) -> None:
+    def told(panel: Any, label: str, sentence: Any) -> None:
+        """The field called `label` says so, and no other one."""
+        wrong = panel.locator(".osteon-wrong:visible")
+        wrong.filter(has_text=sentence).filter(has_text=label).wait_for()
+        assert wrong.count() == 1
+        panel.get_by_role("alert").filter(has_text=sentence).first.wait_for()
+
+    panel = page.get_by_role("tabpanel").filter(has=page.get_by_role("button", name="Generate"))
+    prompt = panel.get_by_label("Prompt", exact=False).first
+    seed = panel.get_by_label("Seed", exact=True)
+    go = panel.get_by_role("button", name="Generate")
+    panel.get_by_text("Prompts it knows").wait_for()
+    seed.fill("-1")
+    go.click()
+    told(panel, "Seed", "The seed must be a whole number from 0 to")
+    page.keep()
+    seed.fill("0")
+    prompt.fill("a __nothing__ of <b>")
+    go.click()
+    told(panel, "Prompt", re.compile("There is no list for (__)?nothing(__)?; there are"))
+    prompt.fill("a ramp")
+    panel.get_by_label("number input for Number of pictures").fill("1")
+    panel.get_by_text("Mix in other LoRA runs").click()
+    lora = panel.get_by_label("LoRA run 2")
+    lora.fill("runs/gone")
+    lora.press("Enter")
+    panel.get_by_text("Mix in other LoRA runs").click()
+    lora.wait_for(state="hidden")
+    go.click()
+    told(panel, "LoRA run 2", "no model 'runs/gone' here")  # it is unfolded
+    lora.fill("none")
+    lora.press("Enter")
+    go.click()
+    panel.get_by_text("1 picture in").wait_for()
+    assert panel.locator(".osteon-wrong").count() == 0
+    panel.get_by_text("Same seed, same picture.").wait_for()
+
+    open_tab(page, "Side by side")
+    panel = page.get_by_role("tabpanel").filter(has=page.get_by_role("button", name="Draw the row"))
+    panel.get_by_text("Grid over settings").click()
+    panel.get_by_label("X: values").fill("0, much")
+    panel.get_by_role("button", name="Draw the grid").click()
+    told(panel, "X: values", "LoRA scale takes numbers with commas between them")
+    panel.get_by_label("X: values").fill("0, 9")
+    panel.get_by_role("button", name="Draw the grid").click()
+    told(panel, "X: values", "The LoRA scale must lie from 0 to 2")
+    page.keep()
+
+    open_tab(page, "Latent")
+    panel = page.get_by_role("tabpanel").filter(has=page.get_by_text("What to do"))
+    panel.get_by_label("Seeds").fill("4,, 5")
+    panel.get_by_role("button", name="Draw the way").click()
+    told(panel, "Seeds", "Seeds are whole numbers with commas between")
+    panel.get_by_label("Seeds").fill("-4, 5")
+    panel.get_by_role("button", name="Draw the way").click()
+    told(panel, "Seeds", "The seed must be a whole number")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
