@@ -1,7 +1,12 @@
 """What a training run will need, worked out before it starts."""
 
+import shutil
+from pathlib import Path
+
 import torch
 from torch import nn
+
+from core.errors import UserError
 
 STATE_COPIES = 3  # weights and Adam's two moments
 BYTES = 4  # float32
@@ -37,3 +42,16 @@ def activation_bytes(module: nn.Module, *inputs: tuple[int, ...] | torch.Tensor)
 def checkpoint_bytes(modules: list[nn.Module]) -> int:
     """Of one checkpoint: weights and Adam's state."""
     return STATE_COPIES * BYTES * sum(count_parameters(module) for module in modules)
+
+
+def check_disk(folder: Path, needed: int) -> None:
+    """Raise UserError if fewer than `needed` bytes are free where `folder` will lie."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise UserError(
+            f"{folder} needs about {needed / 1e6:.0f} MB and {free / 1e6:.0f} MB are free; "
+            "make room or give another --run_dir."
+        )

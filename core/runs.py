@@ -75,6 +75,7 @@ class Run:
         check_same_settings(self.path, family, settings)
         check_same_inputs(self.path, facts)
         old = info_of(self.path)
+        changes = [*old.get("changes", []), *changed_on_the_way(self.path, old, facts)]
         self.info = old | {
             "schema": SCHEMA,
             "family": family,
@@ -87,6 +88,7 @@ class Run:
             "status": "running",
             "started": old.get("started") or now(),
             "seconds": old.get("seconds", 0.0),
+            **({"changes": changes} if changes else {}),
         }
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = lock(self.path / LOCK)
@@ -230,6 +232,15 @@ def check_same_inputs(path: Path, facts: dict[str, Any]) -> None:
             f"The {' and '.join(changed)} of {path} have changed since it was started; "
             "restore them or give another --run_dir."
         )
+
+
+def changed_on_the_way(path: Path, old: dict[str, Any], facts: dict[str, Any]) -> list[str]:
+    """What a run that goes on does otherwise than `old` says: allowed, and never forgotten."""
+    saved, was, now_is = checkpoints(path), old.get("precision"), facts.get("precision")
+    if not saved or was is None or was == now_is:
+        return []
+    step = step_of(saved[-1])
+    return [f"Beware: mixed_precision was {was} up to step {step}, and is {now_is} from there."]
 
 
 def info_of(run: Path) -> dict[str, Any]:

@@ -13,7 +13,6 @@ Ctrl-C ends the step in hand, writes a checkpoint and leaves; the same command g
 import importlib.util
 import math
 import resource
-import shutil
 import signal
 import sys
 import time
@@ -143,6 +142,7 @@ class Session:
                 **facts,
             },
         )
+        self.warn(self.run.info.get("warnings", []))
         self.accelerator.wait_for_everyone()
         with self.accelerator.main_process_first():  # which puts aside what cannot be read
             saved, tree = self._load_newest()
@@ -177,10 +177,14 @@ class Session:
                 self.run.write_log(line)
 
     def warn(self, lines: list[str]) -> None:
-        """What a person should know of the run's health: kept in run.json, said when it is new."""
-        if lines != self.run.info.get("warnings", []):
+        """What a person should know of the run's health, besides how it was changed on the way:
+        kept in run.json, said when it is new."""
+        changes, before = (self.run.info.get(name, []) for name in ("changes", "warnings"))
+        lines = [*changes, *(line for line in lines if line not in changes)]
+        if lines != before:
             for line in lines:
-                self.say(line)
+                if line not in before:
+                    self.say(line)
             self.run.update(warnings=lines)
 
     # -- the loop
@@ -357,19 +361,6 @@ class Session:
 
     def _leave(self, status: str) -> None:
         self.run.close(status, self.seconds)
-
-
-def check_disk(folder: Path, needed: int) -> None:
-    """Raise UserError if fewer than `needed` bytes are free where `folder` will lie."""
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    if free < needed:
-        raise UserError(
-            f"{folder} needs about {needed / 1e6:.0f} MB and {free / 1e6:.0f} MB are free; "
-            "make room or give another --run_dir."
-        )
 
 
 def peak_memory_mb(device: torch.device) -> int:

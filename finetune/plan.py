@@ -8,9 +8,9 @@ from diffusers import StableDiffusionPipeline
 from core.checkup import warnings_of
 from core.errors import UserError
 from core.parallel import process_state
-from core.plan import activation_bytes, count_parameters
+from core.plan import activation_bytes, check_disk, count_parameters
 from core.runs import check_same_inputs
-from core.session import check_disk, pick_device
+from core.session import pick_device
 from finetune.cost import FLOAT, Looks, Work, beside, disk_left, disk_needed, estimate, reckon
 from finetune.models import NETWORKS, Denoiser, Place, end_in_noise, locate, locate_pinned
 from finetune.rehearsal import (

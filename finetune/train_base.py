@@ -22,10 +22,10 @@ from core.errors import UserError, command
 from core.files import atomic_folder
 from core.images import grid, write_png
 from core.parallel import part_of
-from core.plan import count_parameters
+from core.plan import check_disk, count_parameters
 from core.runs import Run
 from core.seeds import batch_at, image_noise, stream
-from core.session import Session, check_disk
+from core.session import Session
 from core.sets import ImageSet, open_set
 from finetune.autoencoder import to_images, to_tensor, train_autoencoder
 from finetune.base_settings import BaseSettings, autoencoder_run, decoder_run

@@ -19,10 +19,10 @@ from core.ema import Ema
 from core.errors import command
 from core.images import grid, write_png
 from core.measures import Measure
-from core.plan import activation_bytes, checkpoint_bytes, count_parameters
+from core.plan import activation_bytes, check_disk, checkpoint_bytes, count_parameters
 from core.runs import read_metrics
 from core.seeds import batches_per_epoch, image_noise, step_limit
-from core.session import Session, check_disk
+from core.session import Session
 from core.sets import ImageSet, held_out_of, open_set
 from gan import health
 from gan.batches import Batches, read_classes

@@ -19,10 +19,10 @@ from core.curves import plot, write_csv
 from core.errors import command
 from core.images import from_array, grid, write_png
 from core.parallel import part_of
-from core.plan import activation_bytes, checkpoint_bytes, count_parameters
+from core.plan import activation_bytes, check_disk, checkpoint_bytes, count_parameters
 from core.runs import read_metrics
 from core.seeds import batches_per_epoch, epoch_batch_at, image_noise, step_limit
-from core.session import Session, check_disk
+from core.session import Session
 from core.sets import ImageSet, open_set
 from vae import health
 from vae.networks import Vae

@@ -21,8 +21,9 @@ from torch.optim.lr_scheduler import LambdaLR
 import core.runs
 import core.state
 from core.errors import UserError
+from core.plan import check_disk
 from core.runs import Run, check_same_settings, checkpoints, read_metrics
-from core.session import Session, check_disk
+from core.session import Session
 from core.sets import open_set
 from tests.core.toy import ToySettings, train
 
@@ -309,6 +310,36 @@ def test_a_learning_rate_that_rises_again_is_said(make_folder: Make, tmp_path: P
     assert falling(replace(own, steps=4)) == [0.0, 0.025]
     said = "The learning rate jumps from 0 to 0.05 at step 2: its schedule is drawn anew, over 4"
     assert log.read_text().count("learning rate") == log.read_text().count(said) == 1
+
+
+def test_another_precision_on_the_way_is_said_and_kept(
+    unbroken: ToySettings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Once for each change, whatever a trainer warns of besides."""
+    run = Path(unbroken.run_dir)
+    line = "Beware: mixed_precision was {} up to step {}, and is {} from there."
+    first, back = line.format("no", 6, "bf16"), line.format("bf16", 8, "no")
+    for precision, steps, said, kept in [
+        ("bf16", 7, [first], [first]),
+        ("bf16", 8, [], [first]),
+        ("no", 9, [back], [first, back]),
+    ]:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", precision)
+        capsys.readouterr()
+        train(replace(unbroken, steps=steps))
+        told = capsys.readouterr().err
+        assert [one for one in (first, back) if one in told] == said
+        assert info(run)["precision"] == precision
+        assert info(run)["warnings"] == kept
+    AcceleratorState._reset_state(reset_partial_state=True)
+    session = Session("toy", replace(unbroken, steps=10), open_set(unbroken.data))
+    session.start({})
+    session.warn(["a mode collapses"])
+    assert info(run)["warnings"] == [first, back, "a mode collapses"]
+    session.warn([])
+    assert info(run)["warnings"] == [first, back]
+    session.finish()
 
 
 def test_a_full_disk_is_refused_in_one_line(tmp_path: Path) -> None:
