@@ -197,7 +197,8 @@ class Grid:
                     cells[event.place] = look.problem(event.sentence)
                 if isinstance(event, Picture):
                     made[event.place] = event
-                    cells[event.place] = img(event.path, look.caption(event), SMALL)
+                    small = img(event.path, look.caption(event), SMALL)
+                    cells[event.place] = look.linked(small, event.path)
                 if time.monotonic() - shown > SHOW_EVERY:
                     shown = time.monotonic()
                     yield gr.skip(), gr.skip(), _tables(axes, cells), gr.skip()

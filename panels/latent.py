@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from panels.drawing import Failure, Mix, Picture, Progress, Task, draw
 from panels.endpoints import endpoint
 from panels.label import WHEN
 from panels.tasks import tasks_of
-from panels.thumbnails import figure
+from panels.thumbnails import img
 from panels.wish import MAX_TEXT, FieldError, Wish, at
 from panels.workbench import Workbench, choices
 
@@ -252,5 +253,9 @@ def _words(mix: dict[str, Any]) -> str:
 
 
 def _row(made: list[Picture]) -> str:
-    figures = "".join(figure(_loaded(p.path), _words(p.facts["mix"]), SMALL) for p in made)
+    figures = ""
+    for picture in made:
+        words = _words(picture.facts["mix"])
+        small = look.linked(img(_loaded(picture.path), words, SMALL), picture.path)
+        figures += f"<figure>{small}<figcaption>{escape(words)}</figcaption></figure>"
     return f'<div class="osteon-figures osteon-way">{figures}</div>'

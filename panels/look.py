@@ -7,7 +7,9 @@ import json
 import shlex
 from collections.abc import Iterable, Mapping
 from html import escape
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from gradio.themes import Base, Color, sizes
 
@@ -194,6 +196,12 @@ def empty(title: str, words: str, commands: Mapping[str, str]) -> str:
     )
     title, words = escape(title), escape(words)
     return f'<section class="osteon-empty"><h2>{title}</h2><p>{words}</p>{steps}</section>'
+
+
+def linked(small: str, file: Path) -> str:
+    """A small picture, or words, that lead to the file itself: a PNG with its settings inside."""
+    address = f"gradio_api/file={quote(str(file))}"
+    return f'<a href="{address}" target="_blank" rel="noopener">{small}</a>'
 
 
 def caption(picture: Picture, near: Nearest | None = None) -> str:

@@ -13,7 +13,7 @@ from PIL import Image
 from core.errors import UserError
 from core.families import FAMILIES
 from core.images import list_images, open_image
-from panels import fields, grid, look
+from panels import fields, grid, look, outside
 from panels.catalogue import Model, pick
 from panels.drawing import Failure, Picture, Progress, Task, draw
 from panels.tasks import tasks_of
@@ -146,7 +146,7 @@ class SideBySide:
             raise UserError("Choose a model in at least one column.")
         cells = [None, ""] * len(chosen)
         for file in files:
-            cells += [open_image(file), _from(file)] if file else [None, ""]
+            cells += self._by_others(file) if file else [None, ""]
         drawn = {title: file for title, file in zip(OUTSIDE, files, strict=True) if file}
         yield from self._draw(tasks, cells, drawn)
 
@@ -196,6 +196,12 @@ class SideBySide:
             raise FieldError(field, sentence)
         files = list_images(folder)
         return files[seed % len(files)]
+
+    def _by_others(self, file: Path) -> Values:
+        """What is shown of a picture by others, and the words under it."""
+        copy = outside.served(file, self.bench.pictures)
+        link = look.linked("The file itself", copy)
+        return [outside.shown(copy), f'{_from(file)}<p class="osteon-note">{link}</p>']
 
     def closer(self, drawn: Drawn, first: str, second: str) -> str:
         """Two of the pictures on one place, and by how much they differ."""

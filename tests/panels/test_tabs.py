@@ -1,13 +1,18 @@
 """What the other tabs do, through their named endpoints, on the small project's real models."""
 
+import io
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+import httpx
+import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from core.families import load_sampler
 from core.files import read_jsonl
@@ -36,6 +41,44 @@ def last(client: Client, *asked: Any, api_name: str) -> list[Any]:
 def _skipped(value: Any) -> bool:
     """Whether a part of the answer stays as it was."""
     return isinstance(value, dict) and value.get("__type__") == "update" and "value" not in value
+
+
+def fetched(client: Client, html: str) -> list[bytes]:
+    """The files that a piece of the page leads to."""
+    links = re.findall(r'href="([^"]+)"', html)
+    answers = [httpx.get(f"{client.src}{link}") for link in links]
+    return [answer.raise_for_status().content for answer in answers]
+
+
+def linked(client: Client, html: str) -> list[dict[str, Any]]:
+    """What is written inside the PNGs that a piece of the page leads to."""
+    images = [Image.open(io.BytesIO(content)) for content in fetched(client, html)]
+    return [json.loads(image.info[SETTINGS_KEY]) for image in images]
+
+
+def test_pictures_by_others_stay_as_they_are(client: Client, project: Path) -> None:
+    folder = project / "outside/clinic"
+    deep = Image.fromarray(np.arange(0, 4096, 4, np.uint16).reshape(32, 32))
+    plain = Image.new("L", (32, 32), 7)
+    folder.mkdir()
+    try:
+        note = PngInfo()
+        note.add_text("patient", "none")
+        plain.save(folder / "0.png", pnginfo=note)
+        deep.save(folder / "1.png")
+        row = {"base": "", "tuned": "", "gan": "runs/chest-gan", "vae": "", "outside": "clinic"}
+        for seed, name in enumerate(("0.png", "1.png")):
+            job = client.submit(seed=seed, **row, api_name="/side_by_side")
+            job.result(timeout=300)
+            *_, image, words = next(a for a in job.outputs() if isinstance(a[11], str))[:12]
+            assert fetched(client, words) == [(folder / name).read_bytes()]
+            if name == "0.png":
+                assert png_text(Path(image))["patient"] == "none"
+            with Image.open(image) as seen:
+                assert seen.mode in ("L", "RGB")  # windowed, where it has 16 bits
+                assert seen.convert("L").getextrema() == ((7, 7) if seed == 0 else (0, 255))
+    finally:
+        shutil.rmtree(folder)
 
 
 def test_previews_come_while_it_draws(client: Client) -> None:
@@ -89,6 +132,7 @@ def test_a_grid_holds_every_combination(client: Client, project: Path) -> None:
     assert "8 of 8 pictures drawn" in status
     assert table.count("<img") == 8
     assert table.count("<caption>Steps: ") == 2
+    assert [f["seed"] for f in linked(client, table)] == [0, 0, 1, 1] * 2
     assert "Guidance: 1.0" in table
     (file,) = {*folder.glob("*.png")} - before
     facts = json.loads(png_text(file)["osteon-grid"])
@@ -143,6 +187,7 @@ def test_the_way_between_two_seeds_ends_at_both(client: Client, project: Path, m
     status, _, row, film = last(client, *asked, api_name="/latent")
     assert "3 pictures" in status
     assert row.count("<img") == 3
+    assert len({json.dumps(facts["mix"]) for facts in linked(client, row)}) == 3
     with Image.open(film["value"] if isinstance(film, dict) else film) as gif:
         assert gif.n_frames == 3
         assert b"synthetic" in gif.info["comment"]
