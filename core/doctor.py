@@ -5,7 +5,6 @@
 
 import argparse
 import os
-import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ import torch
 from core.checkup import check_set
 from core.errors import command
 from core.session import pick_device
-from core.sets import open_set
+from core.sets import training_of
 
 ROOT = Path(__file__).resolve().parents[1]
 NEEDED = [
@@ -97,18 +96,6 @@ def weights() -> list[tuple[bool, str, str]]:
     absent = f"scores are Fréchet distances of encoder-mini, not FID, until they lie at {file}"
     there = file.exists()
     return [*rows, (True, f"Inception weights {'' if there else '-'}", "" if there else absent)]
-
-
-def training_of(data: str) -> str:
-    """The command that learns from a set: one prompt for all where there are no captions.
-
-    Raises UserError where there are no images to train on.
-    """
-    run = Path("runs") / Path(data).resolve().name.partition(":")[0]
-    words = ["osteon", "train", "dreambooth", "--data", data, "--run_dir", str(run)]
-    if not any(caption.strip() for caption in open_set(data).captions):
-        words += ["--prompt", "a photo of ..."]
-    return shlex.join(words)
 
 
 @command

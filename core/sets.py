@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,7 @@ import numpy as np
 from core.errors import UserError
 from core.files import atomic_path, read_json, read_jsonl
 from core.images import TAKE, fingerprint, fit, left_out, list_images, open_image, to_array
+from core.radiographs import DOMAINS, RADIOGRAPH
 
 SPLITS = ("train", "validation", "test")
 EDITS = "edits.jsonl"
@@ -42,6 +44,16 @@ class ImageSet:
     def mode(self) -> str:
         """ "L" or "RGB"; a plain folder is grey only if its first image is."""
         return self.info.get("mode") or _mode_of(self.paths[0])
+
+    def check_mirrored(self, setting: str) -> None:
+        """Raise UserError, naming the setting that would mirror them, where X-rays are among these
+        images: by the set's domain, that of any image, or any caption."""
+        domains = {self.info.get("domain"), *(row.get("domain") for row in self.rows)}
+        if domains & DOMAINS or any(map(RADIOGRAPH.search, self.captions)):
+            raise UserError(
+                f"{setting} would put the heart on the right in X-rays of {self.name}; "
+                "leave it out."
+            )
 
     @cached_property
     def fingerprint(self) -> str:
@@ -111,6 +123,18 @@ def open_set(path: str | Path, split: str | None = None) -> ImageSet:
         )
     name = f"{folder.name}:{split}" if prepared else folder.name
     return ImageSet(name, paths, rows, info)
+
+
+def training_of(data: str | Path) -> str:
+    """The command that learns from a set: one prompt for all where there are no captions.
+
+    Raises UserError where there are no images to train on.
+    """
+    run = Path("runs") / parted(Path(data).resolve())[0].name
+    words = ["osteon", "train", "dreambooth", "--data", str(data), "--run_dir", str(run)]
+    if not any(caption.strip() for caption in open_set(data).captions):
+        words += ["--prompt", "a photo of ..."]
+    return shlex.join(words)
 
 
 def image_files(folder: Path, split: str, names: Iterable[str]) -> list[Path]:

@@ -9,8 +9,6 @@ from collections.abc import Collection
 import torch
 import torch.nn.functional as F
 
-from core.errors import UserError
-from core.radiographs import DOMAINS, RADIOGRAPH
 from core.sets import ImageSet
 from finetune.models import send
 
@@ -22,17 +20,8 @@ LIGHT = 0.15  # share of contrast added or taken
 
 def check_domain(names: Collection[str], images: ImageSet) -> None:
     """Raise UserError for a variation that makes a falsehood of these images."""
-    if "mirror" in names and _has_radiographs(images):
-        raise UserError(
-            f"augment mirror would put the heart on the right in X-rays of {images.name}; "
-            "leave it out."
-        )
-
-
-def _has_radiographs(images: ImageSet) -> bool:
-    """By the set's domain, that of any image, or any caption."""
-    domains = {images.info.get("domain"), *(row.get("domain") for row in images.rows)}
-    return bool(domains & DOMAINS) or any(map(RADIOGRAPH.search, images.captions))
+    if "mirror" in names:
+        images.check_mirrored("augment mirror")
 
 
 def mirrored(names: Collection[str], numbers: torch.Tensor) -> torch.Tensor:

@@ -46,6 +46,8 @@ def train(settings: WganGpSettings, dry_run: bool = False) -> None:
         UserError: bad data, a run of other settings, a full disk, a loss that is not finite.
     """
     image_set = open_set(settings.data)
+    if settings.flip:
+        image_set.check_mirrored("flip")
     limit = step_limit(settings.steps, settings.epochs, len(image_set), settings.batch)
     settings = dataclasses.replace(settings, steps=limit)
     names, labels = read_classes(image_set, settings.condition)

@@ -21,7 +21,7 @@ from core.config import leaves, to_dict
 from core.errors import UserError
 from core.files import read_json, write_json, write_jsonl
 from core.images import fingerprint_of, fit, open_image, write_png
-from core.sets import SPLITS
+from core.sets import SPLITS, training_of
 from prepare.columns import settle
 from prepare.pool import spread
 
@@ -139,7 +139,7 @@ def say_result(out: Path, result: Mapping[str, Any]) -> None:
     print(f"{out}: {counts} ({result['size']}x{result['size']}, {result['mode']})")
     if result["rejected"]:
         print(f"{len(result['rejected'])} files left out; {out / 'set.json'} says why.")
-    print(f"Next: osteon train dreambooth --data {out} --run_dir runs/{out.name}")
+    print(f"Next: {training_of(out)}")
 
 
 # -- the work

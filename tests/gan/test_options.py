@@ -12,7 +12,7 @@ from PIL import Image
 
 from core.errors import UserError
 from core.families import load_sampler
-from core.files import read_json
+from core.files import read_json, write_jsonl
 from core.images import to_array
 from core.runs import checkpoints, read_metrics
 from core.seeds import image_noise
@@ -325,3 +325,12 @@ def test_losses_that_are_not_finite_are_never_saved(tiny: WganGpSettings) -> Non
         train(replace(tiny, lr=1e30, steps=40))
     assert not (Path(tiny.run_dir) / "weights").exists()
     assert not checkpoints(Path(tiny.run_dir))
+
+
+def test_x_rays_are_not_flipped(tiny: WganGpSettings) -> None:
+    images = open_set(tiny.data)
+    rows = [{"file": path.name, "prompt": "a chest X-ray"} for path in images.paths]
+    write_jsonl(Path(tiny.data) / "samples.jsonl", rows)
+    with pytest.raises(UserError, match="flip would put the heart on the right"):
+        train(replace(tiny, flip=True), dry_run=True)
+    assert not Path(tiny.run_dir).exists()

@@ -292,3 +292,13 @@ def test_names_are_unique_whatever_the_folders_and_suffixes():
         *("tom-jpg", "tom-png", "Tom-gif", "cats-tom-png", "cats-tom-webp", "a_b")
     ]
     assert unique_keys([Path("x.png"), Path("x.PNG")]) == ["x-png", "x-png-2"]
+
+
+def test_the_next_command_has_a_prompt_where_no_image_has_a_caption(tmp_path, capsys):
+    for seed in range(6):
+        paint(tmp_path / f"in/{seed}.png", seed=seed)
+    for words, given in (((), True), (("--caption", "a wing"), False)):
+        prepare(tmp_path / "in", tmp_path / f"out{given}", *words)
+        last = capsys.readouterr().out.splitlines()[-1]
+        assert last.startswith("Next: osteon train dreambooth --data ")
+        assert last.endswith("--prompt 'a photo of ...'") is given
