@@ -238,6 +238,12 @@ def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
     ).input_ids
 
 
+def check_unknown(tokenizer: CLIPTokenizer, word: str) -> None:
+    """Raise UserError where a word to be taught is known already."""
+    if word in tokenizer.get_vocab():
+        raise UserError(f"The base knows '{word}' already; give another token.name.")
+
+
 def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """To the device without waiting for it."""
     if device.type == "cuda" and tensor.device.type == "cpu":

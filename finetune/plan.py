@@ -12,7 +12,15 @@ from core.plan import activation_bytes, check_disk, count_parameters
 from core.runs import check_same_inputs
 from core.session import pick_device
 from finetune.cost import FLOAT, Looks, Work, beside, disk_left, disk_needed, estimate, reckon
-from finetune.models import NETWORKS, Denoiser, Place, end_in_noise, locate, locate_pinned
+from finetune.models import (
+    NETWORKS,
+    Denoiser,
+    Place,
+    check_unknown,
+    end_in_noise,
+    locate,
+    locate_pinned,
+)
 from finetune.rehearsal import (
     empty_denoiser,
     empty_inputs,
@@ -92,6 +100,7 @@ def look_ahead(
     if settings.token is not None:
         heard = subject.captions + (found.subject.captions if found is not None else [])
         check_heard(settings.token.name, heard)
+        check_unknown(pipeline.tokenizer, settings.token.name)
     if settings.zero_terminal_snr:
         end_in_noise(pipeline)
     trained = empty_denoiser(settings, pipeline, torch.device("meta"))[1]

@@ -234,6 +234,7 @@ def test_a_dry_run_refuses_what_the_run_refuses(
     refused(settings(), "FSDP and DeepSpeed are for dreambooth", USE_FSDP="true")
     refused(replace(begun, steps=2), "images of .* have changed")
     refused(settings(base=str(tmp_path / "epsilon"), zero_terminal_snr=True), "v-prediction")
+    refused(settings(prompt="a r", token=Token("r", "ramp")), "The base knows 'r' already")
     refused(settings(**word), "No caption contains the new word <x>")
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
     refused(settings(prior=Prior("a thing", 5, folder=str(tmp_path / "x"))), "make room")
