@@ -1,7 +1,9 @@
 """One small project and one server over it for all tests of this folder; a smaller one of files."""
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from app import launch
 from core.files import write_json, write_jsonl
 from core.images import write_png
 from panels.workbench import Workbench
+from tests.panels.browser import CHROMIUM, LONG, QUIET, kept
 from tests.panels.project import make_project
 
 
@@ -58,3 +61,36 @@ def bench(tmp_path: Path) -> Workbench:
 def client(address: str, tmp_path: Path) -> Client:
     patient = {"timeout": 120}  # on a machine that trains beside the tests
     return Client(address, verbose=False, download_files=tmp_path, httpx_kwargs=patient)
+
+
+@pytest.fixture
+def page(address: str, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The app's page, 400 pixels wide; fails on errors in the console and on requests to anywhere
+    else.
+
+    How it looked at the end, and before another tab was opened, is kept in build/screenshots.
+    """
+    sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    if CHROMIUM is None:
+        pytest.skip("apt-get install chromium")
+    troubles: list[str] = []
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        page = browser.new_page(viewport={"width": 400, "height": 900})
+        page.set_default_timeout(LONG)
+        page.on("console", lambda m: troubles.append(m.text) if m.type == "error" else None)
+        page.on(
+            "request",
+            lambda r: (
+                None if r.url.startswith((address, "data:", "blob:")) else troubles.append(r.url)
+            ),
+        )
+        page.goto(address)
+        numbers = itertools.count()
+        page.keep = lambda: page.screenshot(
+            path=kept(request.node.name, next(numbers)), full_page=True
+        )
+        yield page
+        page.keep()
+        browser.close()
+    assert troubles == []
