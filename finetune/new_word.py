@@ -16,6 +16,7 @@ from torch import nn
 from transformers import CLIPTextModel
 
 from core.errors import UserError
+from finetune.models import check_unknown
 from finetune.settings import Token
 
 FILE = "learned_embeds.safetensors"
@@ -43,8 +44,7 @@ def add_word(pipeline: StableDiffusionPipeline, token: Token) -> None:
     Raises UserError where the word is known already.
     """
     tokenizer, encoder = pipeline.tokenizer, pipeline.text_encoder
-    if token.name in tokenizer.get_vocab():
-        raise UserError(f"The base knows '{token.name}' already; give another token.name.")
+    check_unknown(tokenizer, token.name)
     numbers = tokenizer(token.initialiser, add_special_tokens=False).input_ids
     if not numbers:
         raise UserError("token.initialiser is empty; give a word such as pterosaur.")

@@ -12,7 +12,7 @@ from core.families import FAMILIES, Family, family_of
 from core.files import read_json
 from core.prompts import read_prompts
 from core.radiographs import RADIOGRAPH
-from core.sets import SPLITS
+from core.sets import SPLITS, parted
 
 CHEST_SET = re.compile(r'"domain": "(?:chest|both)"')
 """In the set.json of images that are X-rays, whatever their captions say."""
@@ -140,8 +140,7 @@ def _known(folder: Path, root: Path, data: Sequence[str]) -> Iterator[str]:
     files = [folder / "README.md", folder / CARD, folder / "weights" / CARD]
     files.append(folder / "config.yaml")
     for name in data:
-        place, _, split = name.rpartition(":")
-        images = root / (place if split in SPLITS else name)
+        images = parted(root / name)[0]
         files += [images / "set.json", *(images / s / "metadata.jsonl" for s in SPLITS)]
     for file in files:
         if file.is_file():

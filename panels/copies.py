@@ -13,7 +13,7 @@ from PIL import Image
 from core.errors import UserError
 from core.files import read_jsonl
 from core.images import fit, to_array, to_mode
-from core.sets import SPLITS, ImageSet, image_files, is_set, read_edits
+from core.sets import SPLITS, ImageSet, image_files, is_set, parted, read_edits
 from panels.catalogue import Model
 
 SIDE = 64  # pixels at which images are looked at
@@ -125,8 +125,8 @@ banks = Banks()
 
 def _place(data: str) -> tuple[Path, str]:
     """ "x/data/y:test" -> (x/data/y, "test")."""
-    folder, _, split = data.rpartition(":")
-    return (Path(folder), split) if split in SPLITS else (Path(data), "train")
+    folder, split = parted(data)
+    return folder, split or "train"
 
 
 def _stamp(data: str) -> tuple[Any, ...]:
