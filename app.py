@@ -21,7 +21,7 @@ from starlette.middleware import Middleware
 
 from core.errors import UserError, command
 from core.families import FAMILIES, resolve
-from panels import arena, data, latent, look, playground, reports, side_by_side, train
+from panels import arena, data, latent, look, playground, reports, side_by_side, spoken, train
 from panels.drawing import draw
 from panels.serving import NoDotfiles, go_straight
 from panels.tasks import tasks_of
@@ -50,7 +50,7 @@ def build(bench: Workbench) -> gr.Blocks:
     with gr.Blocks(
         title="Osteon", analytics_enabled=False, fill_width=True, delete_cache=CACHE_SECONDS
     ) as page:
-        gr.HTML(look.HEADER)
+        gr.HTML(look.HEADER + spoken.REGION)
         train.notice(bench, page)
         for title, tab in TABS.items():
             with gr.Tab(title):
@@ -102,6 +102,7 @@ def launch(
         "_frontend": False,  # skips a self-test of 3 s that a busy machine fails
         "theme": look.theme(),
         "css": look.CSS,
+        "head": spoken.SCRIPT,
     }
     bench = Workbench(root.resolve())
     page = build(bench)

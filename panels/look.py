@@ -104,6 +104,8 @@ CSS = """
 .dark { --color-accent: #4a93d4; }
 .dark input[type="range"] { --neutral-200: var(--neutral-600); }
 footer .divider { display: none; }
+.osteon-unseen { position: absolute; width: 1px; height: 1px; overflow: hidden;
+  clip-path: inset(50%); }
 """
 
 HEADER = """<header class="osteon-head"><h1>Osteon</h1>
@@ -164,10 +166,11 @@ def theme() -> Base:
 
 
 def status(words: str, share: float | None = None) -> str:
-    """A line that screen readers speak, with a bar while there is something to wait for."""
+    """A line that is spoken (see `panels.spoken`), with a bar while there is something to wait
+    for."""
     done = "" if share is None else f'max="1" value="{share:.3f}"'
     bar = done and f'<progress aria-label="Done" {done}></progress>'
-    return f'<div class="osteon-status" role="status"><p>{escape(words)}</p>{bar}</div>'
+    return f'<div class="osteon-status"><p>{escape(words)}</p>{bar}</div>'
 
 
 def preview(address: str) -> str:
