@@ -90,6 +90,7 @@ def page(address: str, request: pytest.FixtureRequest) -> Iterator[Any]:
         page.keep = lambda: page.screenshot(
             path=kept(request.node.name, next(numbers)), full_page=True
         )
+        page.troubles = troubles
         yield page
         page.keep()
         browser.close()

@@ -1,6 +1,7 @@
 """The app as its visitors meet it: a real server, its named endpoints, what it serves."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -12,14 +13,14 @@ from typing import Any
 import gradio as gr
 import httpx
 import pytest
-from gradio_client import Client
+from gradio_client import Client, handle_file
 from PIL import Image, ImageChops
 
 from app import EMBEDDED, build, launch, main, rouse, warm
 from core.errors import UserError
 from core.families import load_sampler
 from core.generate import SETTINGS_KEY
-from core.images import png_text
+from core.images import MAX_PIXELS, png_text
 from panels.serving import go_straight
 from panels.workbench import Workbench
 
@@ -268,6 +269,20 @@ def test_only_pictures_made_here_are_served(
     assert httpx.get(f"{address}gradio_api/file/{made}/.env").status_code == 403  # its older name
     for file in (link, made / "plain.txt", made / ".linked.png"):
         file.unlink()
+
+
+def test_an_upload_that_is_too_large_is_refused(
+    client: Client, address: str, tmp_path: Path
+) -> None:
+    files = {"files": ("large.png", bytes(21 * 10**6))}
+    answer = httpx.post(f"{address}gradio_api/upload", files=files)
+    assert answer.status_code == 413
+    assert "maximum allowed size" in answer.text
+    broad = tmp_path / "broad.png"
+    Image.new("1", (MAX_PIXELS // 1000 + 1, 1000)).save(broad)
+    assert broad.stat().st_size < 10**6
+    answers = client.submit(handle_file(broad), api_name="/replay")
+    assert re.search(r"is over \d+ pixels|too many pixels", answers.result(timeout=60)[0])
 
 
 def test_nothing_is_watched_or_remembered(address: str) -> None:
