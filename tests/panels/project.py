@@ -1,4 +1,4 @@
-"""A small project for the app: a base model, a LoRA run, a WGAN-GP, a broken run, a report."""
+"""A small project for the app: a base, a LoRA run, a WGAN-GP, a VAE, a broken run, a report."""
 
 from pathlib import Path
 
@@ -8,6 +8,8 @@ from finetune.train_dreambooth import train
 from gan.networks import Generator
 from gan.weights import save_generator
 from tests.finetune.tiny import tiny_pipeline, write_images
+from vae.networks import Vae
+from vae.weights import save_model
 
 ROOT = Path(__file__).resolve().parents[2]
 REPORT = """<!doctype html><html lang="en"><head><title>A report</title></head>
@@ -17,7 +19,8 @@ REPORT = """<!doctype html><html lang="en"><head><title>A report</title></head>
 
 
 def make_project(root: Path) -> Path:
-    """models/{tiny,sd2-mini}, runs/{tuned,chest-gan,broken}, reports/first: by the real code."""
+    """models/{tiny,sd2-mini}, runs/{tuned,chest-gan,small-vae,broken}, reports/first: by the real
+    code."""
     tiny_pipeline().save_pretrained(root / "models/tiny")
     (root / "models/sd2-mini").symlink_to(ROOT / "models/sd2-mini")
     write_images(root / "data/ramps")
@@ -28,6 +31,7 @@ def make_project(root: Path) -> Path:
             base=str(root / "models/tiny"),
             prompt="a ramp",
             steps=2,
+            keep_weights=(1,),
             lora=Lora(rank=4),
             optim=Optim(lr=0.05),
         )
@@ -37,6 +41,7 @@ def make_project(root: Path) -> Path:
     (root / "runs/broken/weights/generator.safetensors").write_bytes(b"not tensors")
     write_json(root / "runs/broken/weights/config.json", {"size": 32})
     make_gan(root / "runs/chest-gan")
+    make_vae(root / "runs/small-vae")
     write_images(root / "outside/by-hand")
     make_set(root / "data/prepared")
     for run in ("tuned", "chest-gan"):
@@ -53,6 +58,14 @@ def make_gan(run: Path) -> None:
     save_generator(Generator(**shape), shape, run / "weights")
     write_json(run / "run.json", {"family": "wgan-gp", "status": "finished", "steps": 7})
     (run / "config.yaml").write_text("data: data/chest-x-rays\n")
+
+
+def make_vae(run: Path) -> None:
+    """A run of the VAE with random weights, trained on no X-rays."""
+    shape = {"latent_dim": 8, "img_size": 32, "in_channels": 1, "width": 4, "depth": 2}
+    save_model(Vae(**shape), shape, run / "weights")
+    write_json(run / "run.json", {"family": "vae", "status": "finished", "steps": 5})
+    (run / "config.yaml").write_text("data: data/prepared\n")
 
 
 def make_set(folder: Path) -> None:

@@ -108,8 +108,23 @@ def test_lora_scale_0_is_the_base_model(client: Client) -> None:
     assert "lora_scale" not in png_text(base)[SETTINGS_KEY]
 
 
-def test_side_by_side_fills_a_row(client: Client) -> None:
-    row = {"base": "models/tiny", "tuned": "runs/tuned", "gan": "runs/chest-gan", "vae": ""}
+def test_another_scheduler_draws_what_generate_draws(client: Client, project: Path) -> None:
+    found = {}
+    for scheduler in ("euler", "ddim"):
+        (path,) = pictures(ask(client, seed=6, scheduler=scheduler))
+        assert f'"scheduler": "{scheduler}"' in png_text(path)[SETTINGS_KEY]
+        with Image.open(path) as image:
+            found[scheduler] = image.copy()
+    assert found["euler"].tobytes() != found["ddim"].tobytes()
+    sampler = load_sampler(project / "runs/tuned", "cpu")
+    (wanted,) = sampler([6], ["a ramp"], steps=3, guidance=4.0, scheduler="euler")
+    difference = ImageChops.difference(found["euler"], wanted).getextrema()
+    assert max(high for _, high in difference) <= 1
+
+
+def test_side_by_side_fills_a_row(client: Client, project: Path) -> None:
+    row = {"base": "models/tiny", "tuned": "runs/tuned", "gan": "runs/chest-gan"}
+    row["vae"] = "runs/small-vae"
     job = client.submit(
         prompt="", seed=5, **FEW, label="never", **row, outside="by-hand", others="",
         api_name="/side_by_side",
@@ -119,13 +134,17 @@ def test_side_by_side_fills_a_row(client: Client) -> None:
     assert "Not for diagnosis" in warning  # the GAN's images are X-rays
     images, captions = cells[::2], cells[1::2]
     suffixes = [Path(path).suffix if path else None for path in images]
-    assert suffixes == [".png"] * 3 + [None, ".png", None]
+    assert suffixes == [".png"] * 5 + [None]
     assert "“a ramp”" in captions[0]  # no prompt given: the tuned model's, for all
     assert "seed 5" in captions[1]
     assert "Reads no prompt" in captions[2]
-    assert captions[3] == ""
+    assert "runs/small-vae" in captions[3]
+    with Image.open(images[3]) as image:
+        (wanted,) = load_sampler(project / "runs/small-vae", "cpu")([5], [""])
+        assert image.tobytes() == wanted.tobytes()
+    assert captions[5] == ""
     assert "from outside/by-hand" in captions[4]
-    assert "3 of 3 drawn" in job.outputs()[-1][0]
+    assert "4 of 4 drawn" in job.outputs()[-1][0]
 
 
 def test_what_is_broken_gives_a_sentence(client: Client) -> None:

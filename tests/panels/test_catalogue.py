@@ -22,7 +22,7 @@ def test_models_are_found_by_family(project: Path) -> None:
     assert set(models) == {
         "models/tiny",
         "models/sd2-mini",
-        *(f"runs/{run}" for run in ("tuned", "chest-gan", "broken")),
+        *(f"runs/{run}" for run in ("tuned", "chest-gan", "small-vae", "broken")),
     }
     assert models["runs/tuned"].lora
     assert not models["models/tiny"].lora

@@ -79,6 +79,32 @@ def test_switching_loras_keeps_one_base_and_a_level_memory(project: Path) -> Non
     assert len(unets) == 1
 
 
+@pytest.mark.slow
+def test_twenty_switches_among_all_families_leave_memory_level(
+    project: Path, tmp_path: Path
+) -> None:
+    resident = Resident()
+    another = shutil.copytree(project / "models/tiny", tmp_path / "another")
+    folders = [project / f"runs/{run}" for run in ("tuned", "chest-gan", "small-vae")]
+    folders.insert(2, another)
+
+    def draw(folder: Path) -> bytes:
+        with resident.use(folder) as sampler:
+            few = {"steps": 1} if "steps" in sampler.options else {}
+            (image,) = sampler([3], ["a ramp"], **few)
+        return image.tobytes()
+
+    def tensors() -> int:
+        gc.collect()
+        return sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
+
+    first = [draw(folder) for folder in folders]
+    level = tensors()
+    for _ in range(5):
+        assert [draw(folder) for folder in folders] == first
+    assert tensors() <= level
+
+
 def test_another_lora_is_mixed_in(project: Path) -> None:
     resident = Resident()
     with resident.use(project / "models/tiny") as sampler:

@@ -181,7 +181,44 @@ def _mix(file: Path) -> Any:
     return json.loads(png_text(file)[SETTINGS_KEY]).get("mix", {}).get("seeds")
 
 
-@pytest.mark.parametrize("model", ["runs/tuned", "runs/chest-gan"])
+def test_a_grid_over_kept_weights_shows_how_a_run_went(client: Client) -> None:
+    asked = ["runs/tuned", "a ramp", 3, "Weights", "1, newest", "none", "", "none", "", "", 2]
+    status, _, table, _ = last(client, *asked, 4.0, 1.0, "ddim", "never", api_name="/grid")
+    assert "2 of 2 pictures drawn" in status
+    assert [facts["weights"] for facts in linked(client, table)] == ["1", "newest"]
+    early, late = (Image.open(io.BytesIO(content)) for content in fetched(client, table))
+    assert early.tobytes() != late.tobytes()
+
+
+def test_the_way_between_two_prompts_ends_at_both(client: Client, project: Path) -> None:
+    prompts = ["a ramp", "the dark, 40 hills"]
+    asked = ["runs/tuned", "Between", 3, "5", " | ".join(prompts), "", 2, 4.0, 1.0, "ddim", "never"]
+    status, _, row, _ = last(client, *asked, api_name="/latent")
+    assert "3 pictures" in status
+    assert [len(facts["mix"]["prompts"]) for facts in linked(client, row)] == [1, 2, 1]
+    first, between, end = (
+        Image.open(io.BytesIO(content)).tobytes() for content in fetched(client, row)
+    )
+    sampler = load_sampler(project / "runs/tuned", "cpu")
+    wanted = sampler([5, 5], prompts, steps=2, guidance=4.0)
+    assert [first, end] == [image.tobytes() for image in wanted]
+    assert len({first, between, end}) == 3
+
+
+def test_a_walk_of_a_vae_makes_a_loop(client: Client, project: Path) -> None:
+    asked = ["runs/small-vae", "Walk", 4, "5, 6", "", "", 1, 4.0, 1.0, "ddim", "never"]
+    status, _, row, _ = last(client, *asked, api_name="/latent")
+    assert "4 pictures" in status
+    seeds = [facts["mix"]["seeds"] for facts in linked(client, row)]
+    halves = [[5, 0.5], [6, 0.5]], [[6, 0.5], [5, 0.5]]
+    assert seeds == [[[5, 1.0]], halves[0], [[6, 1.0]], halves[1]]
+    first, there, other, back = (Image.open(io.BytesIO(c)).tobytes() for c in fetched(client, row))
+    assert there == back
+    drawn = load_sampler(project / "runs/small-vae", "cpu")([5, 6], [""] * 2)
+    assert [first, other] == [image.tobytes() for image in drawn]
+
+
+@pytest.mark.parametrize("model", ["runs/tuned", "runs/chest-gan", "runs/small-vae"])
 def test_the_way_between_two_seeds_ends_at_both(client: Client, project: Path, model: str) -> None:
     asked = [model, "Between", 3, "5, 6", "", "", 1, 4.0, 1.0, "ddim", "never"]
     status, _, row, film = last(client, *asked, api_name="/latent")
