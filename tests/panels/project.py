@@ -61,11 +61,10 @@ def make_gan(run: Path) -> None:
 
 
 def make_vae(run: Path) -> None:
-    """A run of the VAE with random weights, trained on no X-rays."""
+    """A run of the VAE with random weights; it tells no settings to go on with."""
     shape = {"latent_dim": 8, "img_size": 32, "in_channels": 1, "width": 4, "depth": 2}
     save_model(Vae(**shape), shape, run / "weights")
     write_json(run / "run.json", {"family": "vae", "status": "finished", "steps": 5})
-    (run / "config.yaml").write_text("data: data/prepared\n")
 
 
 def make_set(folder: Path) -> None:
