@@ -128,7 +128,8 @@ def on_start(
         inputs,
         outputs,
         api_name=api_name,
-        show_progress="hidden",
+        show_progress="minimal",  # the place in the queue, while it waits
+        show_progress_on=[status],
         # As they come: what is out of bounds gets a sentence of ours, not one that names no field
         preprocess=any(isinstance(part, gr.File) for part in given),
         **DEVICE,

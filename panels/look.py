@@ -40,6 +40,12 @@ CSS = """
 .osteon-head p { margin: 0 0 .4rem; color: var(--body-text-color-subdued); max-width: 46rem; }
 .osteon-status { min-height: 2.6rem; }
 .osteon-status p { margin: 0 0 .35rem; }
+.minimal:has(+ .pending .osteon-status) { inset: 0; overflow: visible;
+  align-items: start; justify-content: end; }
+.minimal:has(+ .pending .osteon-status) .progress-text { position: static; transform: none;
+  padding: 0 12px .2rem; background: none; font: .85rem var(--font);
+  color: var(--body-text-color-subdued); }
+.pending:has(.osteon-status) { opacity: 1; padding-bottom: 1.5rem; }
 .osteon-status progress { appearance: none; width: 100%; height: .45rem; border: 0;
   border-radius: 1rem; overflow: hidden; background: var(--background-fill-secondary); }
 .osteon-status progress::-webkit-progress-bar { background: var(--border-color-primary); }

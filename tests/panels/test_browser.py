@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gradio_client import Client
 
 from panels.ballots import read
 from tests.panels.browser import open_tab
@@ -289,3 +290,20 @@ def test_what_is_wrong_is_told_at_its_field(page: Any) -> None:
     panel.get_by_role("button", name="Draw the way").click()
     told(panel, "Seeds", "The seed must be a whole number")
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
+
+
+def test_who_waits_sees_the_place_in_the_queue(page: Any, client: Client) -> None:
+    asked = ("runs/tuned", "a ramp", "", 0, 16, 150, 4.0, 1.0)
+    before = [client.submit(*asked, api_name="/playground") for _ in range(2)]
+    while not before[0].outputs():
+        page.wait_for_timeout(50)
+    page.get_by_text("Prompts it knows").wait_for()
+    page.get_by_role("button", name="Generate").click()
+    page.get_by_text("Waiting for its turn").wait_for()
+    page.get_by_text("queue: 2/2").wait_for()
+    page.keep()
+    before[0].cancel()
+    page.get_by_text("queue: 1/1").wait_for()
+    page.get_by_role("button", name="Stop").first.click()
+    page.get_by_text("Stopped. Pictures already made are kept.").wait_for()
+    before[1].cancel()
