@@ -99,6 +99,8 @@ CSS = """
 .osteon-facts th { text-align: left; font-weight: 500; color: var(--body-text-color-subdued);
   padding: .12rem 1.2rem .12rem 0; vertical-align: top; white-space: nowrap; }
 .osteon-facts td { padding: .12rem 0; overflow-wrap: anywhere; }
+@media (max-width: 40rem) { .osteon-facts th { white-space: normal; overflow-wrap: anywhere;
+  min-width: 6rem; } .osteon-facts td { min-width: 9rem; } }
 .osteon-gallery .grid-wrap { max-height: none !important; }
 .osteon-gallery .thumbnail-lg { aspect-ratio: auto !important; height: auto !important; }
 .osteon-gallery .thumbnail-lg > img { aspect-ratio: 1; height: auto !important; }
@@ -106,9 +108,12 @@ CSS = """
   border: 0 !important; background: none !important; }
 .osteon-cell img { width: 100% !important; height: 100% !important; object-fit: contain; }
 .osteon-report iframe { width: 100%; height: 80vh; border: 1px solid var(--border-color-primary);
-  border-radius: 8px; }
+  border-radius: 8px; background: #fff; }
 .dark { --color-accent: #4a93d4; }
 .dark input[type="range"] { --neutral-200: var(--neutral-600); }
+input[type="range"]::-webkit-slider-thumb { box-shadow: 0 0 0 2px var(--color-accent) !important; }
+input[type="range"]::-moz-range-thumb { box-shadow: 0 0 0 2px var(--color-accent) !important; }
+input[type="checkbox"] { border: 1px solid var(--neutral-500) !important; }
 footer .divider { display: none; }
 .osteon-unseen { position: absolute; width: 1px; height: 1px; overflow: hidden;
   clip-path: inset(50%); }

@@ -13,6 +13,7 @@ from PIL import Image
 from app import TABS
 from core.families import FAMILIES
 from core.runs import checkpoints
+from panels.ballots import record
 from panels.spoken import EVERY
 from tests.panels.browser import LONG, open_tab
 
@@ -83,6 +84,22 @@ def test_every_tab_fits_a_narrow_screen_and_names_what_is_on_it(page: Any) -> No
                 nameless.add(f"{tab}: {node['role']} {html_of(page, node['element'])}")
     assert seen > 200
     assert sorted(nameless) == []
+
+
+def test_shares_of_votes_are_read_on_a_narrow_screen(page: Any, project: Path) -> None:
+    names = [f"runs/{name}/samples/default" for name in ("tuned", "chest-gan")]
+    record(project / "reports/votes/arena.jsonl", left=names[0], right=names[1], vote="left")
+    page.reload()
+    open_tab(page, "Arena")
+    page.get_by_role("button", name="New pair").click()
+    page.get_by_alt_text("Left").wait_for()
+    page.get_by_role("button", name="Tie").click()
+    share = page.locator(".osteon-facts td").filter(has_text=" of ").locator("visible=true").first
+    share.wait_for()
+    lines = (
+        "cell => cell.getBoundingClientRect().height / parseFloat(getComputedStyle(cell).fontSize)"
+    )
+    assert share.evaluate(lines) < 4  # two lines
 
 
 def test_a_screen_reader_hears_what_is_new_once_a_second(page: Any) -> None:
