@@ -1,6 +1,7 @@
 """What holds for the whole page in a browser: widths, names, what is spoken; files in and out."""
 
 import re
+import shutil
 import time
 import zipfile
 from collections.abc import Iterator
@@ -164,3 +165,4 @@ def test_a_training_is_started_watched_and_stopped(page: Any, project: Path) -> 
     panel.get_by_text("saves and stops").wait_for()
     panel.get_by_text("clicked: stopped, step").wait_for()
     assert checkpoints(project / "runs/clicked")
+    shutil.rmtree(project / "runs/clicked")
