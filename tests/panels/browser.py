@@ -7,7 +7,7 @@ from typing import Any
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-LONG = 15_000  # ms: the first picture loads the libraries
+LONG = 120_000  # ms: the first picture loads the libraries
 PICTURES = Path(__file__).resolve().parents[2] / "build/screenshots"
 
 

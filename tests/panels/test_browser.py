@@ -87,7 +87,7 @@ def test_a_visit_to_every_tab_on_a_narrow_screen(page: Any, project: Path) -> No
     open_tab(page, "Side by side")
     page.get_by_role("button", name="Draw the row").click()
     page.get_by_text(" drawn").wait_for()
-    page.get_by_text("Reads no prompt. The seed").wait_for()
+    page.get_by_text("Reads no prompt. The seed").first.wait_for()
     open_tab(page, "Reports")
     page.frame_locator("iframe").get_by_role("heading", name='Real against "fake"').wait_for()
     with page.expect_download() as download:
