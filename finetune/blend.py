@@ -28,7 +28,7 @@ class Blend:
         self.pipeline = pipeline
         self.place = place
         self.own = own
-        self._loaded = [own] if own else []
+        self._loaded = [_written(own)] if own else []
         self._whole = place.folder
         """Whose UNet and text encoder the adapters come upon: the base's, or another step's."""
 
@@ -49,7 +49,7 @@ class Blend:
                 raise UserError(f"{run} is mixed in twice; set its scale once.")
             check_fits(weights, self.place)
             wanted[weights] = share
-        if list(wanted) != self._loaded:
+        if [*map(_written, wanted)] != self._loaded:
             self._load(list(wanted))
         if wanted:
             names = [name_of(number) for number in range(len(wanted))]
@@ -95,9 +95,15 @@ class Blend:
     def _load(self, wanted: list[Path]) -> None:
         self.pipeline.unload_lora_weights()  # takes the wrappers off too: memory stays level
         self._loaded = []
+        written = [*map(_written, wanted)]
         for number, weights in enumerate(wanted):
             self.pipeline.load_lora_weights(weights, adapter_name=name_of(number))
-        self._loaded = wanted
+        self._loaded = written
+
+
+def _written(weights: Path) -> tuple[Path, int]:
+    """Adapters, and when they were written (ns): a run that goes on writes others."""
+    return weights, (weights / FILE).stat().st_mtime_ns
 
 
 def name_of(number: int) -> str:

@@ -71,3 +71,16 @@ def test_a_step_may_be_picked_after_loras_were_mixed_in(settings: Make, tmp_path
     assert switched is not None
     wanted = load_sampler(Path(tuned.run_dir), "cpu")([0], ["a ramp"], steps=2)
     np.testing.assert_array_equal(to_array(switched([0], ["a ramp"], steps=2)), to_array(wanted))
+
+
+def test_a_mixed_in_lora_that_goes_on_is_loaded_anew(
+    settings: Make, base: Path, tmp_path: Path
+) -> None:
+    values = {"lora": Lora(rank=2), "optim": Optim(lr=1e-1), "run_dir": str(tmp_path / "lora")}
+    sampler = load_sampler(base, "cpu")
+    drawn = []
+    for steps in (1, 3):
+        train(settings(**values, steps=steps))
+        mixed = sampler([0], ["a ramp"], steps=2, loras={values["run_dir"]: 1.0})
+        drawn.append(to_array(mixed).tobytes())
+    assert drawn[0] != drawn[1]
