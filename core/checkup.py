@@ -9,9 +9,9 @@ from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 
-import imagehash
 import numpy as np
 
+from core.alike import SIDE, hash_of, near
 from core.errors import UserError
 from core.images import TAKE, left_out, open_image
 from core.kinds import find_clip, kinds_of, odd_ones
@@ -21,7 +21,6 @@ Row = tuple[bool, str, str]
 MOST = 4000  # images of a split that are looked at; the first ones
 QUICK = 400  # of them before a run
 READ = 400  # that CLIP reads, which takes it a tenth of a second each
-NEAR = 4  # of 64 bits of a perceptual hash: the same picture, resized or recompressed
 TOKENS = 75  # that the text encoder reads, besides start and end
 NAMED = 3  # pairs or files named in a row
 
@@ -84,7 +83,7 @@ def _unseen(folder: Path) -> list[Row]:
 
 
 def _look(name: str, images: ImageSet, most: int) -> tuple[np.ndarray, list[Row]]:
-    """Perceptual hashes (N x 64 bool), and what was seen: sizes, colours, broken files."""
+    """Perceptual hashes (N x 256 bool), and what was seen: sizes, colours, broken files."""
     hashes, broken, grey = [], [], 0
     sizes: Counter[int] = Counter()
     for path in images.paths[:most]:
@@ -92,12 +91,12 @@ def _look(name: str, images: ImageSet, most: int) -> tuple[np.ndarray, list[Row]
             image = open_image(path, "RGB")
         except UserError:
             broken.append(path.name)
-            hashes.append(np.zeros(64, bool))
+            hashes.append(np.zeros(SIDE**2, bool))
             continue
         sizes[min(image.size)] += 1
         pixels = np.asarray(image.resize((32, 32))).astype(int)
         grey += bool(np.ptp(pixels, axis=2).max() <= 2)
-        hashes.append(imagehash.phash(image).hash.flatten())
+        hashes.append(hash_of(image))
     count = len(hashes)
     span = f"{min(sizes, default=0)} to {max(sizes, default=0)} px"
     kind = "grey" if grey == count else f"{grey} grey, {count - grey} colour" if grey else "colour"
@@ -128,7 +127,7 @@ def _captions(name: str, images: ImageSet, length: bool = True) -> Row:
 
 
 def _repeats(name: str, images: ImageSet, hashes: np.ndarray) -> Row:
-    pairs = _near(hashes, hashes, same=True)
+    pairs = near(hashes, hashes, same=True)
     named = [f"{images.paths[a].name} = {images.paths[b].name}" for a, b in pairs[:NAMED]]
     what = f"{name}: {len(pairs)} near-duplicates{': ' * bool(named)}{', '.join(named)}"
     return not pairs, what, "keep one of each, or they weigh double" * bool(pairs)
@@ -166,18 +165,9 @@ def _leaks(splits: dict[str, ImageSet], hashes: dict[str, np.ndarray]) -> list[R
     shared = [str(patient) for patient, names in owners.items() if len(names) > 1]
     rows = [(not shared, f"{len(shared)} patients in two splits", "prepare anew" * bool(shared))]
     for one, other in combinations(splits, 2):
-        pairs = _near(hashes[one], hashes[other])
+        pairs = near(hashes[one], hashes[other])
         named = [f"{splits[one].paths[a].name} = {splits[other].paths[b].name}" for a, b in pairs]
         what = f"{len(pairs)} photographs of {one} also in {other}"
         remedy = f"{', '.join(named[:NAMED])}: scores on {other} would flatter" * bool(pairs)
         rows.append((not pairs, what, remedy))
     return rows
-
-
-def _near(first: np.ndarray, second: np.ndarray, same: bool = False) -> list[tuple[int, int]]:
-    """Pairs of rows of N x 64 and M x 64 bits that differ in at most NEAR; each pair once."""
-    a, b = (bits.astype(np.float32) for bits in (first, second))
-    apart = a.sum(1)[:, None] + b.sum(1)[None] - 2 * a @ b.T
-    drawn = np.asarray(first.any(axis=1))  # no bit set: a blank or broken file
-    close = (apart <= NEAR) & drawn[:, None]
-    return [(int(i), int(j)) for i, j in np.argwhere(np.triu(close, 1) if same else close)]

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import NamedTuple
 
-import imagehash
 import numpy as np
 
+from core.alike import hash_of
 from core.errors import UserError
 from core.images import open_image
 
@@ -20,8 +20,7 @@ class Look(NamedTuple):
     grey: bool = False
     """Whether red, green and blue are equal everywhere."""
     phash: bytes = b""
-    """256-bit perceptual hash. Copies, resized or compressed again, differ in up to 26 bits; of 800
-    chest X-rays, which are all much alike, the closest two differ in 34."""
+    """256-bit perceptual hash; see `core.alike`."""
 
 
 def look(path: Path) -> Look:
@@ -32,6 +31,4 @@ def look(path: Path) -> Look:
         return Look(str(error).removeprefix(f"{path}: "))
     pixels = np.asarray(image)  # H x W x 3
     grey = bool((pixels == pixels[..., :1]).all())
-    return Look(
-        "", image.size, grey, np.packbits(imagehash.phash(image, hash_size=16).hash).tobytes()
-    )
+    return Look("", image.size, grey, np.packbits(hash_of(image)).tobytes())

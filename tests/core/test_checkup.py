@@ -18,6 +18,7 @@ from core.files import write_jsonl
 from core.kinds import KINDS, kinds_of, odd_ones
 from finetune.settings import DreamBoothSettings
 from finetune.subjects import instance_subject
+from prepare.chest import draw_chest, sample_chest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -169,3 +170,14 @@ def test_the_next_command_can_be_pasted(tmp_path: Path, capsys: pytest.CaptureFi
         settings = parse(DreamBoothSettings, words, "").settings
         assert settings.run_dir == f"runs/{name}"
         assert instance_subject(settings).captions == [said]
+
+
+def test_x_rays_of_two_people_are_not_one_photograph(tmp_path: Path) -> None:
+    """Much alike as they are; a copy that was made smaller and compressed again is."""
+    for seed in range(80):
+        Image.fromarray(draw_chest(sample_chest(seed), 64)).save(tmp_path / f"{seed:02}.png")
+    assert not warnings_of(tmp_path, captions=False)
+    copy = Image.open(tmp_path / "07.png").resize((48, 48))
+    copy.save(tmp_path / "80.jpg", quality=60)
+    (told,) = warnings_of(tmp_path, captions=False)
+    assert "1 near-duplicates: 07.png = 80.jpg" in told
