@@ -245,12 +245,12 @@ def test_large_bases_are_reckoned_on_a_cpu(
     settings: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(finetune.plan, "TRIABLE", 0)
-    own = settings(steps=10**6, text_encoder=True, gradient_checkpointing=True, preview_every=100)
+    own = settings(steps=10**8, text_encoder=True, gradient_checkpointing=True, preview_every=100)
     train(own, dry_run=True)
     printed = capsys.readouterr().out
     assert "hours on this processor, by its operations; not tried" in printed
     hours = float(printed.split("time       about ")[1].split()[0])
-    assert hours > 0.5
+    assert hours > 5  # on any processor
 
 
 def test_memory_counts_the_text_encoder_and_checkpointing(settings: Make, base: Path) -> None:
