@@ -101,6 +101,8 @@ CSS = """
 .osteon-facts td { padding: .12rem 0; overflow-wrap: anywhere; }
 @media (max-width: 40rem) { .osteon-facts th { white-space: normal; overflow-wrap: anywhere;
   min-width: 6rem; } .osteon-facts td { min-width: 9rem; } }
+input[role="combobox"] { text-overflow: ellipsis; margin-right: 1.2rem !important; }
+.osteon-choice input[role="combobox"] { font-size: .77rem; }
 .osteon-gallery .grid-wrap { max-height: none !important; }
 .osteon-gallery .thumbnail-lg { aspect-ratio: auto !important; height: auto !important; }
 .osteon-gallery .thumbnail-lg > img { aspect-ratio: 1; height: auto !important; }

@@ -91,7 +91,13 @@ def _column(title: str, found: list[tuple[str, str]], place: int = 0) -> Column:
     """With choice number `place` chosen, or the last ("none") where there are fewer."""
     chosen = found[min(place, len(found) - 1)][1]
     with gr.Column(min_width=200):
-        model = gr.Dropdown(found, value=chosen, label=title, allow_custom_value=True)
+        model = gr.Dropdown(
+            found,
+            value=chosen,
+            label=title,
+            allow_custom_value=True,
+            elem_classes="osteon-choice",
+        )
         image = gr.Image(
             label=title,
             alt_text=f"{title}: the picture told of below",
