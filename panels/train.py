@@ -71,14 +71,14 @@ def tab(bench: Workbench, page: gr.Blocks) -> None:
             status.render()
         with gr.Column(scale=2, min_width=300):
             run.render()
-            stop = gr.Button("Stop it")
+            stop = gr.Button("Stop it", interactive=False)
             stopped.render()
             live = gr.HTML(look.note(IDLE))
     seen, known = gr.State(""), gr.State(runs)
     family.change(train.begin_with, family, begin, **fields.QUIET)
     begin.input(train.take_up, begin, [name, data], **fields.QUIET)
     stop.click(train.stop, run, stopped, **fields.QUIET)
-    watched = [live, seen, known]
+    watched = [live, seen, known, stop]
     run.change(lambda name: train.watch(name, ""), run, watched, **fields.QUIET)
     gr.Timer(LOOK_EVERY).tick(train.watch, [run, seen], watched, **fields.QUIET)
     lists = [run, data, begin]
@@ -198,10 +198,12 @@ class Train:
             fields.renewed(self.beginnings(family), begin),
         )
 
-    def watch(self, run: str | None, seen: str) -> tuple[Any, Any, list[str]]:
-        """The run as it stands and a stamp of that, nothing new where the stamp is `seen`; and all
-        runs that there are to watch."""
-        return (*self._look(run, seen), self.trainers.watchable())
+    def watch(self, run: str | None, seen: str) -> tuple[Any, Any, list[str], Any]:
+        """The run as it stands and a stamp of that, nothing new where the stamp is `seen`; all runs
+        that there are to watch; and whether this one can be stopped."""
+        running = self.trainers.training.is_running(Path(run or "").name)
+        stop = gr.update(interactive=running)
+        return (*self._look(run, seen), self.trainers.watchable(), stop)
 
     def _look(self, run: str | None, seen: str) -> tuple[Any, Any]:
         name, training = Path(run or "").name, self.trainers.training

@@ -63,7 +63,7 @@ def test_a_training_is_started_watched_stopped_and_goes_on(
         return dict(client.predict("runs/new", api_name="/training"))
 
     def lists() -> list[list[str]]:
-        _, _, known = train.watch("runs/new", "")
+        _, _, known, _ = train.watch("runs/new", "")
         watched, _, begin = train.refresh("runs/new", "vae", "")
         return [known, watched["choices"], [value for _, value in begin["choices"]]]
 
@@ -83,8 +83,9 @@ def test_a_training_is_started_watched_stopped_and_goes_on(
     assert halfway["step"] < LONG
     assert not halfway["finished"]
     assert "reconstruction" in halfway["losses"]
-    html, stamp, _ = train.watch("runs/new", "")
+    html, stamp, _, stop = train.watch("runs/new", "")
     assert "new: being trained, step" in html
+    assert stop["interactive"]
     assert "Losses; the newest:" in html
     assert "Samples of the same seeds" in html
     assert all("runs/new" in names for names in lists())
@@ -96,7 +97,9 @@ def test_a_training_is_started_watched_stopped_and_goes_on(
         client.predict("runs/new", api_name="/stop_training")
     stopped = state()
     assert stopped["status"] == "stopped"
-    assert "new: stopped, step" in train.watch("runs/new", stamp)[0]
+    html, *_, stop = train.watch("runs/new", stamp)
+    assert "new: stopped, step" in html
+    assert not stop["interactive"]
     assert train.notice() == ""
 
     wanted = stopped["step"] + 2
