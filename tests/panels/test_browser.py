@@ -294,16 +294,19 @@ def test_what_is_wrong_is_told_at_its_field(page: Any) -> None:
 
 def test_who_waits_sees_the_place_in_the_queue(page: Any, client: Client) -> None:
     asked = ("runs/tuned", "a ramp", "", 0, 16, 150, 4.0, 1.0)
-    before = [client.submit(*asked, api_name="/playground") for _ in range(2)]
-    while not before[0].outputs():
+    drawn = client.submit(*asked, api_name="/playground")
+    while not drawn.outputs():
+        page.wait_for_timeout(50)
+    waiting = client.submit(*asked, api_name="/playground")
+    while waiting.status().rank is None:  # not in the queue yet
         page.wait_for_timeout(50)
     page.get_by_text("Prompts it knows").wait_for()
     page.get_by_role("button", name="Generate").click()
     page.get_by_text("Waiting for its turn").wait_for()
     page.get_by_text("queue: 2/2").wait_for()
     page.keep()
-    before[0].cancel()
+    drawn.cancel()
     page.get_by_text("queue: 1/1").wait_for()
     page.get_by_role("button", name="Stop").first.click()
     page.get_by_text("Stopped. Pictures already made are kept.").wait_for()
-    before[1].cancel()
+    waiting.cancel()
