@@ -8,6 +8,7 @@ all-reduce are exact, for uneven and even empty parts too.
 
 import importlib.util
 import os
+import time
 from typing import Any
 
 import torch
@@ -42,6 +43,17 @@ def part_of(items: Any, accelerator: Accelerator) -> Any:
     """This process's contiguous part of a global batch (tensor, array or list); it may be empty."""
     rank, world = accelerator.process_index, accelerator.num_processes
     return items[len(items) * rank // world : len(items) * (rank + 1) // world]
+
+
+def part_ways(accelerator: Accelerator) -> None:
+    """Close trackers and leave the group of processes, after the last word between them.
+
+    Gloo's threads drop the tensors of that word when they next get Python's lock; where the
+    interpreter has ended by then, they abort the process (pytorch/pytorch#179291).
+    """
+    if accelerator.num_processes > 1:
+        time.sleep(0.1)  # without the lock
+    accelerator.end_training()
 
 
 @torch.no_grad()

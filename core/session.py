@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from core.config import leaves, to_dict
 from core.errors import Interrupted, UserError
-from core.parallel import check_launch
+from core.parallel import check_launch, part_ways
 from core.runs import Run, check_same_settings, checkpoints, put_aside, step_of
 from core.seeds import seed_everything
 from core.sets import ImageSet
@@ -288,7 +288,7 @@ class Session:
         self.run.update(steps=self.step, peak_memory_mb=peak_memory_mb(self.device), **facts)
         self._leave("finished")
         if last:
-            self.accelerator.end_training()
+            part_ways(self.accelerator)
         self.say(f"Trained {self.run.path} to step {self.step} in {self.seconds:.0f} s.")
         self.say(f"Next: {next_command or f'osteon generate --run {self.run.path} --seeds 0-15'}")
 

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
 
-from core.parallel import part_of
+from core.parallel import part_of, part_ways
 from gan.batches import Batch, draw_numbers
 from gan.settings import WganGpSettings
 from gan.steps import Players, critic_step, generator_step, make_players
@@ -51,4 +51,4 @@ if __name__ == "__main__":
         assert torch.equal(first, second)
     if both.is_main_process:
         save_file(outcome(trained), sys.argv[1])
-    both.end_training()
+    part_ways(both)
