@@ -72,7 +72,7 @@ def launch(
 
     Args:
         port: None takes the first free one from 7860 on.
-        early: load what the first picture needs while the visitor still reads the page.
+        early: load what the first picture needs beside the page, and wait for it.
 
     Raises UserError for a server that cannot start, and for an address that others can reach
     without user and password.
@@ -105,6 +105,9 @@ def launch(
         "head": spoken.SCRIPT,
     }
     bench = Workbench(root.resolve())
+    warming = threading.Thread(target=warm, args=[bench], name="osteon-warm", daemon=True)
+    if early:
+        warming.start()
     page = build(bench)
     go_straight(*LOOPBACK, host)
     try:
@@ -117,7 +120,7 @@ def launch(
         raise UserError("No public link could be made; leave out --share, or see to the network.")
     rouse(local, auth)
     if early:
-        threading.Thread(target=warm, args=[bench], name="osteon-warm", daemon=True).start()
+        warming.join()
     return page, public or local
 
 
@@ -177,7 +180,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError("--user and --password (or OSTEON_PASSWORD) go together.")
     os.chdir(given.root)  # commands name runs/ and data/ relative to the project
     auth = (given.user, password) if given.user else None
-    print("Loading the libraries", flush=True)
+    print("Loading the libraries and the small model", flush=True)
     # Now: it would hold up every answer for seconds if it came with the first picture
     importlib.import_module("torch")
     page, address = launch(Path.cwd(), given.host, given.port, given.share, auth, early=True)
