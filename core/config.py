@@ -22,7 +22,7 @@ jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)  # 
 _load_yaml = jsonargparse.get_loader("yaml")
 NULLS = {"null", "Null", "NULL", "~"}
 Settings = TypeVar("Settings")
-DRY_RUN_HELP = "--dry_run checks data, model and disk space, prints the plan and trains nothing."
+DRY_RUN_HELP = "--dry_run checks all that is needed, prints the plan and writes nothing."
 
 
 def _load(text: str, path: str | None = None) -> Any:

@@ -354,6 +354,7 @@ def test_a_server_that_does_not_answer_itself_is_waited_for_no_longer(
     monkeypatch.setattr("app.PATIENCE", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         rouse(f"http://127.0.0.1:{silent.getsockname()[1]}/", None)
+        assert silent.accept()[0].recv(3) == b"GET"
     rouse("http://127.0.0.1:9/", None)
 
 
