@@ -3,7 +3,6 @@
 This file only wires: each tab is a file in panels/.
 """
 
-import argparse
 import importlib
 import os
 import threading
@@ -19,7 +18,7 @@ import gradio as gr
 import httpx
 from starlette.middleware import Middleware
 
-from core.errors import UserError, command
+from core.errors import Parser, UserError, command
 from core.families import FAMILIES, resolve
 from panels import arena, data, latent, look, playground, reports, side_by_side, spoken, train
 from panels.drawing import draw
@@ -161,9 +160,7 @@ def warm(bench: Workbench) -> None:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="osteon app", description="Models to play with, compare, train and judge."
-    )
+    parser = Parser(prog="osteon app", description="Models to play with, compare, train and judge.")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--root", type=Path, default=Path(), help="folder of runs/ and reports/")

@@ -25,7 +25,7 @@ from compare.fold_scores import Fold, score
 from compare.measure import Setup
 from compare.pictures import Album
 from core.config import read_yaml
-from core.errors import UserError, command
+from core.errors import Parser, UserError, command
 from core.files import atomic_folder, read_json, write_json, write_jsonl
 from core.generate import generate, read_seeds
 from core.images import open_image
@@ -159,7 +159,7 @@ def names(images: ImageSet, places: Sequence[int]) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="osteon folds",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -3,7 +3,6 @@
 python -m compare.report reports/n      # renders again
 """
 
-import argparse
 import base64
 import io
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from compare.contract import SCHEMA
 from compare.exchange import to_csv, to_model_index
 from compare.findings import fakes_in_order, findings, headline, limits
 from compare.templating import html_templates, text_templates
-from core.errors import UserError, command
+from core.errors import Parser, UserError, command
 from core.files import read_json, write_text
 
 MOST_BYTES = 4_500_000  # of the page
@@ -33,7 +32,7 @@ SIDES = (256, 192, 128, 96, 64)
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """Render a report again from its results.json."""
-    parser = argparse.ArgumentParser(prog="python -m compare.report", description=main.__doc__)
+    parser = Parser(prog="python -m compare.report", description=main.__doc__)
     parser.add_argument("folder", type=Path, help="folder of a report, with results.json")
     print(f"Report: {write_report(parser.parse_args(argv).folder)}")
 

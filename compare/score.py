@@ -31,7 +31,7 @@ from compare.sources import Fake, Real, open_fakes, open_real
 from compare.species import species_facts
 from compare.use import use
 from compare.votes import people
-from core.errors import UserError, command
+from core.errors import Parser, UserError, command
 from core.files import atomic_folder, write_json
 from core.images import open_image
 from core.parallel import process_state
@@ -163,7 +163,7 @@ def _facts(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="osteon compare",
         description="Score generated images against real ones and write a report.",
         allow_abbrev=False,

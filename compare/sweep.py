@@ -15,14 +15,13 @@ The report shows the scores as curves over the values; --base 0=FOLDER sets imag
 before tuning beside them.
 """
 
-import argparse
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from compare.score import main as compare
-from core.errors import UserError, command
+from core.errors import Parser, UserError, command
 from core.files import atomic_folder, write_jsonl
 from core.generate import generate, read_seeds
 from core.prompts import read_prompts
@@ -32,7 +31,7 @@ from core.sets import open_set
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw, score and plot one setting over several values."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="osteon sweep",
         description=main.__doc__,
         epilog="Further flags go to `osteon compare`.",

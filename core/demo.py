@@ -5,7 +5,6 @@ diffusion model, a WGAN-GP and a VAE; images from all, and a report on each. Eve
 command of its own, printed before it runs; a stopped demo goes on.
 """
 
-import argparse
 import os
 import shlex
 import time
@@ -13,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.errors import UserError, command
+from core.errors import Parser, UserError, command
 from core.verbs import is_finished, run_verb
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -119,7 +118,7 @@ def run_stage(stage: Stage, number: int) -> None:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    argparse.ArgumentParser(prog="osteon demo", description=__doc__).parse_args(argv)
+    Parser(prog="osteon demo", description=__doc__).parse_args(argv)
     if not (ROOT / "models/sd2-mini").is_dir():
         raise UserError(
             "models/sd2-mini is missing; restore it, or train it: "

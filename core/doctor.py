@@ -3,7 +3,6 @@
 `osteon doctor data/x`: whether that image set is fit to learn from.
 """
 
-import argparse
 import os
 import shutil
 import sys
@@ -15,7 +14,7 @@ import psutil
 import torch
 
 from core.checkup import check_set
-from core.errors import command
+from core.errors import Parser, command
 from core.session import pick_device
 from core.sets import training_of
 
@@ -100,7 +99,7 @@ def weights() -> list[tuple[bool, str, str]]:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="osteon doctor", description=__doc__)
+    parser = Parser(prog="osteon doctor", description=__doc__)
     parser.add_argument("data", nargs="?", help="image set to examine, in place of the machine")
     parser.add_argument(
         "--clip",

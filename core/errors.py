@@ -1,8 +1,10 @@
 """What a user may get wrong, said in one line; how every command ends."""
 
+import argparse
 import functools
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -14,6 +16,13 @@ class UserError(Exception):
 
 class Interrupted(Exception):
     """The user stopped the work and everything worth keeping is on disk."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Of a command line; what is wrong with it is an error of the user like any other."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} ({self.prog} --help lists what may be said).")
 
 
 def command(main: Callable[..., None]) -> Callable[..., None]:

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from core.curves import scatter
-from core.errors import UserError, command
+from core.errors import Parser, UserError, command
 from core.families import family_of, load_sampler
 from core.films import write_gif, write_mp4
 from core.generate import SETTINGS_KEY, read_seeds
@@ -224,7 +224,7 @@ def _film(frames: Sequence[Image.Image], space: Space, arguments: argparse.Names
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="osteon latent", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="osteon latent", description=__doc__, allow_abbrev=False)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, (_, help_text) in COMMANDS.items():
         verb = verbs.add_parser(name, help=help_text, description=help_text, allow_abbrev=False)

@@ -4,7 +4,6 @@ Seed s takes prompt s modulo the number of prompts. What is already there with t
 kept, so a stopped command goes on. Several processes share the seeds.
 """
 
-import argparse
 import json
 import sys
 import time
@@ -16,7 +15,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from core.errors import UserError, command
+from core.errors import Parser, UserError, command
 from core.families import family_of, load_sampler
 from core.files import read_jsonl, write_json, write_jsonl
 from core.images import png_text, write_png
@@ -168,7 +167,7 @@ def _write_index(folder: Path) -> None:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="osteon generate",
         description="Images from a run, one PNG per seed.",
         epilog="Options of the family follow as --steps 25 --guidance 4 --negative TEXT ...",

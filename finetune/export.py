@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionPipeline
 
-from core.errors import UserError, command
+from core.errors import Parser, UserError, command
 from core.files import atomic_folder, write_text
 from core.runs import kept_weights, trained_steps
 from finetune.adapters import FILE, NAME
@@ -137,7 +137,7 @@ def _adapted(network: Any) -> bool:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="osteon export",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

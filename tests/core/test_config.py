@@ -84,7 +84,7 @@ def test_saved_settings_read_back_equal() -> None:
         (["--data", "x", "--stepz", "3"], "steps"),
         (["--data", "x", "--optim.l", "3"], "optim.lr"),
         (["--data", "x", "--steps", "many"], "steps"),
-        (["--steps", "3"], "data"),
+        (["--steps", "3"], "^Give --data too"),
         (["--data", "x", "--steps", "0"], "at least 1"),
         (["--config", "absent.yaml"], "absent.yaml"),
         (["--config"], "YAML"),
