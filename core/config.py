@@ -187,7 +187,7 @@ def _one_line(complaint: str, settings_class: type) -> str:
     """jsonargparse's complaint as one sentence, with the nearest known name for a wrong one."""
     text = " ".join(complaint.replace("<class '", "").replace("'>", "").split())
     text = text.replace("Parser key", "setting")
-    if missing := re.search(r"arguments are required: (.+)", text):
+    if missing := re.match(r"the following arguments are required: (.+)", text):
         names = ", ".join(f"--{name}" for name in missing[1].split(", "))
         return f"Give {names} too (--help says what each is)."
     union = re.search(
