@@ -70,7 +70,7 @@ def test_weights_in_parts_train_like_whole_ones(
 def test_under_deepspeed_a_resumed_run_equals_an_unbroken_one(
     settings: Make, captioned: Path, tmp_path: Path
 ) -> None:
-    values = BUSY | {"lora": None, "data": str(captioned), "prompt": None}
+    values = BUSY | {"lora": None, "data": str(captioned), "prompt": "a <ramp>"}
     values |= {"token": Token("<ramp>", "bat"), "text_encoder": True}  # two groups
     for name, steps in (("unbroken", 4), ("broken", 2), ("broken", 4)):
         own = settings(run_dir=str(tmp_path / name), **values | {"steps": steps})
