@@ -109,6 +109,7 @@ input[role="combobox"] { text-overflow: ellipsis; margin-right: 1.2rem !importan
 .osteon-gallery .caption-label { position: static !important; max-width: 100% !important;
   border: 0 !important; background: none !important; }
 .osteon-cell img { width: 100% !important; height: 100% !important; object-fit: contain; }
+.osteon-spare:has(.empty) { display: none; }
 .osteon-report iframe { width: 100%; height: 80vh; border: 1px solid var(--border-color-primary);
   border-radius: 8px; background: #fff; }
 .dark { --color-accent: #4a93d4; }

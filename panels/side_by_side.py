@@ -107,7 +107,7 @@ def _column(title: str, found: list[tuple[str, str]], place: int = 0) -> Column:
             interactive=False,
             buttons=["download", "fullscreen"],
             height=240,
-            elem_classes="osteon-cell",
+            elem_classes=["osteon-cell", *(["osteon-spare"] if title in OUTSIDE else [])],
         )
         return Column(model, image, gr.HTML())
 
