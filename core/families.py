@@ -2,7 +2,6 @@
 so that `core` imports no sibling and `osteon --help` loads no torch."""
 
 import importlib
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,21 +122,15 @@ def family_of(run: Path) -> str:
     raise UserError(f"{run} is neither a run (no run.json) nor a diffusers model folder.")
 
 
-_LOADING = threading.Lock()
-"""diffusers and transformers patch torch for all threads while they load: a network that another
-thread makes meanwhile would be left without data, on the "meta" device."""
-
-
 def load_sampler(run: Path, device: str) -> Sampler:
-    """Load whatever made `run` onto `device`, one at a time.
+    """Load whatever made `run` onto `device`.
 
     Raises UserError for a run that is missing, unfinished or damaged.
     """
     from safetensors import SafetensorError
 
     try:
-        with _LOADING:
-            sampler: Sampler = resolve(FAMILIES[family_of(run)].sampler)(run, device)
+        sampler: Sampler = resolve(FAMILIES[family_of(run)].sampler)(run, device)
     except SafetensorError as error:
         raise UserError(
             f"The weights of {run} cannot be read ({error}); copy them again or train it anew."
