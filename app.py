@@ -5,7 +5,6 @@ This file only wires: each tab is a file in panels/.
 
 import importlib
 import os
-import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -71,7 +70,7 @@ def launch(
 
     Args:
         port: None takes the first free one from 7860 on.
-        early: load what the first picture needs beside the page, and wait for it.
+        early: load what the first picture needs before anyone is told the address.
 
     Raises UserError for a server that cannot start, and for an address that others can reach
     without user and password.
@@ -79,9 +78,6 @@ def launch(
     if (share or host not in LOOPBACK) and auth is None:
         raise UserError("Others could reach the app; give --user NAME and --password WORD too.")
     bench = Workbench(root.resolve())
-    warming = threading.Thread(target=warm, args=[bench], name="osteon-warm", daemon=True)
-    if early:
-        warming.start()
     page = build(bench)
     go_straight(*LOOPBACK, host)
     try:
@@ -94,7 +90,7 @@ def launch(
         raise UserError("No public link could be made; leave out --share, or see to the network.")
     rouse(local, auth)
     if early:
-        warming.join()
+        warm(bench)
     return page, public or local
 
 

@@ -395,3 +395,4 @@ def test_the_command_says_what_is_wrong(
             main(words)
         assert stop.value.code == 2
         assert sentence in capsys.readouterr().err
+        assert "osteon-drawing" not in {thread.name for thread in threading.enumerate()}
