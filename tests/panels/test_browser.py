@@ -14,8 +14,7 @@ from tests.panels.browser import open_tab
 sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
 
 
-def test_a_visit_to_every_tab_on_a_narrow_screen(page: Any, project: Path) -> None:
-    # Playground: the settings fit the model, Enter draws, the picture tells how it was made
+def test_enter_draws_and_the_picture_tells_how_it_was_made(page: Any) -> None:
     prompt = page.get_by_label("Prompt", exact=False).first
     page.get_by_text("Prompts it knows").wait_for()
     prompt.fill("a ramp <b>")
@@ -39,10 +38,12 @@ def test_a_visit_to_every_tab_on_a_narrow_screen(page: Any, project: Path) -> No
     seed = page.get_by_label("Seed", exact=True).first
     assert int(seed.input_value()) > 1
     page.get_by_alt_text(f"Seed {seed.input_value()}: a ramp <b>").first.wait_for()
-    fresh.uncheck()
-    seed.fill("0")
 
-    # Stopping keeps what is there
+
+def test_stopping_keeps_what_is_there_and_another_model_follows(page: Any) -> None:
+    prompt = page.get_by_label("Prompt", exact=False).first
+    page.get_by_text("Prompts it knows").wait_for()
+    page.get_by_text("More settings").first.click()
     prompt.fill("a valley")
     page.get_by_label("number input for Number of pictures").fill("16")
     page.get_by_label("number input for Steps").first.fill("100")
@@ -63,6 +64,7 @@ def test_a_visit_to_every_tab_on_a_narrow_screen(page: Any, project: Path) -> No
 
     # The embedded base draws an animal; an older picture's settings come back
     page.get_by_text("1 picture in").wait_for()
+    fresh = page.get_by_label("A new seed each time")
     model = page.get_by_label("Model").first
     model.fill("models/sd2-mini")
     model.press("Enter")
@@ -73,6 +75,7 @@ def test_a_visit_to_every_tab_on_a_narrow_screen(page: Any, project: Path) -> No
     picture = page.get_by_alt_text("Seed 0: a pteranodon flying").first
     picture.wait_for()
     assert picture.evaluate("image => image.naturalWidth") == 64
+    page.get_by_text("How this picture was made").click()
     page.get_by_text("osteon generate --run models/sd2-mini").wait_for()
     page.get_by_text("History", exact=True).click()
     page.get_by_alt_text("Seed 0: a valley").first.click()
@@ -82,8 +85,10 @@ def test_a_visit_to_every_tab_on_a_narrow_screen(page: Any, project: Path) -> No
     page.get_by_text("These are the settings of seed 0").wait_for()
     assert not fresh.is_checked()
     assert prompt.input_value() == "a valley"
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
 
-    # Side by side and reports
+
+def test_a_row_a_report_and_a_picture_drawn_again(page: Any, client: Client, project: Path) -> None:
     open_tab(page, "Side by side")
     page.get_by_role("button", name="Draw the row").click()
     page.get_by_text(" drawn").wait_for()
@@ -93,8 +98,9 @@ def test_a_visit_to_every_tab_on_a_narrow_screen(page: Any, project: Path) -> No
     with page.expect_download() as download:
         page.get_by_role("button", name="Download this report").click()
     assert "Real against" in download.value.path().read_text(encoding="utf-8")
-    page.get_by_text("Replay a picture").click()
+    client.predict("models/sd2-mini", "a pteranodon", "", 0, 1, 2, api_name="/playground")
     picture, *_ = (project / "reports/playground/sd2-mini").glob("*.png")
+    page.get_by_text("Replay a picture").click()
     page.locator("input[type=file]:not([webkitdirectory])").last.set_input_files(picture)
     page.get_by_text(picture.stem).last.wait_for()
     page.get_by_role("button", name="Draw it again").click()
