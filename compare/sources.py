@@ -13,7 +13,7 @@ from core.families import FAMILIES
 from core.files import read_json
 from core.images import list_images
 from core.prompts import read_prompts
-from core.sets import SPLITS, ImageSet, is_set, open_set
+from core.sets import ImageSet, is_set, open_set, parted
 
 ROOT = Path(__file__).resolve().parents[1]
 RADIOGRAPH = re.compile(r"x-?ray|radiograph|chest|cxr", re.IGNORECASE)
@@ -111,40 +111,33 @@ def open_real(text: str, train: str | None = None) -> Real:
 
     Without a split: test, else validation, else train, whichever has images.
     """
-    folder, _, split = text.rpartition(":")
-    if split in SPLITS:
-        held_out = open_set(folder, split)
-        choice = f"the {split} split of {Path(folder).name}, as asked"
-    elif is_set(Path(text)):
-        folder = text
-        counts = {name: _count(Path(text), name) for name in ("test", "validation", "train")}
+    folder, split = parted(text)
+    whole = not split and not is_set(folder)
+    if split:
+        choice = f"the {split} split of {folder.name}, as asked"
+    elif whole:
+        choice = f"all of {folder.name}"
+    else:
+        counts = {name: _count(folder, name) for name in ("test", "validation", "train")}
         split = next((name for name, count in counts.items() if count), "train")
-        held_out = open_set(text, split)
         empty = [name for name in ("test", "validation") if not counts[name]]
-        choice = f"the {split} split of {Path(text).name}"
+        choice = f"the {split} split of {folder.name}"
         if split != "test":
             choice += (
                 f" (it has no {' and no '.join(empty[: 2 if split == 'train' else 1])} images)"
             )
-    else:
-        folder, split = "", ""
-        held_out = open_set(text)
-        choice = f"all of {Path(text).name}"
+    held_out = open_set(folder, split)
     if train is not None:
         bank = open_set(train)
-    elif folder and _count(Path(folder), "train"):
+    elif not whole and _count(folder, "train"):
         bank = open_set(folder, "train")
     else:
         bank = held_out
-    return Real(held_out, bank, _others(folder, split, held_out, bank), choice)
-
-
-def _others(folder: str, split: str, held_out: ImageSet, train: ImageSet) -> tuple[ImageSet, ...]:
-    names = [name for name in ("validation", "test") if name != split] if folder else []
-    others = [open_set(folder, name) for name in names if _count(Path(folder), name)]
-    if train.fingerprint != held_out.fingerprint:
-        others.append(train)
-    return tuple(others)
+    names = [name for name in ("validation", "test") if name != split] if not whole else []
+    others = [open_set(folder, name) for name in names if _count(folder, name)]
+    if bank.fingerprint != held_out.fingerprint:
+        others.append(bank)
+    return Real(held_out, bank, tuple(others), choice)
 
 
 def _count(folder: Path, split: str) -> int:
