@@ -163,7 +163,7 @@ def test_the_other_tabs_by_their_main_path(page: Any, project: Path) -> None:
 
     page.get_by_text("Quiz: real or made?").click()
     page.get_by_role("button", name="Next").click()
-    page.locator("img[alt='Real or made?'], .osteon-figures img").last.wait_for()
+    page.get_by_alt_text("Real or made?").wait_for()
     page.get_by_role("button", name="Made", exact=True).click()
     page.get_by_text(re.compile("it was (real|made)")).wait_for()
 
