@@ -1,5 +1,6 @@
 """What many tests share."""
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from PIL import Image
+
+# A shell's background jobs ignore Ctrl-C, and so would the processes whose stopping is tested
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

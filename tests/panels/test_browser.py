@@ -9,9 +9,11 @@ import pytest
 from gradio_client import Client
 
 from panels.ballots import read
-from tests.panels.browser import open_tab
+from tests.panels.browser import LONG, open_tab
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+expect = sync_api.expect  # waits, as clicks do
+expect.set_options(timeout=LONG)
 
 
 def test_enter_draws_and_the_picture_tells_how_it_was_made(page: Any) -> None:
@@ -51,7 +53,7 @@ def test_stopping_keeps_what_is_there_and_another_model_follows(page: Any) -> No
     page.get_by_alt_text("Seed 0: a valley").first.wait_for()
     page.get_by_role("button", name="Stop").first.click()
     page.get_by_text("Stopped. Pictures already made are kept.").wait_for()
-    assert page.get_by_role("button", name="Stop").first.is_disabled()
+    expect(page.get_by_role("button", name="Stop").first).to_be_disabled()
     page.get_by_alt_text("Seed 0: a valley").first.wait_for()
     page.get_by_label("number input for Number of pictures").fill("1")
 
@@ -83,8 +85,8 @@ def test_stopping_keeps_what_is_there_and_another_model_follows(page: Any) -> No
     fresh.check()
     page.get_by_role("button", name="Use these settings").click()
     page.get_by_text("These are the settings of seed 0").wait_for()
-    assert not fresh.is_checked()
-    assert prompt.input_value() == "a valley"
+    expect(fresh).not_to_be_checked()
+    expect(prompt).to_have_value("a valley")
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
 
 
@@ -113,18 +115,17 @@ def test_two_pictures_on_one_place_by_keyboard(page: Any) -> None:
     page.get_by_role("button", name="Draw the row").click()
     page.get_by_text("Mean difference").wait_for()
     both = page.locator(".osteon-pair img")
-    assert both.count() == 2
+    expect(both).to_have_count(2)
     slider = page.get_by_label("Where the slider stands")
     slider.focus()
     slider.press("End")
-    assert "100%" in page.locator(".osteon-pair").get_attribute("style")
+    expect(page.locator(".osteon-pair")).to_have_attribute("style", re.compile("100%"))
     page.get_by_label("Slider", exact=True).focus()
     page.keyboard.press("ArrowRight")
-    assert page.get_by_label("Flicker").is_checked()
+    expect(page.get_by_label("Flicker")).to_be_checked()
     page.keyboard.press("ArrowRight")
-    assert page.get_by_label("Difference").is_checked()
-    style = "getComputedStyle(document.querySelectorAll('.osteon-pair img')[1]).mixBlendMode"
-    assert page.evaluate(style) == "difference"
+    expect(page.get_by_label("Difference")).to_be_checked()
+    expect(both.nth(1)).to_have_css("mix-blend-mode", "difference")
     page.get_by_label("Second", exact=True).click()
     page.get_by_role("option", name="Pictures from outside").click()
     page.locator(".osteon-pair img[alt='Pictures from outside']").wait_for()
@@ -143,7 +144,7 @@ def test_the_other_tabs_by_their_main_path(page: Any, project: Path) -> None:
     panel.get_by_label("number input for Pictures").fill("2")
     panel.get_by_role("button", name="Draw the way").click()
     panel.get_by_text("2 pictures.").wait_for()
-    assert panel.locator("figure img").count() == 2
+    expect(panel.locator("figure img")).to_have_count(2)
 
     # Arena: a vote, by keyboard, says whose pictures they were
     open_tab(page, "Arena")
@@ -151,7 +152,7 @@ def test_the_other_tabs_by_their_main_path(page: Any, project: Path) -> None:
     page.get_by_alt_text("Left").wait_for()
     for button in ("Both bad", "Tie", "Right", "Left"):
         page.keyboard.press("Shift+Tab")
-        sync_api.expect(page.get_by_role("button", name=button)).to_be_focused()
+        expect(page.get_by_role("button", name=button)).to_be_focused()
     votes = project / "reports/votes/arena.jsonl"
     before = len(read(votes))
     page.evaluate("for (const time of [1, 2]) document.activeElement.click()")  # two at once
@@ -177,7 +178,7 @@ def test_the_other_tabs_by_their_main_path(page: Any, project: Path) -> None:
     page.get_by_text("Noted for").wait_for()
     before = page.get_by_alt_text("larger").get_attribute("src")
     page.get_by_label("range slider for Level").press("ArrowRight")
-    sync_api.expect(page.get_by_alt_text("larger")).not_to_have_attribute("src", before)
+    expect(page.get_by_alt_text("larger")).not_to_have_attribute("src", before)
     split = page.get_by_label("Split", exact=True)
     split.fill("test")
     split.press("Enter")
@@ -243,7 +244,7 @@ def test_what_is_wrong_is_told_at_its_field(page: Any) -> None:
         """The field called `label` says so, and no other one."""
         wrong = panel.locator(".osteon-wrong:visible")
         wrong.filter(has_text=sentence).filter(has_text=label).wait_for()
-        assert wrong.count() == 1
+        expect(wrong).to_have_count(1)  # the one before is unmarked a moment later
         panel.get_by_role("alert").filter(has_text=sentence).first.wait_for()
 
     panel = page.get_by_role("tabpanel").filter(has=page.get_by_role("button", name="Generate"))
@@ -273,7 +274,7 @@ def test_what_is_wrong_is_told_at_its_field(page: Any) -> None:
     lora.press("Enter")
     go.click()
     panel.get_by_text("1 picture in").wait_for()
-    assert panel.locator(".osteon-wrong").count() == 0
+    expect(panel.locator(".osteon-wrong")).to_have_count(0)
     panel.get_by_text("Same seed, same picture.").wait_for()
 
     open_tab(page, "Side by side")
