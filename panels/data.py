@@ -78,7 +78,7 @@ def tab(bench: Workbench, page: gr.Blocks) -> None:
         number = gr.Number(1, label="Page", precision=0, minimum=1, min_width=90)
     status = gr.HTML(look.note("Choose a set."))
     gallery = _gallery("Images", 6)
-    warning = gr.HTML(elem_classes="osteon-warn")
+    warning = gr.HTML()
     one = _one_image()
     with gr.Accordion("Left out, and near-duplicates", open=False):
         rejects = gr.HTML()

@@ -101,7 +101,7 @@ def section(bench: Workbench) -> None:
     settings = fields.settings_fields()
     buttons = fields.buttons("Draw the grid", bool(models))
     status = gr.HTML(look.status("Ready."))
-    warning = gr.HTML(elem_classes="osteon-warn")
+    warning = gr.HTML()
     table = gr.HTML(elem_classes="osteon-grid")
     sheet = gr.File(label="The whole grid as one PNG", visible=False)
     asked = [model, prompt, seed, *axes, *settings]

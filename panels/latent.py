@@ -78,7 +78,7 @@ def tab(bench: Workbench, page: gr.Blocks) -> None:
     settings = fields.settings_fields()
     buttons = fields.buttons("Draw the way", bool(models))
     status = gr.HTML(look.status("Ready."))
-    warning = gr.HTML(elem_classes="osteon-warn")
+    warning = gr.HTML()
     row = gr.HTML()
     film = gr.File(label="As a film (GIF)", visible=False)
     asked = [model, mode, count, seeds, prompts, *settings, keep]
@@ -258,4 +258,4 @@ def _row(made: list[Picture]) -> str:
         words = _words(picture.facts["mix"])
         small = look.linked(img(_loaded(picture.path), words, SMALL), picture.path)
         figures += f"<figure>{small}<figcaption>{escape(words)}</figcaption></figure>"
-    return f'<div class="osteon-figures osteon-way">{figures}</div>'
+    return f'<div class="osteon-figures">{figures}</div>'

@@ -55,6 +55,7 @@ CSS = """
 .osteon-figures { display: flex; flex-wrap: wrap; gap: .8rem; margin: .3rem 0 .8rem; }
 .osteon-figures figure { margin: 0; width: min(12rem, 46%); }
 .osteon-figures img { width: 100%; border-radius: 6px; }
+.osteon-figures a { display: block; padding: 0; }
 .osteon-sheets figure { width: 100%; }
 .osteon-arena figure { width: min(22rem, 46%); }
 .osteon-large img { width: min(100%, 32rem); border-radius: 6px; }
@@ -82,7 +83,7 @@ CSS = """
 .osteon-grid img { width: 8rem; min-width: 4rem; display: block; border-radius: 4px; }
 .osteon-error { border-left: 3px solid #c0392b; padding: .1rem 0 .1rem .7rem; }
 .osteon-wrong { box-shadow: inset 3px 0 #c0392b !important; }
-.osteon-warn:not(:has(p)) { display: none; }
+.block:has(> .html-container > .prose:empty) { display: none; }
 .osteon-note { color: var(--body-text-color-subdued); font-size: .92rem; margin: .2rem 0; }
 .osteon-warning { border: 1px solid #f0cfa5; background: #fdf1e3; color: #7a3b00;
   border-radius: 6px; padding: .45rem .8rem; margin: 0; }

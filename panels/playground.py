@@ -163,7 +163,7 @@ def _shown() -> tuple[Shown, gr.Button, gr.Gallery]:
     status = gr.HTML(look.status(READY))
     preview = gr.HTML()
     gallery = _gallery("Pictures", 2)
-    warning = gr.HTML(elem_classes="osteon-warn")
+    warning = gr.HTML()
     with gr.Accordion("How this picture was made", open=False):
         facts = gr.HTML(look.note(SELECT))
         again = gr.Button("Use these settings", size="sm")

@@ -61,7 +61,7 @@ def tab(bench: Workbench, page: gr.Blocks) -> None:
     with gr.Row():
         columns = [_column(FAMILIES[name].title, _choices(models, name)) for name in ORDER]
         columns += [_column(title, _folders(bench), place) for place, title in enumerate(OUTSIDE)]
-    warning = gr.HTML(elem_classes="osteon-warn")
+    warning = gr.HTML()
     with gr.Accordion("Two on one place", open=True):
         with gr.Row():
             both = [_choice(label, place) for place, label in enumerate(("First", "Second"))]

@@ -35,7 +35,7 @@ NOTE = "A closed browser, or a stopped app, does not stop a training run."
 def notice(bench: Workbench, page: gr.Blocks) -> None:
     """Above all tabs, while a run is being trained: what that means for drawing."""
     train = _train(bench)
-    words = gr.HTML(elem_classes="osteon-warn")
+    words = gr.HTML()
     often = gr.Timer(NOTICE_EVERY).tick
     gr.on([page.load, often], train.notice, outputs=words, queue=False, **fields.QUIET)
 

@@ -244,7 +244,7 @@ def test_what_is_wrong_is_told_at_its_field(page: Any) -> None:
         """The field called `label` says so, and no other one."""
         wrong = panel.locator(".osteon-wrong:visible")
         wrong.filter(has_text=sentence).filter(has_text=label).wait_for()
-        expect(wrong).to_have_count(1)  # the one before is unmarked a moment later
+        expect(wrong).to_have_count(1)
         panel.get_by_role("alert").filter(has_text=sentence).first.wait_for()
 
     panel = page.get_by_role("tabpanel").filter(has=page.get_by_role("button", name="Generate"))
