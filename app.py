@@ -21,7 +21,7 @@ from core.errors import Parser, UserError, command
 from core.families import FAMILIES, resolve
 from panels import arena, data, latent, look, playground, reports, side_by_side, spoken, train
 from panels.drawing import draw
-from panels.serving import NoDotfiles, go_straight
+from panels.serving import NoDotfiles, go_straight, render_undisturbed
 from panels.tasks import tasks_of
 from panels.wish import Wish
 from panels.workbench import Workbench
@@ -41,6 +41,8 @@ MAX_WAITING = 200  # requests in the queue
 MAX_UPLOAD = "20mb"
 PATIENCE = 60.0  # seconds for an answer of our own server
 CACHE_SECONDS = (3600, 86400)  # look every hour, delete copies of pictures older than a day
+
+render_undisturbed()
 
 
 def build(bench: Workbench) -> gr.Blocks:

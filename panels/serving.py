@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from gradio.blocks import BlocksConfig
 from starlette.responses import PlainTextResponse
 
 ASKED = re.compile(r"/file[=/](.*)", re.DOTALL)
@@ -18,6 +19,22 @@ def go_straight(*hosts: str) -> None:
     if "*" not in named:
         hosts_too = dict.fromkeys([*named, *hosts])
         os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(hosts_too)
+
+
+def render_undisturbed() -> None:
+    """Make what `gr.render` shows appear whatever else goes on.
+
+    Gradio 6.31 ends a render with a walk over all of a visitor's components, for those whose first
+    value is a function. An event that replaces one meanwhile adds to them, and the render fails
+    with "dictionary changed size" (as in its issue 9991). Ours have no such values: no walk.
+    """
+    attach = BlocksConfig.attach_load_events
+
+    def attach_to_whole_pages(config: BlocksConfig, rendered_in: Any = None) -> None:
+        if rendered_in is None:
+            attach(config)
+
+    BlocksConfig.attach_load_events = attach_to_whole_pages
 
 
 class NoDotfiles:

@@ -10,8 +10,11 @@ from typing import Any
 
 import psutil
 import pytest
+from gradio.context import LocalContext
+from gradio.state_holder import SessionState
 from gradio_client import Client
 
+from app import build
 from core.config import parse
 from core.errors import UserError
 from core.families import FAMILIES, resolve
@@ -224,3 +227,26 @@ def test_samples_of_x_rays_are_not_for_diagnosis(project: Path, tmp_path: Path) 
         assert "Not for diagnosis" not in train.watch(f"runs/{name}", "")[0]  # no samples yet
         write_images(folder / "previews", 1)
         assert ("Not for diagnosis" in train.watch(f"runs/{name}", "")[0]) is warned
+
+
+def test_the_form_appears_while_other_events_add_to_the_page(tmp_path: Path) -> None:
+    class Growing(dict[int, Any]):
+        """Of which another thread replaces a component at every step of a walk."""
+
+        def values(self) -> Iterator[Any]:  # type: ignore[override]
+            for value in super().values():
+                self[-len(self)] = value
+                yield value
+
+    page = build(Workbench(tmp_path))
+    config = SessionState(page).blocks_config
+    config.blocks = Growing(config.blocks)
+    before = len(config.blocks)
+    token = LocalContext.blocks_config.set(config)
+    try:
+        (form,) = config.renderables
+        form.apply("dreambooth", "")
+    finally:
+        LocalContext.blocks_config.reset(token)
+    labels = [getattr(block, "label", "") for block in [*dict.values(config.blocks)][before:]]
+    assert "steps" in labels
