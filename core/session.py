@@ -10,6 +10,7 @@
 Ctrl-C ends the step in hand, writes a checkpoint and leaves; the same command goes on.
 """
 
+import ctypes
 import importlib.util
 import math
 import resource
@@ -17,6 +18,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,6 +38,8 @@ from core.sets import ImageSet
 from core.sharding import dealt, gathered, places
 from core.state import load_state, save_state
 from core.zero import ZeroState, prepare_zero
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 class TrainerSettings(Protocol):
@@ -106,6 +110,8 @@ class Session:
         self.image_set = image_set
         self.main = self.accelerator.is_main_process
         self.device = self.accelerator.device
+        if self.device.type == "cpu":
+            keep_memory()
         self.run = Run(Path(settings.run_dir), self.main)
         self.accelerator.wait_for_everyone()  # all have looked at the folder before one writes
         self.step = 0
@@ -369,6 +375,15 @@ def peak_memory_mb(device: torch.device) -> int:
         return int(torch.cuda.max_memory_allocated(device) // 2**20)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak // (2**20 if sys.platform == "darwin" else 2**10))
+
+
+def keep_memory() -> None:
+    """Let glibc keep what is freed for the next step, instead of giving it back to the system and
+    having it zeroed again page by page: 7 % of a small UNet's step. Elsewhere nothing happens."""
+    with suppress(AttributeError, OSError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(M_MMAP_THRESHOLD, 2**25)  # the most that it takes
 
 
 def pick_device() -> str:
