@@ -74,7 +74,12 @@ class Words:
     def of(
         self, captions: Sequence[str], silent: torch.Tensor, order: torch.Tensor
     ) -> torch.Tensor:
-        """B x 77 (x D); a silent caption is the empty one; `order` (B, in [0, 1)) picks one."""
+        """B x 77 (x D); a silent caption is the empty one; `order` (B, in [0, 1)) picks one.
+
+        Where there is one caption in all, B times a view of it.
+        """
+        if len(self.table) == 2 and not silent.any():
+            return self.table[1].expand(len(captions), *self.table.shape[1:])
         first, count = torch.tensor([self.place[caption] for caption in captions]).unbind(1)
         numbers = first + (order * count).long()
         return self.table[send(torch.where(silent, 0, numbers), self.table.device)]

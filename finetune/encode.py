@@ -232,4 +232,6 @@ class Source:
 
 def join(batches: Sequence[Batch]) -> Batch:
     """Several subjects' batches one after the other."""
+    if len(batches) == 1:
+        return batches[0]
     return Batch(*(torch.cat(tensors) for tensors in zip(*batches, strict=True)))

@@ -152,6 +152,11 @@ def test_words_are_embedded_once_or_left_as_numbers(base: Path) -> None:
         pipeline.tokenizer("one", padding="max_length", return_tensors="pt").input_ids[0],
     )
     assert torch.equal(numbers[2], trained.table[0])
+    one = Words(["one"] * 3, pipeline, trained=False)
+    alike = one.of(["one"] * 2, silent[:2], order[:2])
+    assert alike.stride(0) == 0  # a view: nothing needs to compute it twice
+    assert torch.equal(alike, one.table[[1, 1]])
+    assert torch.equal(one.of(["one"] * 2, silent[1:], order[:2]), one.table[[1, 0]])
     assert Words(["a" * 200, "b"], pipeline, trained=True).cut == 1
     long = "a, b, c, " + "d" * 200  # in eight orders, but one caption
     assert Words([long, "b"], pipeline, trained=True, shuffle=True).cut == 1
