@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -9,8 +10,9 @@ from diffusers import StableDiffusionPipeline
 from peft.tuners.lora import Linear
 from safetensors import safe_open
 
+import finetune.fused
 from finetune.adapters import FILE, NAME, adapter_state, attach, save_adapters
-from finetune.fused import fuse
+from finetune.fused import ONEDNN, fuse
 from finetune.models import Denoiser, open_pipeline
 from finetune.settings import Lora
 from finetune.trained import Trained
@@ -155,7 +157,40 @@ def test_fused_layers_are_pefts(base: Path, kind: str) -> None:
     assert found[0].keys() == found[1].keys()
     for name, wanted in found[0].items():
         torch.testing.assert_close(found[1][name], wanted, rtol=1e-9, atol=1e-12)
-    fused = [m for m in denoiser.modules() if isinstance(m, Linear) and "forward" in vars(m)]
-    assert bool(fused) is (kind != "dora")
+    fused = [m for m in denoiser.modules() if "forward" in vars(m)]
+    assert any(isinstance(m, Linear) for m in fused) is (kind != "dora")
+    assert not ONEDNN or any(type(m) is torch.nn.Linear for m in fused)
     pipeline.unet.disable_adapters()  # peft's own way out still works
     assert not torch.equal(denoiser(noisy, torch.tensor([100, 900]), words), found[0]["prediction"])
+
+
+def test_fused_layers_at_float32_and_the_same_words_for_all(base: Path) -> None:
+    """The processor's own products, and words that are met once, change a step by rounding only."""
+    lora = Lora(rank=2, targets=EVERYWHERE)
+    denoiser = Denoiser(tuned(base, lora, text=False).unet, None)
+    random = torch.Generator().manual_seed(3)
+    noisy = torch.randn(3, 4, 8, 8, generator=random)
+    words = torch.randn(1, 77, denoiser.unet.config.cross_attention_dim, generator=random)
+    timesteps = torch.tensor([5, 400, 900])
+
+    def gradients(words: torch.Tensor) -> dict[str, torch.Tensor]:
+        denoiser.zero_grad()
+        denoiser(noisy, timesteps, words).square().sum().backward()
+        return {n: p.grad for n, p in denoiser.named_parameters() if p.grad is not None}
+
+    peft = gradients(words.repeat(3, 1, 1))
+    fuse(denoiser, lora)
+    products = []
+    with mock.patch.object(finetune.fused, "product", wraps=finetune.fused.product) as seen:
+        found = [gradients(words.repeat(3, 1, 1))]
+        products.append(sum(call.args[0].shape[:2] == (3, 77) for call in seen.call_args_list))
+        seen.reset_mock()
+        found.append(gradients(words.expand(3, -1, -1)))
+        products.append(sum(call.args[0].shape[:2] == (3, 77) for call in seen.call_args_list))
+    assert products[0] > 0
+    assert products[1] == 0
+    for own in found:
+        assert own.keys() == peft.keys()
+        for name, wanted in peft.items():
+            most = wanted.abs().max().item()
+            torch.testing.assert_close(own[name], wanted, rtol=1e-4, atol=1e-4 * most)
