@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from core.device import pick_device
 from core.images import open_image
 from core.runs import read_metrics
 from core.seeds import epoch_batch_at
-from core.session import pick_device
 from core.sets import open_set
 from gan.batches import draw_numbers
 from gan.settings import WganGpSettings

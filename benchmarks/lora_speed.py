@@ -40,10 +40,11 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from core.device import peak_memory_mb, pick_device
 from core.errors import command
 from core.files import read_json, write_json
 from core.images import list_images, open_image
-from core.session import Session, peak_memory_mb, pick_device
+from core.session import Session
 from finetune.models import tokenize
 from finetune.settings import DreamBoothSettings, Lora
 from finetune.train_dreambooth import train

@@ -25,13 +25,13 @@ from compare.fold_scores import Fold, score
 from compare.measure import Setup
 from compare.pictures import Album
 from core.config import read_yaml
+from core.device import pick_device
 from core.errors import Parser, UserError, command
 from core.files import atomic_folder, read_json, write_json, write_jsonl
 from core.generate import generate, read_seeds
 from core.images import open_image
 from core.runs import commit, now, versions
 from core.seeds import stream
-from core.session import pick_device
 from core.sets import ImageSet, open_set
 from core.verbs import is_finished, run_verb
 

@@ -31,12 +31,12 @@ from compare.sources import Fake, Real, open_fakes, open_real
 from compare.species import species_facts
 from compare.use import use
 from compare.votes import people
+from core.device import pick_device
 from core.errors import Parser, UserError, command
 from core.files import atomic_folder, write_json
 from core.images import open_image
 from core.parallel import process_state
 from core.runs import commit, now, versions
-from core.session import pick_device
 from core.sets import ImageSet, open_set
 
 

@@ -25,11 +25,11 @@ from compare.encoder_settings import TrainEncoderSettings
 from compare.faults import FAULTS, apply_faults
 from compare.templating import text_templates
 from core.config import parse, to_dict
+from core.device import pick_device
 from core.errors import UserError, command
 from core.files import write_json, write_text
 from core.runs import commit, versions
 from core.seeds import batch_at, seed_everything, stream
-from core.session import pick_device
 from core.sets import ImageSet, open_set
 
 

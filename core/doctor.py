@@ -14,8 +14,8 @@ import psutil
 import torch
 
 from core.checkup import check_set
+from core.device import pick_device
 from core.errors import Parser, command
-from core.session import pick_device
 from core.sets import training_of
 
 ROOT = Path(__file__).resolve().parents[1]

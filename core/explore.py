@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from core.curves import scatter
+from core.device import pick_device
 from core.errors import Parser, UserError, command
 from core.families import family_of, load_sampler
 from core.films import write_gif, write_mp4
@@ -24,7 +25,6 @@ from core.generate import SETTINGS_KEY, read_seeds
 from core.images import fit, from_array, grid, open_image, write_png
 from core.latent import KINDS, combine, path, plane, project
 from core.seeds import image_noise
-from core.session import pick_device
 from core.sets import open_set
 from core.vectors import read_vector, write_vector
 

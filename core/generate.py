@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from core.device import peak_memory_mb, pick_device
 from core.errors import Parser, UserError, command
 from core.families import family_of, load_sampler
 from core.files import read_jsonl, write_json, write_jsonl
@@ -22,7 +23,6 @@ from core.images import png_text, write_png
 from core.parallel import process_state
 from core.prompts import read_prompts
 from core.runs import samples_folder, trained_steps
-from core.session import peak_memory_mb, pick_device
 
 SETTINGS_KEY = "osteon"
 """PNG text chunk that holds an image's settings as JSON."""

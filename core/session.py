@@ -10,15 +10,12 @@
 Ctrl-C ends the step in hand, writes a checkpoint and leaves; the same command goes on.
 """
 
-import ctypes
 import importlib.util
 import math
-import resource
 import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,6 +27,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from core.config import leaves, to_dict
+from core.device import device_name, keep_memory, peak_memory_mb
 from core.errors import Interrupted, UserError
 from core.parallel import check_launch, part_ways
 from core.runs import Run, check_same_settings, checkpoints, put_aside, step_of
@@ -38,8 +36,6 @@ from core.sets import ImageSet
 from core.sharding import dealt, gathered, places
 from core.state import load_state, save_state
 from core.zero import ZeroState, prepare_zero
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 class TrainerSettings(Protocol):
@@ -140,7 +136,7 @@ class Session:
                 "data_fingerprint": self.image_set.fingerprint,
                 "data_images": len(self.image_set),
                 "mode": self.image_set.mode,
-                "device": _device_name(self.device),
+                "device": device_name(self.device),
                 "precision": self.precision,
                 "processes": self.accelerator.num_processes,
                 "distributed": self.accelerator.distributed_type.value,
@@ -367,34 +363,6 @@ class Session:
 
     def _leave(self, status: str) -> None:
         self.run.close(status, self.seconds)
-
-
-def peak_memory_mb(device: torch.device) -> int:
-    """Peak memory of this process on the device (CUDA) or in RAM, in MB."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device) // 2**20)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak // (2**20 if sys.platform == "darwin" else 2**10))
-
-
-def keep_memory() -> None:
-    """Let glibc keep what is freed for the next step, instead of giving it back to the system and
-    having it zeroed again page by page: 7 % of a small UNet's step. Elsewhere nothing happens."""
-    with suppress(AttributeError, OSError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-        mallopt(M_MMAP_THRESHOLD, 2**25)  # the most that it takes
-
-
-def pick_device() -> str:
-    """The best device at hand: "cuda", "mps" or "cpu"."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _check_tracker(name: str) -> None:

@@ -78,7 +78,7 @@ class Words:
 
         Where there is one caption in all, B times a view of it.
         """
-        if len(self.table) == 2 and not silent.any():
+        if len(self.table) == 2 and not any(silent.tolist()):
             return self.table[1].expand(len(captions), *self.table.shape[1:])
         first, count = torch.tensor([self.place[caption] for caption in captions]).unbind(1)
         numbers = first + (order * count).long()

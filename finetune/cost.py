@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from core.device import peak_memory_mb
 from core.ema import Ema
-from core.session import peak_memory_mb
 from core.state import save_state
 from finetune.optimisers import MOMENTS, build_optimiser, look
 from finetune.settings import DreamBoothSettings

@@ -6,11 +6,11 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from core.checkup import warnings_of
+from core.device import pick_device
 from core.errors import UserError
 from core.parallel import process_state
 from core.plan import activation_bytes, check_disk, count_parameters
 from core.runs import check_same_inputs
-from core.session import pick_device
 from finetune.cost import FLOAT, Looks, Work, beside, disk_left, disk_needed, estimate, reckon
 from finetune.models import (
     NETWORKS,

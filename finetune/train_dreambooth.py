@@ -20,11 +20,12 @@ import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 
 from core.config import parse
+from core.device import peak_memory_mb
 from core.ema import Ema
 from core.errors import command
 from core.images import grid, write_png
 from core.runs import check_same_inputs, read_metrics, weights_folder
-from core.session import Session, peak_memory_mb
+from core.session import Session
 from finetune.aliases import translate
 from finetune.buckets import Buckets, bucketed
 from finetune.captions import Words

@@ -197,8 +197,8 @@ class _Hand:
             )
             self.say(Progress(place, f"loading {model.folder.name}{first}"))
         with self.resident.use(model.folder) as sampler:
+            from core.device import pick_device
             from core.generate import autocast, settings_of, write_sample  # torch
-            from core.session import pick_device
 
             prompt = _prompt(task, sampler.default_prompts)
             options = _options(task, sampler.options)

@@ -39,7 +39,7 @@ class Resident:
             yield self._sampler
 
     def _take(self, folder: Path) -> None:
-        from core.session import pick_device  # torch: on the first picture, not at the start
+        from core.device import pick_device  # torch: on the first picture, not at the start
 
         before, self._sampler, self._key = self._sampler, None, None
         taken = switch_sampler(before, folder) if before is not None else None

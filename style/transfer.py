@@ -18,11 +18,11 @@ from tqdm import tqdm
 
 from core.config import parse, to_dict, to_yaml
 from core.curves import plot, write_csv
+from core.device import pick_device
 from core.errors import UserError, command
 from core.files import write_text
 from core.images import open_image, write_png
 from core.seeds import stream
-from core.session import pick_device
 from style.features import Features, choose
 from style.losses import content_loss, gram, style_loss, total_variation
 from style.settings import StyleSettings

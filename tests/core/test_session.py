@@ -1,6 +1,5 @@
 """Runs: resumed, refused, interrupted, and never half-written."""
 
-import ctypes
 import json
 import multiprocessing
 import os
@@ -388,24 +387,3 @@ def test_a_stopped_or_killed_process_goes_on(
     whole = replace(settings, run_dir=str(tmp_path / "b"), steps=shorter)
     train(whole)
     assert equal(weights(Path(settings.run_dir)), weights(Path(whole.run_dir)))
-
-
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="another memory than glibc's")
-def test_what_is_freed_is_kept_for_the_next_step() -> None:
-    """Page faults of tensors of 1 to 30 MB, one after the other, each larger than any before: of
-    all that they hold, or of the largest."""
-    script = """
-import resource, sys, torch
-from core.session import keep_memory
-if sys.argv[1] == "kept":
-    keep_memory()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for megabytes in range(1, 31):
-    torch.ones(megabytes * 2**18)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-    faults = [
-        int(subprocess.check_output([sys.executable, "-c", script, way], cwd=ROOT))
-        for way in ("given back", "kept")
-    ]
-    assert faults[1] < faults[0] / 5
