@@ -54,7 +54,7 @@ def _forward(layer: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
 def _forward_adapted(layer: Linear, x: torch.Tensor, *args: Any, **others: Any) -> torch.Tensor:
     if layer.disable_adapters or layer.merged:
         return Linear.forward(layer, x, *args, **others)
-    if len(x) > 1 and x.stride(0) == 0:  # the same words for every image: once will do
+    if x.is_cpu and len(x) > 1 and x.stride(0) == 0:  # one caption for all images: once will do
         return _forward_adapted(layer, x[:1]).expand(len(x), *(-1,) * (x.ndim - 1))
     base = layer.base_layer
     down, up = layer.lora_A[NAME].weight, layer.lora_B[NAME].weight
