@@ -23,17 +23,18 @@ ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")  # not in every build of
 
 
 def fuse(network: torch.nn.Module, lora: Lora) -> None:
-    """Replace the forward pass of the network's frozen linear layers, and of its plain and rslora
-    Linear adapters with dropout 0.
+    """Replace the forward pass of the network's plain and rslora Linear adapters with dropout 0,
+    and on the CPU of its other linear layers that are frozen.
 
     Parameters, their names and what is saved stay as they are.
     """
     adapted = [layer for layer in network.modules() if isinstance(layer, Linear)]
     parts = {part for layer in adapted for part in layer.modules()}
     for layer in network.modules():
-        plain = type(layer) is torch.nn.Linear and layer not in parts
-        if plain and ONEDNN and not layer.weight.requires_grad:
-            layer.forward = partial(_forward, layer)
+        if type(layer) is torch.nn.Linear and layer not in parts:
+            weight = layer.weight
+            if ONEDNN and weight.is_cpu and not weight.requires_grad:
+                layer.forward = partial(_forward, layer)
     if lora.kind != "dora" and not lora.dropout:
         for layer in adapted:
             layer.forward = partial(_forward_adapted, layer)
