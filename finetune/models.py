@@ -261,8 +261,18 @@ class Denoiser(torch.nn.Module):
         self._compiled: Callable[..., Any] | None = None
 
     def compile_unet(self) -> None:
-        """For calls through this module; the UNet's other callers, of other shapes, stay eager."""
-        self._compiled = torch.compile(self.unet.__call__)
+        """For calls through this module; the UNet's other callers, of other shapes, stay eager.
+
+        All of these calls are training's, so that layer by layer nothing is looked at again.
+        """
+
+        def call(*given: torch.Tensor) -> torch.Tensor:
+            return self.unet(*given, return_dict=False)[0]
+
+        # Code of its own, by which torch finds what it compiled: never another UNet's
+        call.__code__ = call.__code__.replace()
+        unchecked = torch.compiler.skip_guard_on_all_nn_modules_unsafe
+        self._compiled = torch.compile(call, options={"guard_filter_fn": unchecked})
 
     def forward(
         self, noisy: torch.Tensor, timesteps: torch.Tensor, words: torch.Tensor
@@ -276,8 +286,9 @@ class Denoiser(torch.nn.Module):
         """
         if self.text_encoder is not None and not words.is_floating_point():
             words = self.text_encoder(words)[0]
-        unet = self._compiled or self.unet
-        return unet(noisy, timesteps, words, return_dict=False)[0]
+        if self._compiled is not None:
+            return self._compiled(noisy, timesteps, words)
+        return self.unet(noisy, timesteps, words, return_dict=False)[0]
 
 
 def _checked(folder: Path, weights: bool) -> Path:

@@ -10,9 +10,11 @@ from diffusers import StableDiffusionPipeline
 from peft.tuners.lora import Linear
 from safetensors import safe_open
 
-import finetune.fused
+import finetune.attention
+import finetune.low_rank
 from finetune.adapters import FILE, NAME, adapter_state, attach, save_adapters
-from finetune.fused import ONEDNN, fuse
+from finetune.fused import fuse
+from finetune.low_rank import ONEDNN
 from finetune.models import Denoiser, open_pipeline
 from finetune.settings import Lora
 from finetune.trained import Trained
@@ -134,9 +136,16 @@ def test_first_weights_depend_on_the_seed_alone(base: Path) -> None:
     assert not torch.equal(states[0], states[2])
 
 
+@pytest.mark.parametrize("small", [True, False], ids=["small", "large"])
 @pytest.mark.parametrize("kind", ["plain", "rslora", "dora"])
-def test_fused_layers_are_pefts(base: Path, kind: str) -> None:
-    """Same predictions, same gradients; what is not fused stays peft's own."""
+def test_fused_layers_are_pefts(
+    base: Path, kind: str, small: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Same predictions, same gradients, by the ways for few positions and small layers and by
+    those for many and large; what is not fused stays peft's own."""
+    if not small:
+        monkeypatch.setattr(finetune.attention, "FEW", 0)
+        monkeypatch.setattr(finetune.low_rank, "SMALL", 0)
     lora = Lora(rank=2, alpha=3.0, targets=EVERYWHERE, kind=kind)
     pipeline = tuned(base, lora, text=True)
     denoiser = Denoiser(pipeline.unet, pipeline.text_encoder).double()
@@ -164,8 +173,11 @@ def test_fused_layers_are_pefts(base: Path, kind: str) -> None:
     assert not torch.equal(denoiser(noisy, torch.tensor([100, 900]), words), found[0]["prediction"])
 
 
-def test_fused_layers_at_float32_and_the_same_words_for_all(base: Path) -> None:
-    """The processor's own products, and words that are met once, change a step by rounding only."""
+def test_fused_layers_at_float32_and_the_same_words_for_all(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The processor's own products, attention that keeps its weights, and words that are met
+    once change a step by rounding only."""
     lora = Lora(rank=2, targets=EVERYWHERE)
     denoiser = Denoiser(tuned(base, lora, text=False).unet, None)
     random = torch.Generator().manual_seed(3)
@@ -178,10 +190,14 @@ def test_fused_layers_at_float32_and_the_same_words_for_all(base: Path) -> None:
         denoiser(noisy, timesteps, words).square().sum().backward()
         return {n: p.grad for n, p in denoiser.named_parameters() if p.grad is not None}
 
+    usual = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(torch.nn.functional, usual.__name__, mock.Mock(wraps=usual))
     peft = gradients(words.repeat(3, 1, 1))
+    assert torch.nn.functional.scaled_dot_product_attention.call_count > 0
+    monkeypatch.setattr(torch.nn.functional, usual.__name__, None)
     fuse(denoiser, lora)
     products = []
-    with mock.patch.object(finetune.fused, "product", wraps=finetune.fused.product) as seen:
+    with mock.patch.object(finetune.low_rank, "product", wraps=finetune.low_rank.product) as seen:
         found = [gradients(words.repeat(3, 1, 1))]
         products.append(sum(call.args[0].shape[:2] == (3, 77) for call in seen.call_args_list))
         seen.reset_mock()

@@ -184,3 +184,28 @@ def test_weights_lie_where_trained_ones_do(base: Path) -> None:
     pipeline = open_pipeline(base)
     for network in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
         assert {parameter.data_ptr() % 16 for parameter in network.parameters()} == {0}
+
+
+class Wave(torch.nn.Module):
+    """Stands for a UNet: something to compile in a second."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.factor = torch.nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, noisy: torch.Tensor, *given: Any, return_dict: bool) -> tuple[torch.Tensor]:
+        return (getattr(torch, self.kind)(self.factor * noisy),)
+
+
+def test_what_is_compiled_is_never_taken_for_another_model() -> None:
+    """Two that differ inside, as in a program that trains twice; their weights change in place."""
+    denoisers = [Denoiser(Wave(kind), None) for kind in ("sin", "cos")]
+    for denoiser in denoisers:
+        denoiser.compile_unet()
+    noisy, timesteps, words = torch.linspace(0, 1, 6), torch.tensor([1]), torch.zeros(1)
+    for _ in range(2):
+        for denoiser in denoisers:
+            wanted = denoiser.unet(noisy, timesteps, words, return_dict=False)[0]
+            torch.testing.assert_close(denoiser(noisy, timesteps, words), wanted)
+            denoiser.unet.factor.data += 3

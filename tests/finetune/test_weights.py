@@ -48,7 +48,7 @@ def test_only_training_runs_compiled(settings: Make, monkeypatch: pytest.MonkeyP
     def compiled(call: Callable[..., Any], **options: Any) -> Callable[..., Any]:
         def inexact(*given: Any, **named: Any) -> Any:
             calls.append(given[0].shape)
-            return tuple(1.001 * output for output in call(*given, **named))
+            return 1.001 * call(*given, **named)
 
         return inexact
 

@@ -1,0 +1,99 @@
+"""Products with weights that are frozen, and with adapters beside them, at float32.
+
+peft runs x W^T and s (x A^T) B^T and adds them; each extra product reads all of x or y once more.
+Here W + s B A is put together first, which is small, and x meets it once. In half precision that
+sum would round the update away.
+
+On the CPU the large products are oneDNN's. torch takes MKL's, which on AMD leave AVX512 alone and
+need twice as long.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from peft.tuners.lora import Linear
+from torch.autograd.function import FunctionCtx
+
+from finetune.adapters import NAME
+
+ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")  # not in every build of torch
+SMALL = 2**17  # weights: a product of fewer takes as long for its calls as for its numbers
+
+
+def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """x W^T + b, without a gradient. x: ... x I. W: O x I. b: O or None."""
+    compiling = torch.compiler.is_compiling()  # Inductor takes oneDNN's with constant weights only
+    if ONEDNN and not compiling and x.is_cpu and x.dtype == torch.float32:
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return F.linear(x, weight, bias)
+
+
+def project(layers: Sequence[Linear], x: torch.Tensor) -> list[torch.Tensor]:
+    """What plain or rslora adapters make of the same x (... x I): small ones without bias as one,
+    whose outputs lie side by side (... x O of all), others apart.
+    """
+    weights = [layer.weight for layer in layers]
+    large = sum(weight.numel() for weight in weights) > SMALL
+    if large or any(a.disable_adapters or a.merged or a.bias is not None for a in layers):
+        return [layer(x) for layer in layers]
+    down = torch.cat([layer.lora_A[NAME].weight for layer in layers])
+    up = torch.block_diag(*(layer.lora_B[NAME].weight for layer in layers))
+    return [LowRank.apply(x, torch.cat(weights), None, down, up, layers[0].scaling[NAME])]
+
+
+class Frozen(torch.autograd.Function):
+    """y = x W^T + b, with the gradient of x.
+
+    Args:
+        x: ... x I. W: O x I. b: O or None.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        ctx.save_for_backward(weight)
+        return product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (weight,) = ctx.saved_tensors
+        return product(dy, weight.T, None), None, None
+
+
+class LowRank(torch.autograd.Function):
+    """y = x (W + s B A)^T + b, with gradients of x, A and B; W and b are frozen.
+
+    Args:
+        x: ... x I. W: O x I. b: O or None. A: r x I. B: O x r. s: the scale, alpha / r.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        down: torch.Tensor,
+        up: torch.Tensor,
+        scale: float,
+    ) -> torch.Tensor:
+        fused = torch.addmm(weight, up, down, alpha=scale)
+        ctx.kept = weight.numel() <= SMALL
+        ctx.save_for_backward(x, fused if ctx.kept else weight, down, up)
+        ctx.scale = scale
+        return product(x, fused, bias)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, weight, down, up = ctx.saved_tensors
+        rows, dy = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])  # N x I, N x O
+        dx = None
+        if ctx.needs_input_grad[0]:
+            fused = weight if ctx.kept else torch.addmm(weight, up, down, alpha=ctx.scale)
+            dx = product(dy, fused.T, None).view(x.shape)
+        # s (dy B)^T x and s dy^T (x A^T), each in the order and layout that its product is fast in
+        ddown = torch.addmm(down, up.T @ dy.T, rows, beta=0, alpha=ctx.scale)
+        dup = torch.addmm(up.T, down @ rows.T, dy, beta=0, alpha=ctx.scale).T
+        return dx, None, None, ddown, dup, None
