@@ -260,10 +260,11 @@ class Denoiser(torch.nn.Module):
         self.text_encoder = text_encoder
         self._compiled: Callable[..., Any] | None = None
 
-    def compile_unet(self) -> None:
+    def compile_unet(self, in_parts: bool) -> None:
         """For calls through this module; the UNet's other callers, of other shapes, stay eager.
 
-        All of these calls are training's, so that layer by layer nothing is looked at again.
+        All of these calls are training's, so that layer by layer nothing is looked at again. That
+        holds for one graph of the whole UNet; in parts, FSDP's hooks lie between its layers.
         """
 
         def call(*given: torch.Tensor) -> torch.Tensor:
@@ -271,8 +272,9 @@ class Denoiser(torch.nn.Module):
 
         # Code of its own, by which torch finds what it compiled: never another UNet's
         call.__code__ = call.__code__.replace()
-        unchecked = torch.compiler.skip_guard_on_all_nn_modules_unsafe
-        self._compiled = torch.compile(call, options={"guard_filter_fn": unchecked})
+        unchecked = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
+        whole = {"fullgraph": True, "options": unchecked}
+        self._compiled = torch.compile(call, **({} if in_parts else whole))
 
     def forward(
         self, noisy: torch.Tensor, timesteps: torch.Tensor, words: torch.Tensor

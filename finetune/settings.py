@@ -183,7 +183,7 @@ class DreamBoothSettings:
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them: less memory, about a third slower."""
     compile: bool = False
-    """torch.compile the UNet: half a minute at the start (sd2-mini) to minutes, then faster steps."""
+    """torch.compile the UNet: from half a minute (sd2-mini) at the start, then faster steps."""
     cache_latents: bool = True
     """Encode each image once. The autoencoder's sampling noise is still drawn at every step."""
     checkpoint_every: int = 250

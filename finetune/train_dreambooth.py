@@ -138,7 +138,7 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
     if settings.gradient_checkpointing:
         checkpoint_activations(denoiser)
     if settings.compile:
-        denoiser.compile_unet()
+        denoiser.compile_unet(accelerator.is_fsdp2)
 
     denoiser.train()
     prompts = default_prompts(settings, instances)

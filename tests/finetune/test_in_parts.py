@@ -22,14 +22,15 @@ DEEPSPEED = pytest.mark.skipif(
 
 
 @pytest.mark.parametrize(
-    ("script", "distributed"),
+    ("script", "distributed", "compiled"),
     [
-        pytest.param("tests/finetune/in_parts.py", "FSDP", marks=pytest.mark.slow),
-        pytest.param("tests/finetune/under_zero.py", "DEEPSPEED", marks=DEEPSPEED),
+        pytest.param("tests/finetune/in_parts.py", "FSDP", False, marks=pytest.mark.slow),
+        pytest.param("tests/finetune/in_parts.py", "FSDP", True, marks=pytest.mark.slow),
+        pytest.param("tests/finetune/under_zero.py", "DEEPSPEED", False, marks=DEEPSPEED),
     ],
 )
 def test_weights_in_parts_train_like_whole_ones(
-    settings: Make, captioned: Path, tmp_path: Path, script: str, distributed: str
+    settings: Make, captioned: Path, tmp_path: Path, script: str, distributed: str, compiled: bool
 ) -> None:
     """Two processes, taken up once; with everything that looks at the model on the way:
     validation, previews, an average, a kept step."""
@@ -39,7 +40,8 @@ def test_weights_in_parts_train_like_whole_ones(
     whole = settings(run_dir=str(tmp_path / "whole"), **values)
     train(whole)
     for steps in (3, 4):
-        parts = settings(run_dir=str(tmp_path / "parts"), **values | {"steps": steps})
+        own = values | {"steps": steps, "compile": compiled}
+        parts = settings(run_dir=str(tmp_path / "parts"), **own)
         launch(TWO, script, parts)
     facts = [run_facts(tmp_path / name) for name in ("whole", "parts")]
     assert [each["distributed"] for each in facts] == ["NO", distributed]

@@ -202,7 +202,7 @@ def test_what_is_compiled_is_never_taken_for_another_model() -> None:
     """Two that differ inside, as in a program that trains twice; their weights change in place."""
     denoisers = [Denoiser(Wave(kind), None) for kind in ("sin", "cos")]
     for denoiser in denoisers:
-        denoiser.compile_unet()
+        denoiser.compile_unet(in_parts=False)
     noisy, timesteps, words = torch.linspace(0, 1, 6), torch.tensor([1]), torch.zeros(1)
     for _ in range(2):
         for denoiser in denoisers:
