@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import DistributedType, set_seed
 from torch.optim.lr_scheduler import LambdaLR
@@ -105,9 +105,11 @@ class Session:
         self.advice = advice
         self.image_set = image_set
         self.main = self.accelerator.is_main_process
-        self.device = self.accelerator.device
-        if self.device.type == "cpu":
+        if self.accelerator.device.type == "cpu":
+            for state in (PartialState(), self.accelerator.state):
+                state.device = torch.device("cpu")  # not "cpu:1": each move there is a copy
             keep_memory()
+        self.device = self.accelerator.device
         self.run = Run(Path(settings.run_dir), self.main)
         self.accelerator.wait_for_everyone()  # all have looked at the folder before one writes
         self.step = 0
