@@ -40,7 +40,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from core.device import peak_memory_mb, pick_device
+from core.device import peak_memory_mb, pick_device, processor
 from core.errors import command
 from core.files import read_json, write_json
 from core.images import list_images, open_image
@@ -274,7 +274,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     setup = {name: value for name, value in vars(given).items() if name != "way"}
     machine = {"device": device, "threads": torch.get_num_threads()}
-    row = setup | machine | {"cpu": torch.backends.cpu.get_cpu_capability()} | found
+    machine |= {"cpu": torch.backends.cpu.get_cpu_capability(), "processor": processor()}
+    row = setup | machine | found
     rows = read_json(RESULT) if RESULT.exists() else []
     write_json(RESULT, [*rows, row])
     for way, values in found.items():

@@ -4,6 +4,7 @@ import ctypes
 import resource
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import torch
 
@@ -20,6 +21,15 @@ def pick_device() -> str:
 def device_name(device: torch.device) -> str:
     """As a person knows it."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def processor() -> str:
+    """The CPU by the name of its maker, such as "AMD EPYC 9B45"; "" where Linux does not tell."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return ""
 
 
 def peak_memory_mb(device: torch.device) -> int:

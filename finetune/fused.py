@@ -10,22 +10,22 @@ import torch
 from diffusers.models.attention import BasicTransformerBlock
 from peft.tuners.lora import Linear
 
+from finetune import low_rank
 from finetune.adapters import NAME
 from finetune.attention import attend
-from finetune.low_rank import ONEDNN, Frozen, LowRank
 from finetune.settings import Lora
 
 
 def fuse(network: torch.nn.Module, lora: Lora) -> None:
     """Replace the forward pass of the network's plain and rslora Linear adapters with dropout 0,
-    and on the CPU of its other linear layers that are frozen. For float32 only.
+    and where oneDNN is faster of its other linear layers that are frozen. For float32 only.
     """
     adapted = [layer for layer in network.modules() if isinstance(layer, Linear)]
     parts = {part for layer in adapted for part in layer.modules()}
     for layer in network.modules():
         if type(layer) is torch.nn.Linear and layer not in parts:
             weight = layer.weight
-            if ONEDNN and weight.is_cpu and not weight.requires_grad:
+            if low_rank.ONEDNN and weight.is_cpu and not weight.requires_grad:
                 layer.forward = partial(_forward, layer)
     if lora.kind == "dora" or lora.dropout:
         return
@@ -39,7 +39,7 @@ def fuse(network: torch.nn.Module, lora: Lora) -> None:
 
 
 def _forward(layer: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
-    return Frozen.apply(x, layer.weight, layer.bias)
+    return low_rank.Frozen.apply(x, layer.weight, layer.bias)
 
 
 def _forward_adapted(layer: Linear, x: torch.Tensor, *args: Any, **others: Any) -> torch.Tensor:
@@ -49,4 +49,4 @@ def _forward_adapted(layer: Linear, x: torch.Tensor, *args: Any, **others: Any) 
         return _forward_adapted(layer, x[:1]).expand(len(x), *(-1,) * (x.ndim - 1))
     base = layer.base_layer
     down, up = layer.lora_A[NAME].weight, layer.lora_B[NAME].weight
-    return LowRank.apply(x, base.weight, base.bias, down, up, layer.scaling[NAME])
+    return low_rank.LowRank.apply(x, base.weight, base.bias, down, up, layer.scaling[NAME])

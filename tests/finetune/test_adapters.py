@@ -14,7 +14,6 @@ import finetune.attention
 import finetune.low_rank
 from finetune.adapters import FILE, NAME, adapter_state, attach, save_adapters
 from finetune.fused import fuse
-from finetune.low_rank import ONEDNN
 from finetune.models import Denoiser, open_pipeline
 from finetune.settings import Lora
 from finetune.trained import Trained
@@ -136,10 +135,19 @@ def test_first_weights_depend_on_the_seed_alone(base: Path) -> None:
     assert not torch.equal(states[0], states[2])
 
 
+@pytest.fixture(params=[False, True], ids=["MKL", "oneDNN"])
+def onednn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whichever wins on this processor, both libraries' products are tested."""
+    if request.param and not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        pytest.skip("this build of torch is without oneDNN")
+    monkeypatch.setattr(finetune.low_rank, "ONEDNN", request.param)
+    return request.param
+
+
 @pytest.mark.parametrize("small", [True, False], ids=["small", "large"])
 @pytest.mark.parametrize("kind", ["plain", "rslora", "dora"])
 def test_fused_layers_are_pefts(
-    base: Path, kind: str, small: bool, monkeypatch: pytest.MonkeyPatch
+    base: Path, kind: str, small: bool, onednn: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Same predictions, same gradients, by the ways for few positions and small layers and by
     those for many and large; what is not fused stays peft's own."""
@@ -168,15 +176,15 @@ def test_fused_layers_are_pefts(
         torch.testing.assert_close(found[1][name], wanted, rtol=1e-9, atol=1e-12)
     fused = [m for m in denoiser.modules() if "forward" in vars(m)]
     assert any(isinstance(m, Linear) for m in fused) is (kind != "dora")
-    assert not ONEDNN or any(type(m) is torch.nn.Linear for m in fused)
+    assert any(type(m) is torch.nn.Linear for m in fused) is onednn
     pipeline.unet.disable_adapters()  # peft's own way out still works
     assert not torch.equal(denoiser(noisy, torch.tensor([100, 900]), words), found[0]["prediction"])
 
 
 def test_fused_layers_at_float32_and_the_same_words_for_all(
-    base: Path, monkeypatch: pytest.MonkeyPatch
+    base: Path, onednn: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The processor's own products, attention that keeps its weights, and words that are met
+    """oneDNN's products, attention that keeps its weights, and words that are met
     once change a step by rounding only."""
     lora = Lora(rank=2, targets=EVERYWHERE)
     denoiser = Denoiser(tuned(base, lora, text=False).unet, None)
