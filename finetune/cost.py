@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from core.device import peak_memory_mb
 from core.ema import Ema
 from core.state import save_state
-from finetune.optimisers import MOMENTS, build_optimiser, look
+from finetune.optimisers import MOMENTS, build_optimiser, gather, look
 from finetune.settings import DreamBoothSettings
 from finetune.trained import Trained
 from finetune.validation import TIMESTEPS
@@ -182,13 +182,16 @@ def _try_copies(
         count += parameter.numel()
         if count >= COPIED:
             break
-    optimiser = build_optimiser([{"params": copies}], settings.optim, device)
+    packed = not settings.whole
+    optimiser = build_optimiser([{"params": copies}], settings.optim, device, packed)
     look(optimiser, training=True)
     ema = Ema(copies, settings.ema_decay) if settings.ema_decay is not None else None
 
     def update() -> None:
+        gather(optimiser)
         if settings.optim.clip_norm:
-            torch.nn.utils.clip_grad_norm_(copies, settings.optim.clip_norm)
+            learned = [each for group in optimiser.param_groups for each in group["params"]]
+            torch.nn.utils.clip_grad_norm_(learned, settings.optim.clip_norm)
         optimiser.step()
         if ema is not None:
             ema.update(copies, 0)

@@ -42,7 +42,7 @@ from finetune.models import (
     training_scheduler,
 )
 from finetune.new_word import add_word
-from finetune.optimisers import build_optimiser, build_schedule, look
+from finetune.optimisers import build_optimiser, build_schedule, gather, look
 from finetune.plan import (
     check_share,
     disk_used,
@@ -133,7 +133,8 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
     if accelerator.is_fsdp2:  # each process will hold a part of a copy
         denoiser = copy.deepcopy(denoiser)
         trained = Trained(denoiser)
-    optimiser = build_optimiser(groups(trained, settings), settings.optim, device)
+    packed = not (settings.whole or session.zero)
+    optimiser = build_optimiser(groups(trained, settings), settings.optim, device, packed)
     schedule = build_schedule(optimiser, settings.optim, settings.steps)
     if settings.gradient_checkpointing:
         checkpoint_activations(denoiser)
@@ -149,7 +150,7 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
     def piece() -> None:
         with accelerator.autocast():
             loss_of(denoiser, scheduler, first, settings).backward()
-        denoiser.zero_grad()
+        optimiser.zero_grad()
 
     work = work_of(piece, len(scheduler), sources, sampler, held_out, opened, accelerator)
     plan = estimate(settings, work, looks, trained, device, session.run.path)
@@ -157,6 +158,7 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
     denoiser, optimiser = accelerator.prepare(denoiser, optimiser)
     trained = Trained(accelerator.unwrap_model(denoiser))
     parameters = list(trained.parameters.values())
+    learned = [each for group in optimiser.param_groups for each in group["params"]]
     ema = Ema(parameters, settings.ema_decay) if settings.ema_decay is not None else None
     look(optimiser, training=True)
     state = {"trained": trained, "optimiser": optimiser, "schedule": schedule}
@@ -186,8 +188,10 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
             with accelerator.accumulate(denoiser):
                 loss = loss_of(denoiser, scheduler, batch, settings)
                 accelerator.backward(loss)
-                if accelerator.sync_gradients and settings.optim.clip_norm:
-                    accelerator.clip_grad_norm_(parameters, settings.optim.clip_norm)
+                if accelerator.sync_gradients:
+                    gather(optimiser)
+                    if settings.optim.clip_norm:
+                        accelerator.clip_grad_norm_(learned, settings.optim.clip_norm)
                 optimiser.step()
                 optimiser.zero_grad()
             total += loss.detach() / settings.accumulate

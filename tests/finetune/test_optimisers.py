@@ -1,20 +1,23 @@
 """Optimisers by name; what is not installed is named with its remedy."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from core.errors import UserError
 from core.runs import checkpoints
-from finetune.optimisers import EXTRAS, MOMENTS, build_optimiser, look
+from finetune.optimisers import EXTRAS, MOMENTS, PackedAdamW, build_optimiser, gather, look
 from finetune.settings import DreamBoothSettings, Lora, Optim
 from finetune.train_dreambooth import train
 from tests.trainers import tensors_of
 
 Make = Callable[..., DreamBoothSettings]
 CPU = torch.device("cpu")
+SHAPES = [(4, 7), (1,), (3, 2, 5), (6,), (2, 2)]
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,6 +62,48 @@ def test_plans_know_what_an_optimiser_keeps(name: str) -> None:
     state = optimiser.state[weight].values()
     kept = sum(part.nbytes for part in state if isinstance(part, torch.Tensor))
     assert kept / len(weight) == pytest.approx(MOMENTS[name], rel=0.05)
+
+
+def test_one_vector_trains_and_is_saved_like_its_parameters() -> None:
+    """Two groups, going on from plain AdamW's state and back into it, moved by equal steps."""
+    groups, optimisers = [], []
+    for kind in (torch.optim.AdamW, PackedAdamW):
+        torch.manual_seed(0)
+        weights = [torch.nn.Parameter(torch.randn(shape)) for shape in SHAPES]
+        groups.append(weights)
+        optimisers.append(kind(_two(weights), lr=0.1, weight_decay=0.3, fused=True))
+    for step in range(6):
+        if step in (2, 4):  # each takes up the other's state
+            trees = [copy.deepcopy(optimiser.state_dict()) for optimiser in optimisers]
+            for optimiser, tree in zip(optimisers, reversed(trees), strict=True):
+                optimiser.load_state_dict(tree)
+        for weights, optimiser in zip(groups, optimisers, strict=True):
+            optimiser.zero_grad()
+            sum((step + 1) * weight.sin().sum() for weight in weights).backward()
+            gather(optimiser)
+            optimiser.step()
+        for plain, packed in zip(*groups, strict=True):
+            torch.testing.assert_close(packed, plain, rtol=1e-6, atol=1e-7)
+    plain, packed = (optimiser.state_dict() for optimiser in optimisers)
+    assert packed["param_groups"] == plain["param_groups"]
+    assert packed["state"].keys() == plain["state"].keys() == set(range(len(SHAPES)))
+    for number, kept in plain["state"].items():
+        assert packed["state"][number].keys() == kept.keys()
+        for name, value in kept.items():
+            torch.testing.assert_close(packed["state"][number][name], value)
+
+
+def _two(weights: list[torch.nn.Parameter]) -> list[dict[str, Any]]:
+    return [{"params": weights[:3]}, {"params": weights[3:], "lr": 0.01, "weight_decay": 0.0}]
+
+
+def test_a_parameter_that_left_its_vector_is_no_silent_stop() -> None:
+    layer = torch.nn.Linear(3, 2)
+    optimiser = PackedAdamW([{"params": list(layer.parameters())}])
+    layer.to(torch.float64).to(torch.float32)
+    layer(torch.ones(3)).sum().backward()
+    with pytest.raises(RuntimeError, match="no longer lies in its vector"):
+        gather(optimiser)
 
 
 def test_schedule_free_takes_no_schedule() -> None:
