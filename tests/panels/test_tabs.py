@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from core.families import load_sampler
 from core.files import read_jsonl
 from core.generate import SETTINGS_KEY
-from core.images import png_text
+from core.images import png_text, to_array
 from core.seeds import mixed_noise
 from core.vectors import read_vector, saved_vectors
 from panels.ballots import record
@@ -196,13 +196,16 @@ def test_the_way_between_two_prompts_ends_at_both(client: Client, project: Path)
     status, _, row, _ = last(client, *asked, api_name="/latent")
     assert "3 pictures" in status
     assert [len(facts["mix"]["prompts"]) for facts in linked(client, row)] == [1, 2, 1]
-    first, between, end = (
-        Image.open(io.BytesIO(content)).tobytes() for content in fetched(client, row)
-    )
+    first, between, end = (Image.open(io.BytesIO(content)) for content in fetched(client, row))
     sampler = load_sampler(project / "runs/tuned", "cpu")
     wanted = sampler([5, 5], prompts, steps=2, guidance=4.0)
-    assert [first, end] == [image.tobytes() for image in wanted]
-    assert len({first, between, end}) == 3
+    assert apart([first, end], wanted) <= 1
+    assert len({image.tobytes() for image in (first, between, end)}) == 3
+
+
+def apart(images: list[Image.Image], others: list[Image.Image]) -> int:
+    """Grey levels at most; batches of different sizes may be rounded by one."""
+    return abs(to_array(images).astype(int) - to_array(others)).max()
 
 
 def test_a_walk_of_a_vae_makes_a_loop(client: Client, project: Path) -> None:
@@ -212,10 +215,10 @@ def test_a_walk_of_a_vae_makes_a_loop(client: Client, project: Path) -> None:
     seeds = [facts["mix"]["seeds"] for facts in linked(client, row)]
     halves = [[5, 0.5], [6, 0.5]], [[6, 0.5], [5, 0.5]]
     assert seeds == [[[5, 1.0]], halves[0], [[6, 1.0]], halves[1]]
-    first, there, other, back = (Image.open(io.BytesIO(c)).tobytes() for c in fetched(client, row))
-    assert there == back
+    first, there, other, back = (Image.open(io.BytesIO(c)) for c in fetched(client, row))
+    assert apart([there], [back]) <= 1
     drawn = load_sampler(project / "runs/small-vae", "cpu")([5, 6], [""] * 2)
-    assert [first, other] == [image.tobytes() for image in drawn]
+    assert apart([first, other], drawn) <= 1
 
 
 @pytest.mark.parametrize("model", ["runs/tuned", "runs/chest-gan", "runs/small-vae"])
@@ -234,7 +237,7 @@ def test_the_way_between_two_seeds_ends_at_both(client: Client, project: Path, m
     folder = project / "reports/playground" / Path(model).name
     newest = sorted(folder.glob("000005-*.png"), key=lambda file: file.stat().st_mtime)[-2]
     with Image.open(newest) as image:
-        assert image.tobytes() == end.tobytes()
+        assert apart([image], [end]) <= 1
 
 
 def test_a_replayed_picture_is_equal(client: Client, tmp_path: Path) -> None:
