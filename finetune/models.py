@@ -133,11 +133,15 @@ def locate_pinned(base: str, revision: str | None, run: Path, weights: bool = Tr
     return place
 
 
-def open_pipeline(folder: Path, vae: bool = True) -> StableDiffusionPipeline:
+def open_pipeline(
+    folder: Path, vae: bool = True, like: StableDiffusionPipeline | None = None
+) -> StableDiffusionPipeline:
     """Every part in float32 on the CPU, in eval mode, without progress bars or a safety checker.
 
     Args:
         vae: False: without the autoencoder.
+        like: what was opened from `folder` before, and perhaps adapted since. What is frozen in it
+            is shared and not held twice, where it too is float32 on the CPU.
 
     Raises UserError where the weights cannot be read.
     """
@@ -162,7 +166,7 @@ def open_pipeline(folder: Path, vae: bool = True) -> StableDiffusionPipeline:
         ) from error
     pipeline.set_progress_bar_config(disable=True)
     for name in NETWORKS if vae else ("unet", "text_encoder"):
-        _still(getattr(pipeline, name))
+        _still(getattr(pipeline, name), getattr(like, name, None))
     return pipeline
 
 
@@ -188,11 +192,25 @@ def _variant(part: Path) -> str | None:
     return None if plain else "fp16"
 
 
-def _still(network: torch.nn.Module) -> None:
-    """To float32, eval mode, without gradients, and in memory of its own."""
+def _still(network: torch.nn.Module, like: torch.nn.Module | None = None) -> None:
+    """To float32, eval mode, without gradients, and in memory of its own or of `like`."""
+    shared = _frozen(like) if like is not None else {}
+    for name, parameter in network.named_parameters():
+        own = shared.get(name)
+        if own is None or own.shape != parameter.shape:
+            # Mapped from a file, they lie at odd addresses, where matrix products round otherwise
+            own = parameter.data.to(torch.float32, copy=True)
+        parameter.data = own
     network.float().requires_grad_(False).eval()
-    for parameter in network.parameters():  # mapped from a file, they lie at odd addresses,
-        parameter.data = parameter.data.clone()  # where matrix products round otherwise
+
+
+def _frozen(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Its frozen parameters in float32 on the CPU, by the names they had before any adapters."""
+    return {
+        name.replace(".base_layer.", "."): parameter.data
+        for name, parameter in network.named_parameters()
+        if parameter.is_cpu and parameter.dtype == torch.float32 and not parameter.requires_grad
+    }
 
 
 def open_empty(place: Place) -> tuple[UNet2DConditionModel, CLIPTextModel, AutoencoderKL]:

@@ -46,14 +46,20 @@ def base_of(weights: Path, card: dict[str, Any]) -> Place:
 
 
 def open_tuned(
-    place: Place, folder: Path, card: dict[str, Any], name: str, vae: bool = True
+    place: Place,
+    folder: Path,
+    card: dict[str, Any],
+    name: str,
+    vae: bool = True,
+    like: StableDiffusionPipeline | None = None,
 ) -> Any:
     """The base with what `folder` adds to it: a new word, adapters named `name`, its schedule.
 
     Args:
         vae: False: without the autoencoder, which nothing is added to.
+        like: as in `open_pipeline`.
     """
-    pipeline = open_pipeline(place.folder, vae)
+    pipeline = open_pipeline(place.folder, vae, like)
     load_word(pipeline, folder)
     if (folder / FILE).exists():
         pipeline.load_lora_weights(folder, adapter_name=name)
@@ -114,10 +120,11 @@ def check_tuned(
 ) -> None:
     """Load the files with plain diffusers into a fresh base; all must be as it was trained.
 
-    One base after the other, and without its autoencoder: memory holds one at a time.
+    One base after the other, without its autoencoder, and sharing what `pipeline` holds of it:
+    memory has to hold one more at most.
     """
     wanted = trained_outputs(place, pipeline, settings)
-    loaded = open_tuned(place, folder, card, NAME, vae=False)
+    loaded = open_tuned(place, folder, card, NAME, vae=False, like=pipeline)
     for network in (loaded.unet, loaded.text_encoder):  # what the file lacks has no storage
         names = dict(network.named_parameters())
         _refuse([name for name in names if names[name].is_meta], len(names), folder)
@@ -132,7 +139,7 @@ def trained_outputs(
     place: Place, pipeline: StableDiffusionPipeline, settings: DreamBoothSettings
 ) -> dict[str, torch.Tensor]:
     """`outputs` of what was trained in `pipeline`, copied into a fresh base in float32."""
-    fresh = open_pipeline(place.folder, vae=False)
+    fresh = open_pipeline(place.folder, vae=False, like=pipeline)
     if settings.token is not None:
         add_word(fresh, settings.token)
     trained = Trained(Denoiser(pipeline.unet, pipeline.text_encoder)).state_dict()

@@ -10,7 +10,7 @@ import torch
 
 import finetune.weights
 from core.runs import read_metrics
-from finetune.models import locate
+from finetune.models import locate, open_pipeline
 from finetune.settings import DreamBoothSettings, Lora
 from finetune.train_dreambooth import train
 from finetune.weights import write_weights
@@ -22,22 +22,43 @@ Make = Callable[..., DreamBoothSettings]
 def test_one_base_at_a_time_is_in_memory(
     base: Path, settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A Stable Diffusion 2 of 5 GB is opened twice on a machine of 12."""
+    """A Stable Diffusion 2 of 5 GB is opened twice on a machine of 12. On a CPU what was trained
+    lies there as well, and is shared."""
     real = finetune.weights.open_pipeline
     opened: list[weakref.ref] = []
+    own = settings(lora=Lora(rank=2, targets=("attention", "convolution")), text_encoder=True)
+    trained = tuned(base, own.lora, text=True)
 
     def watched(*given: Any, **named: Any) -> Any:
         assert not any(network() for network in opened)
         pipeline = real(*given, **named)
         assert pipeline.vae is None
+        for name in ("unet", "text_encoder"):
+            here = {parameter.data_ptr() for parameter in getattr(trained, name).parameters()}
+            assert all(each.data_ptr() in here for each in getattr(pipeline, name).parameters())
         opened.extend(map(weakref.ref, (pipeline.unet, pipeline.text_encoder)))
         return pipeline
 
     monkeypatch.setattr(finetune.weights, "open_pipeline", watched)
-    own = settings(lora=Lora(rank=2, targets=("attention", "convolution")), text_encoder=True)
-    pipeline = tuned(base, own.lora, text=True)
-    write_weights(tmp_path / "weights", pipeline, locate(str(base)), own, {})
+    write_weights(tmp_path / "weights", trained, locate(str(base)), own, {})
     assert len(opened) == 4
+
+
+def test_only_what_is_frozen_and_float32_is_shared(base: Path) -> None:
+    """Of any other a copy is checked: trained numbers are not the base's, half ones are rounded."""
+    trained, plain = open_pipeline(base), open_pipeline(base)
+    trained.unet.requires_grad_(True)
+    trained.text_encoder.half()
+    with torch.no_grad():
+        for parameter in trained.unet.parameters():
+            parameter += 1
+    again = open_pipeline(base, like=trained)
+    for name in ("unet", "text_encoder"):
+        wanted, got = (getattr(each, name).state_dict() for each in (plain, again))
+        assert all(got[key].dtype == torch.float32 for key in got if got[key].is_floating_point())
+        assert all(torch.equal(wanted[key], got[key]) for key in wanted)
+    shared = zip(trained.vae.parameters(), again.vae.parameters(), strict=True)
+    assert all(one.data_ptr() == other.data_ptr() for one, other in shared)
 
 
 def test_only_training_runs_compiled(settings: Make, monkeypatch: pytest.MonkeyPatch) -> None:
