@@ -31,7 +31,7 @@ def attend(
     words = encoder_hidden_states
     few = x.is_cpu and x.shape[1] <= FEW and torch.is_grad_enabled()
     if not few or any(other is not None for other in others.values()):
-        return Attention.forward(layer, x, words, **others)
+        return layer.processor(layer, x, words, **others)  # as its forward does
     if words is None:
         packs = project([layer.to_q, layer.to_k, layer.to_v], x)
     else:

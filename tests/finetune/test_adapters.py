@@ -1,6 +1,7 @@
 """What is saved is what was trained, read back by plain diffusers."""
 
 import json
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -133,6 +134,22 @@ def test_first_weights_depend_on_the_seed_alone(base: Path) -> None:
         states.append(torch.cat([t.flatten() for t in adapter_state(pipeline.unet).values()]))
     assert torch.equal(states[0], states[1])
     assert not torch.equal(states[0], states[2])
+
+
+@pytest.mark.parametrize("few", [0, 512], ids=["many positions", "few"])
+def test_fused_layers_compile_to_one_graph(
+    base: Path, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attention over many positions is torch's own, which is asked for in a way that compiles."""
+    monkeypatch.setattr(finetune.attention, "FEW", few)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    lora = Lora(rank=2)
+    denoiser = Denoiser(tuned(base, lora, text=False).unet, None)
+    fuse(denoiser, lora)
+    noisy, words = torch.randn(2, 4, 8, 8), torch.randn(2, 77, 32)
+    wanted = denoiser(noisy, torch.tensor([5, 900]), words)
+    denoiser.compile_unet(in_parts=False)
+    torch.testing.assert_close(denoiser(noisy, torch.tensor([5, 900]), words), wanted)
 
 
 @pytest.fixture(params=[False, True], ids=["MKL", "oneDNN"])

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import core.session
+import finetune.attention
 import finetune.train_dreambooth
 import finetune.weights
 from core.families import load_sampler
@@ -230,8 +231,19 @@ def test_two_processes_train_like_one(settings: Make, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow  # a minute of compiling
-@pytest.mark.parametrize("lora", [Lora(rank=2), None], ids=["LoRA", "every weight"])
-def test_a_compiled_unet_trains_alike(settings: Make, tmp_path: Path, lora: Lora | None) -> None:
+@pytest.mark.parametrize(
+    ("lora", "few"),
+    [(Lora(rank=2), 512), (Lora(rank=2), 0), (None, 512)],
+    ids=["LoRA", "LoRA, many positions", "every weight"],
+)
+def test_a_compiled_unet_trains_alike(
+    settings: Make,
+    tmp_path: Path,
+    lora: Lora | None,
+    few: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(finetune.attention, "FEW", few)
     own = [
         settings(run_dir=str(tmp_path / str(compiled)), lora=lora, compile=compiled)
         for compiled in (False, True)
