@@ -127,7 +127,7 @@ def write_merged(pipeline: StableDiffusionPipeline, target: Path) -> None:
     save_pipeline(pipeline, target)
     again = open_pipeline(target)
     for part in ("unet", "text_encoder", "vae"):
-        states = [getattr(each, part).float().state_dict() for each in (pipeline, again)]
+        states = [getattr(each, part).half().state_dict() for each in (pipeline, again)]
         compare_states(*states, target)
 
 
