@@ -11,6 +11,7 @@ from typing import Any
 import diffusers
 import torch
 import transformers
+from accelerate import init_empty_weights
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
@@ -134,18 +135,18 @@ def locate_pinned(base: str, revision: str | None, run: Path, weights: bool = Tr
 
 
 def open_pipeline(
-    folder: Path, vae: bool = True, like: StableDiffusionPipeline | None = None
+    folder: Path, like: StableDiffusionPipeline | None = None
 ) -> StableDiffusionPipeline:
     """Every part in float32 on the CPU, in eval mode, without progress bars or a safety checker.
 
     Args:
-        vae: False: without the autoencoder.
-        like: what was opened from `folder` before, and perhaps adapted since. What is frozen in it
-            is shared and not held twice, where it too is float32 on the CPU.
+        like: what was opened from `folder` before and may have been adapted since: then without
+            autoencoder, and of the same memory as far as that is frozen in float32 on the CPU.
 
     Raises UserError where the weights cannot be read.
     """
     _quiet()
+    given: dict[str, Any] = {} if like is None else {"vae": None, **_shared(folder, like)}
     try:
         pipeline = StableDiffusionPipeline.from_pretrained(
             folder,
@@ -156,7 +157,7 @@ def open_pipeline(
             feature_extractor=None,
             image_encoder=None,
             requires_safety_checker=False,
-            **({} if vae else {"vae": None}),
+            **given,
         )
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
@@ -165,8 +166,8 @@ def open_pipeline(
             "fetch or copy it again."
         ) from error
     pipeline.set_progress_bar_config(disable=True)
-    for name in NETWORKS if vae else ("unet", "text_encoder"):
-        _still(getattr(pipeline, name), getattr(like, name, None))
+    for name in set(NETWORKS) - given.keys():
+        _still(getattr(pipeline, name))
     return pipeline
 
 
@@ -192,34 +193,39 @@ def _variant(part: Path) -> str | None:
     return None if plain else "fp16"
 
 
-def _still(network: torch.nn.Module, like: torch.nn.Module | None = None) -> None:
-    """To float32, eval mode, without gradients, and in memory of its own or of `like`."""
-    shared = _frozen(like) if like is not None else {}
-    for name, parameter in network.named_parameters():
-        own = shared.get(name)
-        if own is None or own.shape != parameter.shape:
-            # Mapped from a file, they lie at odd addresses, where matrix products round otherwise
-            own = parameter.data.to(torch.float32, copy=True)
-        parameter.data = own
+def _still(network: torch.nn.Module) -> None:
+    """To float32, eval mode, without gradients, and in memory of its own."""
     network.float().requires_grad_(False).eval()
+    for parameter in network.parameters():  # mapped from a file, they lie at odd addresses,
+        parameter.data = parameter.data.clone()  # where matrix products round otherwise
 
 
-def _frozen(network: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Its frozen parameters in float32 on the CPU, by the names they had before any adapters."""
-    return {
-        name.replace(".base_layer.", "."): parameter.data
-        for name, parameter in network.named_parameters()
-        if parameter.is_cpu and parameter.dtype == torch.float32 and not parameter.requires_grad
-    }
+def _shared(folder: Path, like: StableDiffusionPipeline) -> dict[str, torch.nn.Module]:
+    """UNet and text encoder of `folder`, each where `like` has all of it frozen, in float32 and on
+    the CPU: without adapters, and in the same memory.
+    """
+    unet, text_encoder, _ = open_empty(folder)
+    found = {}
+    for name, network in (("unet", unet), ("text_encoder", text_encoder)):
+        frozen = {
+            inner.replace(".base_layer.", "."): parameter.data
+            for inner, parameter in getattr(like, name).named_parameters()
+            if parameter.is_cpu and parameter.dtype == torch.float32 and not parameter.requires_grad
+        }
+        shapes = {inner: value.shape for inner, value in network.state_dict().items()}
+        if all(inner in frozen and frozen[inner].shape == shapes[inner] for inner in shapes):
+            network.load_state_dict({inner: frozen[inner] for inner in shapes}, assign=True)
+            found[name] = network.requires_grad_(False).eval()
+    return found
 
 
-def open_empty(place: Place) -> tuple[UNet2DConditionModel, CLIPTextModel, AutoencoderKL]:
-    """The three networks without weights ("meta" device): to count parameters."""
-    with torch.device("meta"):
+def open_empty(folder: Path) -> tuple[UNet2DConditionModel, CLIPTextModel, AutoencoderKL]:
+    """The three networks without weights ("meta" device): to count parameters, or to be filled."""
+    with init_empty_weights(include_buffers=False):
         return (
-            UNet2DConditionModel.from_config(place.config("unet")),
-            CLIPTextModel(CLIPTextConfig.from_pretrained(place.folder / "text_encoder")),
-            AutoencoderKL.from_config(place.config("vae")),
+            UNet2DConditionModel.from_config(read_json(folder / "unet" / "config.json")),
+            CLIPTextModel(CLIPTextConfig.from_pretrained(folder / "text_encoder")),
+            AutoencoderKL.from_config(read_json(folder / "vae" / "config.json")),
         )
 
 

@@ -73,7 +73,7 @@ def checkpoint_activations(denoiser: Denoiser) -> None:
 def empty_pipeline(place: Place) -> StableDiffusionPipeline:
     """The base without weights, on the "meta" device."""
     diffusers.utils.logging.set_verbosity_error()
-    unet, text_encoder, vae = open_empty(place)
+    unet, text_encoder, vae = open_empty(place.folder)
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder.eval(),

@@ -50,16 +50,14 @@ def open_tuned(
     folder: Path,
     card: dict[str, Any],
     name: str,
-    vae: bool = True,
     like: StableDiffusionPipeline | None = None,
 ) -> Any:
     """The base with what `folder` adds to it: a new word, adapters named `name`, its schedule.
 
     Args:
-        vae: False: without the autoencoder, which nothing is added to.
-        like: as in `open_pipeline`.
+        like: as in `open_pipeline`; nothing is added to an autoencoder.
     """
-    pipeline = open_pipeline(place.folder, vae, like)
+    pipeline = open_pipeline(place.folder, like)
     load_word(pipeline, folder)
     if (folder / FILE).exists():
         pipeline.load_lora_weights(folder, adapter_name=name)
@@ -124,7 +122,7 @@ def check_tuned(
     memory has to hold one more at most.
     """
     wanted = trained_outputs(place, pipeline, settings)
-    loaded = open_tuned(place, folder, card, NAME, vae=False, like=pipeline)
+    loaded = open_tuned(place, folder, card, NAME, like=pipeline)
     for network in (loaded.unet, loaded.text_encoder):  # what the file lacks has no storage
         names = dict(network.named_parameters())
         _refuse([name for name in names if names[name].is_meta], len(names), folder)
@@ -139,7 +137,7 @@ def trained_outputs(
     place: Place, pipeline: StableDiffusionPipeline, settings: DreamBoothSettings
 ) -> dict[str, torch.Tensor]:
     """`outputs` of what was trained in `pipeline`, copied into a fresh base in float32."""
-    fresh = open_pipeline(place.folder, vae=False, like=pipeline)
+    fresh = open_pipeline(place.folder, like=pipeline)
     if settings.token is not None:
         add_word(fresh, settings.token)
     trained = Trained(Denoiser(pipeline.unet, pipeline.text_encoder)).state_dict()

@@ -166,7 +166,7 @@ def test_facts_of_a_base(base: Path) -> None:
     pipeline = open_pipeline(place.folder)
     assert training_scheduler(pipeline).config.prediction_type == "v_prediction"
     wanted = [pipeline.unet, pipeline.text_encoder, pipeline.vae]
-    for empty, full in zip(open_empty(place), wanted, strict=True):
+    for empty, full in zip(open_empty(place.folder), wanted, strict=True):
         assert sum(p.numel() for p in empty.parameters()) == full.num_parameters()
 
 

