@@ -229,9 +229,19 @@ def open_empty(folder: Path) -> tuple[UNet2DConditionModel, CLIPTextModel, Autoe
         )
 
 
+def rescheduled(kind: type[Any], config: Mapping[str, Any], **others: Any) -> Any:
+    """A scheduler of this kind on the schedule in `config`, with `others` set.
+
+    Never clipped at 1, as some kinds do where a configuration of another kind is silent: latents go
+    beyond.
+    """
+    return kind.from_config(config, clip_sample=False, **others)
+
+
 def training_scheduler(pipeline: StableDiffusionPipeline) -> DDPMScheduler:
     """The pipeline's own noise schedule and prediction type, for adding noise."""
-    return DDPMScheduler.from_config(pipeline.scheduler.config)
+    scheduler: DDPMScheduler = rescheduled(DDPMScheduler, pipeline.scheduler.config)
+    return scheduler
 
 
 def end_in_noise(pipeline: StableDiffusionPipeline) -> None:
@@ -246,8 +256,8 @@ def end_in_noise(pipeline: StableDiffusionPipeline) -> None:
             f"zero_terminal_snr needs a base of v-prediction, and this one predicts "
             f"{config.prediction_type}; leave it false."
         )
-    pipeline.scheduler = DDIMScheduler.from_config(
-        config, rescale_betas_zero_snr=True, timestep_spacing="trailing"
+    pipeline.scheduler = rescheduled(
+        DDIMScheduler, config, rescale_betas_zero_snr=True, timestep_spacing="trailing"
     )
 
 

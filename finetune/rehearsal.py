@@ -18,7 +18,7 @@ from core.parallel import process_state
 from finetune.buckets import Buckets
 from finetune.cost import Work
 from finetune.encode import Source, cached
-from finetune.models import NETWORKS, Denoiser, Place, open_empty, open_pipeline
+from finetune.models import NETWORKS, Denoiser, Place, open_empty, open_pipeline, rescheduled
 from finetune.new_word import Embedding
 from finetune.portions import at_once
 from finetune.sample import StableDiffusionSampler
@@ -79,7 +79,7 @@ def empty_pipeline(place: Place) -> StableDiffusionPipeline:
         text_encoder=text_encoder.eval(),
         tokenizer=CLIPTokenizer.from_pretrained(place.folder / "tokenizer"),
         unet=unet,
-        scheduler=DDIMScheduler.from_config(place.config("scheduler")),
+        scheduler=rescheduled(DDIMScheduler, place.config("scheduler")),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

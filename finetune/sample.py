@@ -19,7 +19,7 @@ from core.images import from_array, to_array, to_mode
 from core.seeds import image_noise, mixed_noise, stream
 from finetune.adapters import FILE
 from finetune.blend import Blend, mixes, name_of
-from finetune.models import Place, downscale, locate, open_pipeline, open_vae
+from finetune.models import Place, downscale, locate, open_pipeline, open_vae, rescheduled
 from finetune.portions import at_once
 from finetune.weights import CARD, base_of, open_tuned, read_card
 
@@ -195,7 +195,7 @@ class StableDiffusionSampler:
         if name not in SCHEDULERS:
             raise UserError(f"No scheduler '{name}'; choose one of {', '.join(SCHEDULERS)}.")
         own = self.pipeline.scheduler
-        self.pipeline.scheduler = getattr(diffusers, SCHEDULERS[name]).from_config(own.config)
+        self.pipeline.scheduler = rescheduled(getattr(diffusers, SCHEDULERS[name]), own.config)
         try:
             yield
         finally:

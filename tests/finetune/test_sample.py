@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler, PNDMScheduler, StableDiffusionPipeline
 from diffusers.configuration_utils import FrozenDict
 from diffusers.models.attention_processor import AttnProcessor
 
@@ -43,6 +43,19 @@ def test_images_do_not_depend_on_the_batch(sampler: StableDiffusionSampler) -> N
         ]
         assert difference(alone, [together[2], together[0]]) <= 1, scheduler
     assert difference(sampler([1], ["a"], steps=3), sampler([2], ["a"], steps=3)) > 10
+
+
+def test_latents_are_never_clipped(base: Path, tmp_path: Path) -> None:
+    """A base whose own scheduler knows no clipping says nothing of it, and DDIM's default is to."""
+    pipeline = StableDiffusionPipeline.from_pretrained(base)
+    silent = {"prediction_type", "beta_schedule", "beta_start", "beta_end", "set_alpha_to_one"}
+    config = {name: pipeline.scheduler.config[name] for name in silent} | {"steps_offset": 1}
+    pipeline.scheduler = PNDMScheduler(**config)
+    pipeline.save_pretrained(tmp_path / "base")
+    assert "clip" not in (tmp_path / "base/scheduler/scheduler_config.json").read_text()
+    asked = {"steps": 3, "guidance": 9.0}
+    drawn = [load_sampler(each, "cpu")([1], ["a"], **asked) for each in (base, tmp_path / "base")]
+    assert difference(*drawn) == 0
 
 
 def test_the_larger_the_fewer_are_decoded_at_once() -> None:
