@@ -140,8 +140,8 @@ def open_pipeline(
     """Every part in float32 on the CPU, in eval mode, without progress bars or a safety checker.
 
     Args:
-        like: what was opened from `folder` before and may have been adapted since: then without
-            autoencoder, and of the same memory as far as that is frozen in float32 on the CPU.
+        like: what holds the same numbers, perhaps with adapters: then without autoencoder, and of
+            the same memory as far as that is float32 on the CPU.
 
     Raises UserError where the weights cannot be read.
     """
@@ -201,20 +201,20 @@ def _still(network: torch.nn.Module) -> None:
 
 
 def _shared(folder: Path, like: StableDiffusionPipeline) -> dict[str, torch.nn.Module]:
-    """UNet and text encoder of `folder`, each where `like` has all of it frozen, in float32 and on
-    the CPU: without adapters, and in the same memory.
+    """UNet and text encoder of `folder`, each where `like` has all of it in float32 on the CPU:
+    without adapters, and in the same memory.
     """
     unet, text_encoder, _ = open_empty(folder)
     found = {}
     for name, network in (("unet", unet), ("text_encoder", text_encoder)):
-        frozen = {
+        held = {
             inner.replace(".base_layer.", "."): parameter.data
             for inner, parameter in getattr(like, name).named_parameters()
-            if parameter.is_cpu and parameter.dtype == torch.float32 and not parameter.requires_grad
+            if parameter.is_cpu and parameter.dtype == torch.float32
         }
         shapes = {inner: value.shape for inner, value in network.state_dict().items()}
-        if all(inner in frozen and frozen[inner].shape == shapes[inner] for inner in shapes):
-            network.load_state_dict({inner: frozen[inner] for inner in shapes}, assign=True)
+        if all(inner in held and held[inner].shape == shapes[inner] for inner in shapes):
+            network.load_state_dict({inner: held[inner] for inner in shapes}, assign=True)
             found[name] = network.requires_grad_(False).eval()
     return found
 

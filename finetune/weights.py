@@ -10,7 +10,15 @@ from core.errors import UserError
 from core.files import atomic_folder, read_json, write_json
 from core.runs import SCORE
 from finetune.adapters import FILE, NAME, adapter_state, save_adapters
-from finetune.models import Denoiser, Place, end_in_noise, locate, open_pipeline, tokenize
+from finetune.models import (
+    NETWORKS,
+    Denoiser,
+    Place,
+    end_in_noise,
+    locate,
+    open_pipeline,
+    tokenize,
+)
 from finetune.networks import save_pipeline
 from finetune.new_word import add_word, load_word, save_word, settled
 from finetune.settings import DreamBoothSettings
@@ -146,13 +154,17 @@ def trained_outputs(
 
 
 def check_pipeline(folder: Path, pipeline: StableDiffusionPipeline) -> None:
-    """Open the folder; weights and outputs must be those of `pipeline`, which ends on the CPU."""
+    """Open the folder; weights and outputs must be those of `pipeline`, which ends on the CPU.
+
+    The files are compared as they lie on disk, one network after the other; what is then drawn with
+    has their configurations and the memory of `pipeline`.
+    """
     pipeline.to("cpu")
-    loaded = open_pipeline(folder)
-    for name in ("unet", "text_encoder", "vae"):
-        wanted, got = getattr(pipeline, name), getattr(loaded, name)
-        compare_states(wanted.state_dict(), got.state_dict(), folder)
-    compare_states(outputs(pipeline), outputs(loaded), folder)
+    for name in NETWORKS:
+        network = getattr(pipeline, name)
+        written = type(network).from_pretrained(folder / name, local_files_only=True)
+        compare_states(network.state_dict(), written.state_dict(), folder)
+    compare_states(outputs(pipeline), outputs(open_pipeline(folder, like=pipeline)), folder)
 
 
 @torch.no_grad()

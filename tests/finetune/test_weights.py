@@ -9,11 +9,14 @@ import pytest
 import torch
 
 import finetune.weights
+from core.files import read_json, write_json
 from core.runs import read_metrics
 from finetune.models import locate, open_pipeline
-from finetune.settings import DreamBoothSettings, Lora
+from finetune.networks import save_pipeline
+from finetune.new_word import add_word
+from finetune.settings import DreamBoothSettings, Lora, Token
 from finetune.train_dreambooth import train
-from finetune.weights import write_weights
+from finetune.weights import check_pipeline, write_weights
 from tests.finetune.test_adapters import tuned
 
 Make = Callable[..., DreamBoothSettings]
@@ -44,20 +47,37 @@ def test_one_base_at_a_time_is_in_memory(
     assert len(opened) == 4
 
 
-def test_only_what_is_frozen_and_float32_is_shared(base: Path) -> None:
-    """Others are read again: trained numbers are not the base's, half ones are rounded."""
+def test_only_what_is_whole_and_float32_is_shared(base: Path) -> None:
+    """Others are read again: half precision is rounded, and a table with new words is another."""
     trained, plain = open_pipeline(base), open_pipeline(base)
-    trained.unet.requires_grad_(True)
-    trained.text_encoder.half()
-    with torch.no_grad():
-        for parameter in trained.unet.parameters():
-            parameter += 1
+    add_word(trained, Token("<new>", "a"))
+    trained.unet.half()
     again = open_pipeline(base, like=trained)
     for name in ("unet", "text_encoder"):
         wanted, got = (getattr(each, name).state_dict() for each in (plain, again))
         assert wanted.keys() == got.keys()
         for key in wanted:
             torch.testing.assert_close(got[key], wanted[key], rtol=0, atol=0)
+
+
+def test_whole_networks_are_compared_with_their_files(base: Path, tmp_path: Path) -> None:
+    """Nothing is held twice, and a number or a setting that came out otherwise is found."""
+    pipeline = open_pipeline(base)
+    save_pipeline(pipeline, tmp_path)
+    check_pipeline(tmp_path, pipeline)
+    config = read_json(tmp_path / "unet" / "config.json")
+    write_json(tmp_path / "unet" / "config.json", config | {"act_fn": "gelu"})
+    with pytest.raises(RuntimeError, match=r"1 of 2 tensors differ, such as prediction"):
+        check_pipeline(tmp_path, pipeline)
+    write_json(tmp_path / "unet" / "config.json", config)
+    for name in ("unet", "vae", "text_encoder"):
+        parameter = next(getattr(pipeline, name).parameters())
+        kept = parameter.data.clone()
+        parameter.data[0] += 1
+        with pytest.raises(RuntimeError, match=r"1 of \d+ tensors differ"):
+            check_pipeline(tmp_path, pipeline)
+        parameter.data.copy_(kept)
+    check_pipeline(tmp_path, pipeline)
 
 
 def test_only_training_runs_compiled(settings: Make, monkeypatch: pytest.MonkeyPatch) -> None:
