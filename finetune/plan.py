@@ -190,8 +190,9 @@ def _print_reckoned(
             denoiser(*one)
 
     parts = reckon(settings, work.piece, guess, work.denoised).parts(settings, looks)
-    hours = sum(parts.values()) / 3600
-    print(f"time       about {hours:.1f} hours on this processor, by its operations; not tried")
+    minutes = sum(parts.values()) / 60
+    told = f"{minutes / 60:.1f} hours" if minutes >= 60 else f"{minutes:.0f} min"
+    print(f"time       about {told} on this processor, by its operations; not tried")
     kept, passing = memory_needed(settings, denoiser, inputs, total, trained)
     print(f"memory     about {kept / 1e6:.0f} MB for weights, gradients and moments,")
     print(f"           and {passing / 1e6:.0f} MB in passing, on one process")
