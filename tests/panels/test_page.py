@@ -61,7 +61,8 @@ def spoken(page: Any) -> str:
     for node in told:  # parents come first
         inside |= {node["id"]} if node["parent"] in inside else set()
     words = [n["name"] for n in told if n["role"] == "StaticText" and n["id"] in inside]
-    return re.sub(r"^In queue: \d+ of \d+\s*", "", " ".join(words))  # that is Gradio's
+    gradio = r"^(In queue: \d+ of \d+|Loading|common\.complete)\s*"  # what its own region says
+    return re.sub(gradio, "", " ".join(words))
 
 
 def html_of(page: Any, element: int) -> str:
