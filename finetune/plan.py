@@ -17,7 +17,6 @@ from finetune.models import (
     Denoiser,
     Place,
     check_unknown,
-    end_in_noise,
     locate,
     locate_pinned,
 )
@@ -28,6 +27,7 @@ from finetune.rehearsal import (
     empty_work,
     precision,
 )
+from finetune.schedules import end_in_noise
 from finetune.settings import DreamBoothSettings, check_heard
 from finetune.subjects import (
     ClassImages,

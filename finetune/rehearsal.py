@@ -18,10 +18,11 @@ from core.parallel import process_state
 from finetune.buckets import Buckets
 from finetune.cost import Work
 from finetune.encode import Source, cached
-from finetune.models import NETWORKS, Denoiser, Place, open_empty, open_pipeline, rescheduled
+from finetune.models import NETWORKS, Denoiser, Place, open_empty, open_pipeline
 from finetune.new_word import Embedding
 from finetune.portions import at_once
 from finetune.sample import StableDiffusionSampler
+from finetune.schedules import rescheduled
 from finetune.settings import DreamBoothSettings
 from finetune.trained import Trained, freeze
 from finetune.validation import HeldOut

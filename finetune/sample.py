@@ -19,8 +19,9 @@ from core.images import from_array, to_array, to_mode
 from core.seeds import image_noise, mixed_noise, stream
 from finetune.adapters import FILE
 from finetune.blend import Blend, mixes, name_of
-from finetune.models import Place, downscale, locate, open_pipeline, open_vae, rescheduled
+from finetune.models import Place, downscale, locate, open_pipeline, open_vae
 from finetune.portions import at_once
+from finetune.schedules import rescheduled
 from finetune.weights import CARD, base_of, open_tuned, read_card
 
 SCHEDULERS = {

@@ -36,10 +36,8 @@ from finetune.losses import denoising_loss, min_snr_weight, preserve_prior, targ
 from finetune.models import (
     Denoiser,
     Place,
-    end_in_noise,
     locate_pinned,
     open_pipeline,
-    training_scheduler,
 )
 from finetune.new_word import add_word
 from finetune.optimisers import build_optimiser, build_schedule, gather, look
@@ -56,6 +54,7 @@ from finetune.portions import portions
 from finetune.prediction import check_prediction
 from finetune.rehearsal import HALF, checkpoint_activations, work_of
 from finetune.sample import StableDiffusionSampler
+from finetune.schedules import end_in_noise, training_scheduler
 from finetune.settings import DreamBoothSettings
 from finetune.subjects import (
     Subject,

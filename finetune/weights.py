@@ -14,13 +14,13 @@ from finetune.models import (
     NETWORKS,
     Denoiser,
     Place,
-    end_in_noise,
     locate,
     open_pipeline,
     tokenize,
 )
 from finetune.networks import save_pipeline
 from finetune.new_word import add_word, load_word, save_word, settled
+from finetune.schedules import end_in_noise
 from finetune.settings import DreamBoothSettings
 from finetune.trained import Trained, freeze
 

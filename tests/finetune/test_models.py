@@ -25,8 +25,8 @@ from finetune.models import (
     locate_pinned,
     open_empty,
     open_pipeline,
-    training_scheduler,
 )
+from finetune.schedules import training_scheduler
 from tests.finetune.tiny import tiny_pipeline
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -9,8 +9,9 @@ from diffusers import DDPMScheduler
 from core.errors import UserError
 from finetune.captions import Words
 from finetune.encode import Batch
-from finetune.models import Denoiser, end_in_noise, open_pipeline, training_scheduler
+from finetune.models import Denoiser, open_pipeline
 from finetune.prediction import check_prediction
+from finetune.schedules import end_in_noise, training_scheduler
 from tests.finetune.tiny import tiny_pipeline
 
 BASE = Path(__file__).resolve().parents[2] / "models" / "sd2-mini"

@@ -17,7 +17,8 @@ from core.sets import open_set
 from finetune.adapters import adapter_state
 from finetune.blend import name_of
 from finetune.losses import denoising_loss, target
-from finetune.models import Denoiser, open_pipeline, training_scheduler
+from finetune.models import Denoiser, open_pipeline
+from finetune.schedules import training_scheduler
 from finetune.settings import Concept, DreamBoothSettings, Lora, Optim
 from finetune.subjects import held_out_subject
 from finetune.train_dreambooth import train
