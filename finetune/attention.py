@@ -59,7 +59,8 @@ def attention(heads: int, *packs: torch.Tensor) -> tuple[torch.Tensor, ...]:
     apart = [_apart(pack, heads, depth) for pack in packs]
     q, k, v = (part for pack in apart for part in pack)
     scores = torch.baddbmm(q.new_empty(1, 1, 1), q, k.transpose(1, 2), beta=0, alpha=depth**-0.5)
-    weights = scores.softmax(-1)
+    place = None if scores.requires_grad else scores  # in place where nothing is recorded
+    weights = torch.softmax(scores, -1, out=place)
     return _together((weights @ v)[None], heads), weights, *apart
 
 
@@ -83,7 +84,8 @@ class Attend(torch.autograd.Function):
         (rows,) = _apart(dy, ctx.heads, q.shape[-1])
         torch.bmm(weights.transpose(1, 2), rows, out=dv)
         dweights = rows @ v.transpose(1, 2)
-        dscores = torch._softmax_backward_data(dweights, weights, -1, weights.dtype)
+        back = torch.ops.aten._softmax_backward_data.out
+        dscores = back(dweights, weights, -1, weights.dtype, grad_input=dweights)
         torch.baddbmm(dq, dscores, k, beta=0, alpha=scale, out=dq)
         torch.baddbmm(dk, dscores.transpose(1, 2), q, beta=0, alpha=scale, out=dk)
         return None, *(_together(pack, ctx.heads) for pack in gradients)

@@ -1,4 +1,4 @@
-"""A network's linear layers and attention, replaced by faster ones that compute the same.
+"""A network's layers and attention, replaced by faster ones that compute the same.
 
 Parameters, their names and what is saved stay as they are.
 """
@@ -8,29 +8,42 @@ from typing import Any
 
 import torch
 from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from peft.tuners.lora import Linear
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 from finetune import low_rank
 from finetune.adapters import NAME
 from finetune.attention import attend
+from finetune.convolution import (
+    Convolution,
+    Packed,
+    PackedBlock,
+    Residual,
+    can_pack,
+    can_pack_block,
+    channels_last,
+)
 from finetune.settings import Lora
 
 
-def fuse(network: torch.nn.Module, lora: Lora) -> None:
+def fuse(network: torch.nn.Module, lora: Lora, packing: bool = False) -> None:
     """Replace the forward pass of the network's plain and rslora Linear adapters with dropout 0,
-    and where oneDNN is faster of its other linear layers that are frozen. For float32 only.
+    and where oneDNN is faster so of other layers that are frozen. For float32 only.
+
+    `packing`: of convolutions too (finetune/convolution.py); what is compiled cannot have them so.
     """
-    adapted = [layer for layer in network.modules() if isinstance(layer, Linear)]
-    parts = {part for layer in adapted for part in layer.modules()}
+    tuned = [layer for layer in network.modules() if isinstance(layer, BaseTunerLayer)]
+    parts = {part for layer in tuned for part in layer.modules()}
     for layer in network.modules():
-        if type(layer) is torch.nn.Linear and layer not in parts:
-            weight = layer.weight
-            if low_rank.ONEDNN and weight.is_cpu and not weight.requires_grad:
-                layer.forward = partial(_forward, layer)
+        if layer not in parts:
+            fuse_frozen(layer, packing)
     if lora.kind == "dora" or lora.dropout:
         return
-    for layer in adapted:
-        layer.forward = partial(_forward_adapted, layer)
+    for layer in tuned:
+        if isinstance(layer, Linear):
+            layer.forward = partial(_forward_adapted, layer)
     for block in network.modules():
         if isinstance(block, BasicTransformerBlock):
             for layer in (block.attn1, block.attn2):
@@ -38,8 +51,51 @@ def fuse(network: torch.nn.Module, lora: Lora) -> None:
                     layer.forward = partial(attend, layer)
 
 
+def fuse_frozen(layer: torch.nn.Module, packing: bool) -> None:
+    """Replace the forward pass of a layer that has no adapter itself."""
+    if type(layer) is torch.nn.Linear:
+        if low_rank.ONEDNN and layer.weight.is_cpu and not layer.weight.requires_grad:
+            layer.forward = partial(_forward, layer)
+    elif packing and can_pack(layer):
+        layer.forward = partial(_convolve, Packed(layer))
+    elif packing and can_pack_block(layer):
+        layer.forward = partial(_add_residual, layer, PackedBlock(layer))
+    elif packing and isinstance(layer, Transformer2DModel):
+        layer._get_output_for_continuous_inputs = partial(_leave_channels_last, layer)
+
+
 def _forward(layer: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
     return low_rank.Frozen.apply(x, layer.weight, layer.bias)
+
+
+def _convolve(packed: Packed, x: torch.Tensor) -> torch.Tensor:
+    return Convolution.apply(x, packed)
+
+
+def _add_residual(
+    block: ResnetBlock2D, packed: PackedBlock, x: torch.Tensor, moment: torch.Tensor | None
+) -> torch.Tensor:
+    if moment is None:
+        return Residual.apply(channels_last(x), None, packed)
+    if moment.requires_grad:  # the time embedding has adapters
+        return ResnetBlock2D.forward(block, x, moment)
+    moment = block.time_emb_proj(block.nonlinearity(moment))
+    return Residual.apply(channels_last(x), moment, packed)
+
+
+def _leave_channels_last(
+    layer: Transformer2DModel,
+    hidden_states: torch.Tensor,
+    residual: torch.Tensor,
+    batch_size: int,
+    height: int,
+    width: int,
+    inner_dim: int,
+) -> torch.Tensor:
+    """What the method does, without bringing B x C x H x W into that order in memory."""
+    x = layer.proj_out(hidden_states) if layer.use_linear_projection else hidden_states
+    x = x.view(batch_size, height, width, inner_dim).permute(0, 3, 1, 2)
+    return (x if layer.use_linear_projection else layer.proj_out(x)) + residual
 
 
 def _forward_adapted(layer: Linear, x: torch.Tensor, *args: Any, **others: Any) -> torch.Tensor:

@@ -29,6 +29,7 @@ from core.session import Session
 from finetune.aliases import translate
 from finetune.buckets import Buckets, bucketed
 from finetune.captions import Words
+from finetune.convolution import FASTER
 from finetune.cost import disk_left, estimate
 from finetune.encode import Batch, Source, join
 from finetune.fused import fuse
@@ -127,7 +128,7 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
     denoiser = Denoiser(pipeline.unet, None if words.embedded else pipeline.text_encoder)
     trained = freeze(denoiser, settings)
     if settings.adapted and accelerator.mixed_precision == "no":
-        fuse(denoiser, settings.lora)
+        fuse(denoiser, settings.lora, packing=FASTER and not settings.compile)
     whole = Denoiser(denoiser.unet, denoiser.text_encoder)  # what samplers and files get
     if accelerator.is_fsdp2:  # each process will hold a part of a copy
         denoiser = copy.deepcopy(denoiser)
