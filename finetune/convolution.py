@@ -16,18 +16,23 @@ from torch.autograd.function import FunctionCtx
 from core.device import processor
 
 FASTER = "Intel" in processor() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
-LARGE = 2**20  # weights: of more, two copies are dear
+MOST = 2**26  # weights of a network: two copies of more are dear
 
 
-def can_pack(layer: torch.nn.Module) -> bool:
-    """Whether `Packed` can stand for this module."""
-    if type(layer) is not torch.nn.Conv2d:
-        return False
-    plain = layer.padding_mode == "zeros" and layer.groups == 1 and layer.dilation == (1, 1)
+def can_pack(network: torch.nn.Module) -> bool:
+    """Whether `Packed` can stand for every convolution: some alone cost more than they gain."""
+    layers = [layer for layer in network.modules() if isinstance(layer, torch.nn.Conv2d)]
+    weights = sum(layer.weight.numel() for layer in layers)
+    return all(_is_plain(layer) for layer in layers) and weights <= MOST
+
+
+def _is_plain(layer: torch.nn.Conv2d) -> bool:
+    """Frozen, at float32 on the CPU, without groups, gaps or a padding of its own."""
     frozen = not any(parameter.requires_grad for parameter in layer.parameters())
-    weight = layer.weight
-    ready = weight.is_cpu and weight.dtype == torch.float32 and weight.numel() <= LARGE
-    return plain and frozen and ready and isinstance(layer.padding, tuple)
+    ready = layer.weight.is_cpu and layer.weight.dtype == torch.float32
+    whole = layer.groups == 1 and layer.dilation == (1, 1)
+    zeros = layer.padding_mode == "zeros" and isinstance(layer.padding, tuple)
+    return frozen and ready and whole and zeros
 
 
 class Packed:
@@ -79,15 +84,13 @@ class PackedBlock:
         self.shortcut = None if block.conv_shortcut is None else Packed(block.conv_shortcut)
 
 
-def can_pack_block(block: torch.nn.Module) -> bool:
-    """Whether `PackedBlock` can stand for this module."""
-    if type(block) is not ResnetBlock2D or any(p.requires_grad for p in block.parameters()):
-        return False
-    convolutions = [block.conv1, block.conv2, block.conv_shortcut]
+def is_usual(block: ResnetBlock2D) -> bool:
+    """Whether `PackedBlock` can stand for this block, whose convolutions can be packed."""
+    frozen = not any(parameter.requires_grad for parameter in block.parameters())
     timed = block.time_embedding_norm == "default" and not block.skip_time_act
     plain = block.upsample is None and block.downsample is None and block.dropout.p == 0
-    usual = block.output_scale_factor == 1 and isinstance(block.nonlinearity, torch.nn.SiLU)
-    return timed and plain and usual and all(can_pack(c) for c in convolutions if c is not None)
+    scaled = block.output_scale_factor == 1 and isinstance(block.nonlinearity, torch.nn.SiLU)
+    return frozen and timed and plain and scaled
 
 
 class Residual(torch.autograd.Function):

@@ -22,8 +22,8 @@ from finetune.convolution import (
     PackedBlock,
     Residual,
     can_pack,
-    can_pack_block,
     channels_last,
+    is_usual,
 )
 from finetune.settings import Lora
 
@@ -32,10 +32,11 @@ def fuse(network: torch.nn.Module, lora: Lora, packing: bool = False) -> None:
     """Replace the forward pass of the network's plain and rslora Linear adapters with dropout 0,
     and where oneDNN is faster so of other layers that are frozen. For float32 only.
 
-    `packing`: of convolutions too (finetune/convolution.py); what is compiled cannot have them so.
+    `packing`: of convolutions too, if all can be (finetune/convolution.py); compiled, none can.
     """
     tuned = [layer for layer in network.modules() if isinstance(layer, BaseTunerLayer)]
     parts = {part for layer in tuned for part in layer.modules()}
+    packing = packing and can_pack(network)
     for layer in network.modules():
         if layer not in parts:
             fuse_frozen(layer, packing)
@@ -56,9 +57,9 @@ def fuse_frozen(layer: torch.nn.Module, packing: bool) -> None:
     if type(layer) is torch.nn.Linear:
         if low_rank.ONEDNN and layer.weight.is_cpu and not layer.weight.requires_grad:
             layer.forward = partial(_forward, layer)
-    elif packing and can_pack(layer):
+    elif packing and isinstance(layer, torch.nn.Conv2d):
         layer.forward = partial(_convolve, Packed(layer))
-    elif packing and can_pack_block(layer):
+    elif packing and isinstance(layer, ResnetBlock2D) and is_usual(layer):
         layer.forward = partial(_add_residual, layer, PackedBlock(layer))
     elif packing and isinstance(layer, Transformer2DModel):
         layer._get_output_for_continuous_inputs = partial(_leave_channels_last, layer)

@@ -1,6 +1,8 @@
 """Convolutions with packed weights compute what torch's own do."""
 
+import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from finetune.models import Denoiser
 from finetune.rehearsal import checkpoint_activations
 from finetune.settings import Lora
 from tests.finetune.test_adapters import EVERYWHERE, tuned
+from tests.finetune.tiny import tiny_pipeline
 
 pytestmark = pytest.mark.skipif(
     not hasattr(torch.ops.mkldnn, "_convolution_pointwise"), reason="torch without oneDNN"
@@ -72,20 +75,20 @@ def test_a_packed_residual_block(channels: int, timed: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("targets", "kind", "left"),
+    ("targets", "kind", "packed"),
     [
-        (("attention",), "plain", 0),
-        (("attention",), "dora", 0),
-        (("projection",), "plain", 0),
-        (("convolution",), "plain", 1),
-        (EVERYWHERE, "plain", 1),
+        (("attention",), "plain", True),
+        (("attention", "feedforward"), "dora", True),
+        (("projection",), "plain", True),
+        (("convolution",), "plain", False),
+        (EVERYWHERE, "plain", False),
     ],
 )
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_packed_unet(
-    base: Path, targets: tuple[str, ...], kind: str, left: int, checkpointing: bool
+    base: Path, targets: tuple[str, ...], kind: str, packed: bool, checkpointing: bool
 ) -> None:
-    """Same predictions and gradients; what has adapters stays peft's own."""
+    """Same predictions and gradients; where convolutions have adapters, none is packed."""
     lora = Lora(rank=2, alpha=3.0, targets=targets, kind=kind)
     denoiser = Denoiser(tuned(base, lora, text=False).unet, None)
     random = torch.Generator().manual_seed(2)
@@ -108,42 +111,47 @@ def test_a_packed_unet(
     assert found.keys() == wanted.keys()
     for name in wanted:
         alike(found[name], wanted[name])
-    blocks = [m for m in denoiser.modules() if isinstance(m, ResnetBlock2D)]
-    assert any("forward" not in vars(block) for block in blocks) is bool(left)
-    adapted = [m for m in denoiser.modules() if hasattr(m, "base_layer")]
-    assert all("forward" not in vars(m.base_layer) for m in adapted)
+    layers = [m for m in denoiser.modules() if isinstance(m, torch.nn.Conv2d | ResnetBlock2D)]
+    assert len(layers) > 20
+    assert all(("forward" in vars(layer)) is packed for layer in layers)
 
 
-def test_a_packed_unet_keeps_channels_last(base: Path) -> None:
-    """No layer in between brings them back into the other order, or none is faster."""
-    lora = Lora()
-    denoiser = Denoiser(tuned(base, lora, text=False).unet, None)
-    fuse(denoiser, lora, packing=True)
+@pytest.mark.parametrize("linear", [True, False], ids=["linear", "convolution"])
+def test_a_packed_unet_keeps_channels_last(tmp_path: Path, linear: bool) -> None:
+    """No layer in between brings them back into the other order, or nothing is gained; with
+    projections as in Stable Diffusion 2 and 1."""
+    tiny_pipeline(linear=linear).save_pretrained(tmp_path)
+    lora = Lora(rank=2)
+    denoiser = Denoiser(tuned(tmp_path, lora, text=False).unet, None)
     orders = []
 
     def look(layer: torch.nn.Module, inputs: object, result: object) -> None:
         x = result[0] if isinstance(result, tuple) else result
         orders.append(x.is_contiguous(memory_format=torch.channels_last))
 
-    for layer in denoiser.modules():
-        if isinstance(layer, ResnetBlock2D | Transformer2DModel):
-            layer.register_forward_hook(look)
-    denoiser(torch.randn(2, 4, 8, 8), torch.tensor([100, 900]), torch.randn(2, 77, 32))
-    assert len(orders) > 5
+    layers = [m for m in denoiser.modules() if isinstance(m, ResnetBlock2D | Transformer2DModel)]
+    given = (torch.randn(2, 4, 8, 8), torch.tensor([100, 900]), torch.randn(2, 77, 32))
+    wanted = denoiser(*given)
+    fuse(denoiser, lora, packing=True)
+    for layer in layers:
+        layer.register_forward_hook(look)
+    alike(denoiser(*given), wanted)
+    assert len(orders) == len(layers)
     assert all(orders)
 
 
-def test_large_and_trained_convolutions_are_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:
-    layer = torch.nn.Conv2d(8, 8, 3, padding=1)
-    assert not can_pack(layer)
-    layer.requires_grad_(False)
-    assert can_pack(layer)
-    assert not can_pack(torch.nn.Conv2d(8, 8, 3, dilation=2).requires_grad_(False))
-    assert not can_pack(torch.nn.Conv2d(8, 8, 3, groups=2).requires_grad_(False))
-    assert not can_pack(torch.nn.Conv2d(8, 8, 3, padding="same").requires_grad_(False))
-    assert not can_pack(torch.nn.Conv2d(8, 8, 3).requires_grad_(False).double())
-    monkeypatch.setattr(convolution, "LARGE", layer.weight.numel() - 1)
-    assert not can_pack(layer)
+def test_what_is_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = torch.nn.Conv2d(8, 8, 3, padding=1)
+    assert not can_pack(plain)
+    plain.requires_grad_(False)
+    assert can_pack(plain)
+    others: list[dict[str, Any]] = [{"dilation": 2}, {"groups": 2}, {"padding": "same"}]
+    for options in [*others, {"padding_mode": "reflect"}, {"dtype": torch.float64}]:
+        other = torch.nn.Conv2d(8, 8, 3, **options).requires_grad_(False)
+        assert not can_pack(torch.nn.Sequential(plain, other))
+    monkeypatch.setattr(convolution, "MOST", 2 * plain.weight.numel() - 1)
+    assert can_pack(plain)
+    assert not can_pack(torch.nn.Sequential(plain, copy.deepcopy(plain)))
 
 
 def test_a_packed_block_hands_on_the_gradient_of_the_timestep() -> None:
