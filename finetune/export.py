@@ -26,7 +26,7 @@ from finetune.adapters import FILE, NAME
 from finetune.hub import check_push, push
 from finetune.model_card import CARD as README
 from finetune.model_card import MARK, model_card
-from finetune.models import open_pipeline
+from finetune.models import NETWORKS, open_pipeline
 from finetune.networks import save_pipeline
 from finetune.new_word import FILE as WORD
 from finetune.webui import write as write_webui
@@ -126,7 +126,7 @@ def write_merged(pipeline: StableDiffusionPipeline, target: Path) -> None:
     pipeline.to(torch.float16)
     save_pipeline(pipeline, target)
     again = open_pipeline(target)
-    for part in ("unet", "text_encoder", "vae"):  # one of the pipeline's at a time is float32 again
+    for part in NETWORKS:  # one at a time is float32 again
         own, got = getattr(pipeline, part), getattr(again, part)
         compare_states(own.float().state_dict(), got.state_dict(), target)
         own.half()
