@@ -5,19 +5,19 @@ time for the backward pass. Here they are kept; query, key and value of the same
 product, and what one caption says is met once for all images.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from diffusers.models.attention_processor import Attention
 from torch.autograd.function import FunctionCtx
 
-from finetune.low_rank import project
-
 FEW = 512  # positions; at 1,024 nothing is gained
 
 
 def attend(
     layer: Attention,
+    together: Callable[[torch.Tensor], list[torch.Tensor]],
     x: torch.Tensor,
     encoder_hidden_states: torch.Tensor | None = None,
     **others: Any,
@@ -25,20 +25,22 @@ def attend(
     """diffusers' Attention in a transformer block, of adapters without dropout: B x L x C.
 
     Args:
+        together: query, key and value of x; of the words, if they are met, key and value.
         x: B x L x C.
         encoder_hidden_states: the words, B x S x D; None: attention of x to itself.
     """
     words = encoder_hidden_states
     few = x.is_cpu and x.shape[1] <= FEW and torch.is_grad_enabled()
-    if not few or any(other is not None for other in others.values()):
+    usual = layer.is_cross_attention is (words is not None)
+    if not few or not usual or any(other is not None for other in others.values()):
         return layer.processor(layer, x, words, **others)  # as its forward does
     if words is None:
-        packs = project([layer.to_q, layer.to_k, layer.to_v], x)
+        packs = together(x)
     else:
         query = layer.to_q(x)
         if len(x) > 1 and words.stride(0) == 0:  # one caption: all positions are one image's
             query, words = query.view(1, -1, query.shape[-1]), words[:1]
-        packs = [query, *project([layer.to_k, layer.to_v], words)]
+        packs = [query, *together(words)]
     if torch.compiler.is_compiling():  # which fuses what lies between the products
         mixed, *_ = attention(layer.heads, *packs)
     else:

@@ -7,7 +7,9 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from peft.tuners.lora import Linear
@@ -26,13 +28,15 @@ from finetune.convolution import (
     is_usual,
 )
 from finetune.settings import Lora
+from finetune.stacks import Part, stack
 
 
 def fuse(network: torch.nn.Module, lora: Lora, packing: bool = False) -> None:
     """Replace the forward pass of the network's plain and rslora Linear adapters with dropout 0,
     and where oneDNN is faster so of other layers that are frozen. For float32 only.
 
-    `packing`: of convolutions too, if all can be (finetune/convolution.py); compiled, none can.
+    `packing`: of convolutions and small adapters too, if all convolutions can be packed
+    (finetune/convolution.py, finetune/stacks.py); compiled, none can.
     """
     tuned = [layer for layer in network.modules() if isinstance(layer, BaseTunerLayer)]
     parts = {part for layer in tuned for part in layer.modules()}
@@ -42,14 +46,32 @@ def fuse(network: torch.nn.Module, lora: Lora, packing: bool = False) -> None:
             fuse_frozen(layer, packing)
     if lora.kind == "dora" or lora.dropout:
         return
-    for layer in tuned:
-        if isinstance(layer, Linear):
-            layer.forward = partial(_forward_adapted, layer)
+    sets = meeting_the_same(network)
+    joint = {layer for layers in sets.values() for layer in layers}
+    alone = [layer for layer in tuned if isinstance(layer, Linear) and layer not in joint]
+    groups = [*sets.values(), *([layer] for layer in alone)]
+    stacked = stack(network, groups) if packing else [None] * len(groups)
+    for (attention, layers), part in zip(sets.items(), stacked, strict=False):
+        together = partial(low_rank.project, layers) if part is None else part.project
+        attention.forward = partial(attend, attention, together)
+    for layer, part in zip(alone, stacked[len(sets) :], strict=True):
+        layer.forward = partial(_forward_adapted, layer, part)
+    for layer in joint:  # where they are called one by one: no gradient, or many positions
+        layer.forward = partial(_forward_adapted, layer, None)
+
+
+def meeting_the_same(network: torch.nn.Module) -> dict[Attention, list[Linear]]:
+    """Of each attention in a transformer block, the adapters of what meets the same x: query, key
+    and value, or where words are met, key and value.
+    """
+    sets = {}
     for block in network.modules():
         if isinstance(block, BasicTransformerBlock):
             for layer in (block.attn1, block.attn2):
+                first = [] if layer.is_cross_attention else [layer.to_q]
                 if all(isinstance(part, Linear) for part in (layer.to_q, layer.to_k, layer.to_v)):
-                    layer.forward = partial(attend, layer)
+                    sets[layer] = [*first, layer.to_k, layer.to_v]
+    return sets
 
 
 def fuse_frozen(layer: torch.nn.Module, packing: bool) -> None:
@@ -99,11 +121,15 @@ def _leave_channels_last(
     return (x if layer.use_linear_projection else layer.proj_out(x)) + residual
 
 
-def _forward_adapted(layer: Linear, x: torch.Tensor, *args: Any, **others: Any) -> torch.Tensor:
+def _forward_adapted(
+    layer: Linear, part: Part | None, x: torch.Tensor, *args: Any, **others: Any
+) -> torch.Tensor:
     if layer.disable_adapters or layer.merged:
         return Linear.forward(layer, x, *args, **others)
     if x.is_cpu and len(x) > 1 and x.stride(0) == 0:  # one caption for all images: once will do
-        return _forward_adapted(layer, x[:1]).expand(len(x), *(-1,) * (x.ndim - 1))
+        return _forward_adapted(layer, part, x[:1]).expand(len(x), *(-1,) * (x.ndim - 1))
+    if part is not None:
+        return F.linear(x, part.weight, part.bias)
     base = layer.base_layer
     down, up = layer.lora_A[NAME].weight, layer.lora_B[NAME].weight
     return low_rank.LowRank.apply(x, base.weight, base.bias, down, up, layer.scaling[NAME])

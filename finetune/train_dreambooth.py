@@ -128,7 +128,8 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
     denoiser = Denoiser(pipeline.unet, None if words.embedded else pipeline.text_encoder)
     trained = freeze(denoiser, settings)
     if settings.adapted and accelerator.mixed_precision == "no":
-        fuse(denoiser, settings.lora, packing=FASTER and not settings.compile)
+        for network in denoiser.children():
+            fuse(network, settings.lora, packing=FASTER and not settings.compile)
     whole = Denoiser(denoiser.unet, denoiser.text_encoder)  # what samplers and files get
     if accelerator.is_fsdp2:  # each process will hold a part of a copy
         denoiser = copy.deepcopy(denoiser)
