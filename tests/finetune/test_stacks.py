@@ -74,21 +74,23 @@ def test_a_stacked_unet_learns_as_pefts(
 
 
 def test_a_stacked_unet_samples_and_is_put_off_as_pefts(base: Path) -> None:
-    """Without gradients, with other weights, without adapters, and merged."""
+    """With other weights, without adapters, and merged; with and without gradients."""
     lora = Lora(rank=2, targets=LINEAR)
     plain, stacked = unet_of(base, lora), unet_of(base, lora)
     fuse(stacked, lora, packing=True)
-    with torch.no_grad():
-        for change in (
-            lambda unet: None,
-            lambda unet: [p.mul_(2) for n, p in unet.named_parameters() if "lora_B" in n],
-            lambda unet: unet.disable_adapters(),
-            lambda unet: unet.enable_adapters(),
-            lambda unet: unet.fuse_lora(),
-        ):
-            for unet in (plain, stacked):
-                change(unet)
-            torch.testing.assert_close(predict(stacked), predict(plain), rtol=1e-4, atol=1e-5)
+    for change in (
+        lambda unet: None,
+        lambda unet: [p.data.mul_(2) for n, p in unet.named_parameters() if "lora_B" in n],
+        lambda unet: unet.disable_adapters(),
+        lambda unet: unet.enable_adapters(),
+        lambda unet: unet.fuse_lora(),
+    ):
+        change(plain)
+        change(stacked)
+        for learning in (False, True):
+            with torch.set_grad_enabled(learning):
+                found, wanted = predict(stacked), predict(plain)
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_what_is_stacked(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
