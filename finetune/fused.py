@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
@@ -129,7 +128,7 @@ def _forward_adapted(
     if x.is_cpu and len(x) > 1 and x.stride(0) == 0:  # one caption for all images: once will do
         return _forward_adapted(layer, part, x[:1]).expand(len(x), *(-1,) * (x.ndim - 1))
     if part is not None:
-        return F.linear(x, part.weight, part.bias)
+        return part.product(x)
     base = layer.base_layer
     down, up = layer.lora_A[NAME].weight, layer.lora_B[NAME].weight
     return low_rank.LowRank.apply(x, base.weight, base.bias, down, up, layer.scaling[NAME])

@@ -31,7 +31,11 @@ class Part:
         """What the layers make of ... x I: ... x O of all."""
         if any(layer.disable_adapters or layer.merged for layer in self.layers):
             return [layer(x) for layer in self.layers]
-        return [F.linear(x, self.weight, self.bias)]
+        return [self.product(x)]
+
+    def product(self, x: torch.Tensor) -> torch.Tensor:
+        """x (W + s B A)^T + b."""
+        return F.linear(x, self.weight, self.bias)
 
 
 class Stack:
