@@ -1,9 +1,9 @@
 """Convolutions with weights that are frozen, and the residual blocks made of them, at float32.
 
-On Intel's processors oneDNN wants a convolution's weights in blocks of its own and its channels
-last. torch rearranges both at every call, as long as a small convolution takes. Here frozen weights
-are rearranged once, as they are and turned for the gradient of x, which is a convolution too, and
-channels stay last between the layers.
+oneDNN wants a convolution's weights in blocks of its own and its channels last. torch rearranges
+both at every call, as long as a small convolution takes. Here frozen weights are rearranged once,
+as they are and turned for the gradient of x, which is a convolution too, and channels stay last
+between the layers.
 """
 
 from typing import Any
@@ -14,8 +14,10 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch.autograd.function import FunctionCtx
 
 from core.device import processor
+from finetune.low_rank import WIDE
 
-FASTER = "Intel" in processor() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+MEASURED = "Intel" in processor() or ("AMD" in processor() and not WIDE)  # not elsewhere yet
+FASTER = MEASURED and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
 MOST = 2**26  # weights of a network: two copies of more are dear
 
 

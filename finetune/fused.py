@@ -76,7 +76,7 @@ def meeting_the_same(network: torch.nn.Module) -> dict[Attention, list[Linear]]:
 def fuse_frozen(layer: torch.nn.Module, packing: bool) -> None:
     """Replace the forward pass of a layer that has no adapter itself."""
     if type(layer) is torch.nn.Linear:
-        if low_rank.ONEDNN and layer.weight.is_cpu and not layer.weight.requires_grad:
+        if low_rank.is_onednns(layer.weight) and not layer.weight.requires_grad:
             layer.forward = partial(_forward, layer)
     elif packing and isinstance(layer, torch.nn.Conv2d):
         layer.forward = partial(_convolve, Packed(layer))

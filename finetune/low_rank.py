@@ -5,7 +5,8 @@ Here W + s B A is put together first, which is small, and x meets it once. In ha
 sum would round the update away.
 
 torch takes MKL's products. On AMD's processors those leave AVX512 alone and need twice as long as
-oneDNN's, which are taken there; on Intel's, oneDNN's lose (7 % of a small UNet's step).
+oneDNN's, which are taken there. Without AVX512 oneDNN's win for large layers only; on Intel's
+processors they lose (7 % of a small UNet's step).
 """
 
 from collections.abc import Sequence
@@ -19,15 +20,22 @@ from core.device import processor
 from finetune.adapters import NAME
 
 ONEDNN = "AMD" in processor() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+WIDE = torch.backends.cpu.get_cpu_capability() == "AVX512"
+LARGE = 0 if WIDE else 2**20  # weights: a layer of so many is oneDNN's
 SMALL = 2**17  # weights: a product of fewer takes as long for its calls as for its numbers
 
 
 def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """x W^T + b, without a gradient. x: ... x I. W: O x I. b: O or None."""
     compiling = torch.compiler.is_compiling()  # Inductor takes oneDNN's with constant weights only
-    if ONEDNN and not compiling and x.is_cpu and x.dtype == torch.float32:
+    if is_onednns(weight) and not compiling and x.dtype == torch.float32:
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)
+
+
+def is_onednns(weight: torch.Tensor) -> bool:
+    """Whether oneDNN's product with this weight, at float32, is faster than MKL's."""
+    return ONEDNN and weight.is_cpu and weight.numel() >= LARGE
 
 
 def project(layers: Sequence[Linear], x: torch.Tensor) -> list[torch.Tensor]:

@@ -158,6 +158,7 @@ def onednn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> b
     if request.param and not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         pytest.skip("this build of torch is without oneDNN")
     monkeypatch.setattr(finetune.low_rank, "ONEDNN", request.param)
+    monkeypatch.setattr(finetune.low_rank, "LARGE", 0)
     return request.param
 
 
@@ -235,3 +236,25 @@ def test_fused_layers_at_float32_and_the_same_words_for_all(
         for name, wanted in peft.items():
             most = wanted.abs().max().item()
             torch.testing.assert_close(own[name], wanted, rtol=1e-4, atol=1e-4 * most)
+
+
+def test_onednn_gets_large_layers_where_mkls_products_of_small_ones_are_faster(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        pytest.skip("this build of torch is without oneDNN")
+    monkeypatch.setattr(finetune.low_rank, "ONEDNN", True)
+    monkeypatch.setattr(finetune.low_rank, "LARGE", 64 * 32)
+    layers = torch.nn.Sequential(torch.nn.Linear(32, 63), torch.nn.Linear(32, 64))
+    layers.requires_grad_(False)
+    fuse(layers, Lora())
+    assert ["forward" in vars(layer) for layer in layers] == [False, True]
+    x = torch.randn(3, 32)
+    for layer in layers:
+        torch.testing.assert_close(layer(x), x @ layer.weight.T + layer.bias)
+    one = torch.ops.mkldnn._linear_pointwise
+    with mock.patch.object(torch.ops.mkldnn, "_linear_pointwise", wraps=one) as seen:
+        finetune.low_rank.product(x, layers[0].weight, None)
+        assert not seen.called
+        finetune.low_rank.product(x, layers[1].weight, None)
+        assert seen.called
