@@ -26,6 +26,7 @@ from finetune.validation import TIMESTEPS
 
 FLOAT = 4  # bytes
 TRIES = 3  # of each part, after one that warms up
+PATIENCE = 10.0  # seconds of tries after which there is no further one
 DENOISED = 4  # steps of a sampler that are tried
 COPIED = 2**22  # trained numbers, about, on which updates and saves are tried
 SIDE = 1024  # of the matrices by which a processor's speed is told
@@ -159,9 +160,9 @@ def estimate(
 
 
 def tried(work: Callable[[], Any], device: torch.device) -> float:
-    """Seconds that `work` takes: the median of TRIES, after one that warms up."""
-    found = []
-    for _ in range(1 + TRIES):
+    """Seconds that `work` takes: the median of up to TRIES, after one that warms up."""
+    found: list[float] = []
+    while len(found) <= TRIES and sum(found[1:]) < PATIENCE:
         _wait(device)
         began = time.monotonic()
         work()

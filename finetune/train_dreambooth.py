@@ -43,6 +43,7 @@ from finetune.models import (
 from finetune.new_word import add_word
 from finetune.optimisers import build_optimiser, build_schedule, gather, look
 from finetune.plan import (
+    TRIABLE,
     check_share,
     disk_used,
     look_ahead,
@@ -153,6 +154,8 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
             loss_of(denoiser, scheduler, first, settings).backward()
         optimiser.zero_grad()
 
+    if session.main and device.type == "cpu" and size_of(pipeline) > TRIABLE:
+        print("Trying a step, to tell the run's time and memory: minutes, on this processor.")
     work = work_of(piece, len(scheduler), sources, sampler, held_out, opened, accelerator)
     plan = estimate(settings, work, looks, trained, device, session.run.path)
     left = disk_left(settings, len(trained), size_of(pipeline), looks, size)

@@ -16,6 +16,7 @@ from diffusers import StableDiffusionPipeline
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import core.session
+import finetune.cost
 import finetune.plan
 import finetune.portions
 import finetune.train_dreambooth
@@ -23,7 +24,7 @@ from core.errors import UserError
 from core.files import read_json, write_json
 from core.runs import read_metrics
 from core.session import Session
-from finetune.cost import Looks, Seconds, disk_left, times
+from finetune.cost import Looks, Seconds, disk_left, times, tried
 from finetune.models import locate
 from finetune.plan import memory_needed, warnings
 from finetune.rehearsal import empty_denoiser, empty_inputs, empty_pipeline
@@ -50,6 +51,32 @@ def test_seconds_and_bytes_by_hand(settings: Make) -> None:
     }
     kept = 100 * 12 + 3 * 4 * 120  # weights and moments; the whole base three times
     assert disk_left(own, 100, 120, Looks(6, 2), 8) == kept + (3 * 6 + 2 * 2) * 2 * 64
+
+
+def test_a_long_step_is_tried_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once to warm up, once to tell; a full-size base on a CPU takes a minute for each."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(finetune.cost.time, "monotonic", lambda: clock.now)
+    cpu = torch.device("cpu")
+
+    def work(lasts: list[float]) -> None:
+        clock.now += lasts.pop(0)
+
+    lasts = [90.0, 60.0, 50.0, 50.0]
+    assert tried(lambda: work(lasts), cpu) == 60
+    assert len(lasts) == 2
+    lasts = [30.0, 1.0, 3.0, 2.0, 9.0]  # the first compiles
+    assert tried(lambda: work(lasts), cpu) == 2
+    assert len(lasts) == 1
+
+
+def test_a_large_base_on_a_cpu_says_that_it_tries_a_step(
+    settings: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for least, said in ((2**40, False), (0, True)):
+        monkeypatch.setattr(finetune.train_dreambooth, "TRIABLE", least)
+        train(settings(steps=1, run_dir=f"{settings().run_dir}-{least}"))
+        assert ("Trying a step" in capsys.readouterr().out) is said
 
 
 @pytest.mark.slow
