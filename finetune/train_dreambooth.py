@@ -155,7 +155,7 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
         optimiser.zero_grad()
 
     if session.main and device.type == "cpu" and size_of(pipeline) > TRIABLE:
-        print("Trying a step, to tell the run's time and memory: minutes, on this processor.")
+        print("Trying a step, to tell the run's time and memory; here that can take minutes.")
     work = work_of(piece, len(scheduler), sources, sampler, held_out, opened, accelerator)
     plan = estimate(settings, work, looks, trained, device, session.run.path)
     left = disk_left(settings, len(trained), size_of(pipeline), looks, size)
