@@ -23,11 +23,12 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def processor() -> str:
-    """The CPU by the name of its maker, such as "AMD EPYC 9B45"; "" where Linux does not tell."""
+def processor(field: str = "model name") -> str:
+    """The CPU by the name of its maker, such as "AMD EPYC 9B45", or another field that Linux tells
+    of it, such as "cpu family"; "" where it does not."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
+            if line.startswith(field):
                 return line.partition(":")[2].strip()
     return ""
 

@@ -4,9 +4,10 @@ peft runs x W^T and s (x A^T) B^T and adds them; each extra product reads all of
 Here W + s B A is put together first, which is small, and x meets it once. In half precision that
 sum would round the update away.
 
-torch takes MKL's products. On AMD's processors those leave AVX512 alone and need twice as long as
-oneDNN's, which are taken there. Without AVX512 oneDNN's win for large layers only; on Intel's
-processors they lose (7 % of a small UNet's step).
+torch takes MKL's products. On AMD's processors those leave AVX512 alone, and where it is as wide as
+it says (Zen 5) need twice as long as oneDNN's, which are taken there. Where it is run in halves
+(Zen 4) or missing, oneDNN's win for large layers only; on Intel's processors they lose (7 % of a
+small UNet's step).
 """
 
 from collections.abc import Sequence
@@ -19,9 +20,12 @@ from torch.autograd.function import FunctionCtx
 from core.device import processor
 from finetune.adapters import NAME
 
-ONEDNN = "AMD" in processor() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-WIDE = torch.backends.cpu.get_cpu_capability() == "AVX512"
-LARGE = 0 if WIDE else 2**20  # weights: a layer of so many is oneDNN's
+AMD = "AMD" in processor()
+ONEDNN = AMD and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+ZEN_5 = 26  # as a family of processors
+WIDE = AMD and int(processor("cpu family") or 0) >= ZEN_5
+HALVES = torch.backends.cpu.get_cpu_capability() == "AVX512"
+LARGE = 0 if WIDE else 2**17 if HALVES else 2**20  # weights: a layer of so many is oneDNN's
 SMALL = 2**17  # weights: a product of fewer takes as long for its calls as for its numbers
 
 

@@ -1,4 +1,4 @@
-"""Memory that is kept between steps."""
+"""The processor by name, and memory that is kept between steps."""
 
 import ctypes
 import subprocess
@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from core.device import processor
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,3 +31,18 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
         for way in ("given back", "kept")
     ]
     assert faults[1] < faults[0] / 5
+
+
+def test_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fields of the first one that Linux names; where it names none, nothing."""
+    told = "cpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC 9B45\n\nmodel name\t: other\n"
+    monkeypatch.setattr(Path, "read_text", lambda path: told)
+    assert processor() == "AMD EPYC 9B45"
+    assert processor("cpu family") == "26"
+    assert processor("vendor") == ""
+
+    def missing(path: Path) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "read_text", missing)
+    assert processor("cpu family") == ""
