@@ -78,19 +78,25 @@ class Attend(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: FunctionCtx, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        weights, *apart = ctx.saved_tensors
-        q, k, v = (part for pack in apart for part in pack)
-        gradients = [torch.empty_like(pack) for pack in apart]
-        dq, dk, dv = (part for pack in gradients for part in pack)
-        scale = q.shape[-1] ** -0.5
-        (rows,) = _apart(dy, ctx.heads, q.shape[-1])
-        torch.bmm(weights.transpose(1, 2), rows, out=dv)
-        dweights = rows @ v.transpose(1, 2)
-        back = torch.ops.aten._softmax_backward_data.out
-        dscores = back(dweights, weights, -1, weights.dtype, grad_input=dweights)
-        torch.baddbmm(dq, dscores, k, beta=0, alpha=scale, out=dq)
-        torch.baddbmm(dk, dscores.transpose(1, 2), q, beta=0, alpha=scale, out=dk)
-        return None, *(_together(pack, ctx.heads) for pack in gradients)
+        return None, *attention_back(ctx.heads, dy, *ctx.saved_tensors)
+
+
+def attention_back(
+    heads: int, dy: torch.Tensor, weights: torch.Tensor, *apart: torch.Tensor
+) -> list[torch.Tensor]:
+    """Gradients of the packs from that of `attention`'s first result and the others of it."""
+    q, k, v = (part for pack in apart for part in pack)
+    gradients = [torch.empty_like(pack) for pack in apart]
+    dq, dk, dv = (part for pack in gradients for part in pack)
+    scale = q.shape[-1] ** -0.5
+    (rows,) = _apart(dy, heads, q.shape[-1])
+    torch.bmm(weights.transpose(1, 2), rows, out=dv)
+    dweights = rows @ v.transpose(1, 2)
+    back = torch.ops.aten._softmax_backward_data.out
+    dscores = back(dweights, weights, -1, weights.dtype, grad_input=dweights)
+    torch.baddbmm(dq, dscores, k, beta=0, alpha=scale, out=dq)
+    torch.baddbmm(dk, dscores.transpose(1, 2), q, beta=0, alpha=scale, out=dk)
+    return [_together(pack, heads) for pack in gradients]
 
 
 def _apart(pack: torch.Tensor, heads: int, depth: int) -> torch.Tensor:

@@ -28,6 +28,8 @@ from finetune.convolution import (
 )
 from finetune.settings import Lora
 from finetune.stacks import Part, stack
+from finetune.transformer import is_usual as is_usual_transformer
+from finetune.transformer import transform
 
 
 def fuse(network: torch.nn.Module, lora: Lora, packing: bool = False) -> None:
@@ -55,8 +57,22 @@ def fuse(network: torch.nn.Module, lora: Lora, packing: bool = False) -> None:
         attention.forward = partial(attend, attention, together)
     for layer, part in zip(alone, stacked[len(sets) :], strict=True):
         layer.forward = partial(_forward_adapted, layer, part)
+    part_of = {layers[0]: part for layers, part in zip(groups, stacked, strict=True)}
+    for block in network.modules():
+        if isinstance(block, BasicTransformerBlock) and {block.attn1, block.attn2} <= sets.keys():
+            fuse_transformer(block, part_of)
     for layer in joint:  # where they are called one by one: no gradient, or many positions
         layer.forward = partial(_forward_adapted, layer, None)
+
+
+def fuse_transformer(block: BasicTransformerBlock, part_of: dict[Linear, Part | None]) -> None:
+    """Replace the forward pass of a block, if it is a usual one and all its adapters are parts of
+    a stack. `part_of`: by the first layer of each."""
+    own, words = block.attn1, block.attn2
+    firsts = (own.to_q, own.to_out[0], words.to_q, words.to_k, words.to_out[0])
+    parts = [part_of.get(layer) for layer in firsts]
+    if all(part is not None for part in parts) and is_usual_transformer(block):
+        block.forward = partial(transform, block, parts)
 
 
 def meeting_the_same(network: torch.nn.Module) -> dict[Attention, list[Linear]]:

@@ -29,9 +29,12 @@ class Part:
 
     def project(self, x: torch.Tensor) -> list[torch.Tensor]:
         """What the layers make of ... x I: ... x O of all."""
-        if any(layer.disable_adapters or layer.merged for layer in self.layers):
-            return [layer(x) for layer in self.layers]
-        return [self.product(x)]
+        return [self.product(x)] if self.active else [layer(x) for layer in self.layers]
+
+    @property
+    def active(self) -> bool:
+        """Whether the adapters are neither put off nor merged."""
+        return not any(layer.disable_adapters or layer.merged for layer in self.layers)
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
         """x (W + s B A)^T + b."""

@@ -47,20 +47,26 @@ def test_gradients_of_sums() -> None:
     assert torch.autograd.gradcheck(lambda *f: Sums.apply(weights, 0.7, [2, 1], *f), factors)
 
 
+@pytest.mark.parametrize(("targets", "rate"), [(LINEAR, 0.05), (("attention",), 0.5)])
 @pytest.mark.parametrize("words", [1, 2], ids=["one caption", "two captions"])
 @pytest.mark.parametrize("few", [0, 10**6], ids=["large", "small"])
 def test_a_stacked_unet_learns_as_pefts(
-    base: Path, few: int, words: int, monkeypatch: pytest.MonkeyPatch
+    base: Path,
+    few: int,
+    words: int,
+    targets: tuple[str, ...],
+    rate: float,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Three updates, each of which the next pass has to see."""
     monkeypatch.setattr(stacks, "FEW", few)
-    lora = Lora(rank=2, alpha=3.0, targets=LINEAR)
+    lora = Lora(rank=2, alpha=3.0, targets=targets)
     found = []
     for fused in (False, True):
         unet = unet_of(base, lora)
         if fused:
             fuse(unet, lora, packing=True)
-        optimiser = torch.optim.SGD([p for p in unet.parameters() if p.requires_grad], lr=0.05)
+        optimiser = torch.optim.SGD([p for p in unet.parameters() if p.requires_grad], lr=rate)
         losses = []
         for _ in range(4):
             loss = predict(unet, words).square().mean()
@@ -73,9 +79,12 @@ def test_a_stacked_unet_learns_as_pefts(
     assert found[1] == pytest.approx(found[0], rel=1e-5)
 
 
-def test_a_stacked_unet_samples_and_is_put_off_as_pefts(base: Path) -> None:
+@pytest.mark.parametrize("targets", [LINEAR, ("attention",)], ids=["all", "attention"])
+def test_a_stacked_unet_samples_and_is_put_off_as_pefts(
+    base: Path, targets: tuple[str, ...]
+) -> None:
     """With other weights, without adapters, and merged; with and without gradients."""
-    lora = Lora(rank=2, targets=LINEAR)
+    lora = Lora(rank=2, targets=targets)
     plain, stacked = unet_of(base, lora), unet_of(base, lora)
     fuse(stacked, lora, packing=True)
     for change in (
