@@ -86,7 +86,7 @@ def attention_back(
 ) -> list[torch.Tensor]:
     """Gradients of the packs from that of `attention`'s first result and the others of it."""
     q, k, v = (part for pack in apart for part in pack)
-    gradients = [torch.empty_like(pack) for pack in apart]
+    gradients = [pack.new_empty(pack.shape) for pack in apart]  # whole: one call for all heads
     dq, dk, dv = (part for pack in gradients for part in pack)
     scale = q.shape[-1] ** -0.5
     (rows,) = _apart(dy, heads, q.shape[-1])
