@@ -23,9 +23,9 @@ from finetune.adapters import NAME
 AMD = "AMD" in processor()
 ONEDNN = AMD and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 ZEN_5 = 26  # as a family of processors
-WIDE = AMD and int(processor("cpu family") or 0) >= ZEN_5
-HALVES = torch.backends.cpu.get_cpu_capability() == "AVX512"
-LARGE = 0 if WIDE else 2**17 if HALVES else 2**20  # weights: a layer of so many is oneDNN's
+WIDE = AMD and int(processor("cpu family") or 0) >= ZEN_5  # AVX512 in one piece
+AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
+LARGE = 0 if WIDE else 2**17 if AVX512 else 2**20  # weights: a layer of so many is oneDNN's
 SMALL = 2**17  # weights: a product of fewer takes as long for its calls as for its numbers
 
 
