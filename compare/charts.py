@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from compare.findings import fakes_in_order, headline, main_tables
+from core.curves import RATES, running_mean
 
 INK = "#010203"  # stands for the page's text colour, replaced below
 COLOURS = ("#3d7ebf", "#d6762b", "#3f9b6b", "#8f66c4", "#cc5161", "#2f9aa0")
@@ -125,7 +126,7 @@ def _trade(panel: Any, points: dict[str, list[tuple[float, dict[str, Any]]]]) ->
 
 def curve_chart(label: str, curves: dict[str, dict[str, list[float]]]) -> str:
     """A run's logged values over its steps, a panel each."""
-    names = [name for name in curves if not name.startswith(("lr", "learning_rate"))][:PANELS]
+    names = [name for name in curves if not name.startswith(RATES)][:PANELS]
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": f"curves-{label}"}):
         figure = Figure(figsize=(2.5 * max(2, len(names)), 1.9), layout="constrained")
         panels = figure.subplots(1, max(2, len(names)))
@@ -134,10 +135,9 @@ def curve_chart(label: str, curves: dict[str, dict[str, list[float]]]) -> str:
         for panel, name in zip(panels, names, strict=False):
             curve = curves[name]
             value = np.array(curve["value"])
-            width = max(1, len(value) // SMOOTH)
-            mean = np.convolve(value, np.ones(width) / width, mode="valid")
+            mean = running_mean(value, len(value) // SMOOTH)
             panel.plot(curve["step"], value, color=COLOURS[0], lw=0.8, alpha=0.4)
-            panel.plot(curve["step"][width - 1 :], mean, color=COLOURS[0], lw=1.6)
+            panel.plot(curve["step"], mean, color=COLOURS[0], lw=1.6)
             panel.set_title(name.replace("_", " "), fontsize=9)
             panel.set_xlabel("step")
             panel.grid()

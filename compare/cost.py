@@ -22,6 +22,7 @@ RUN_FACTS = (
 def describe(fake: Fake) -> dict[str, Any]:
     """All that results.json says of a generated set besides its scores."""
     info = _info(fake.run)
+    cost = _cost(fake, info)
     seeds = [seed for seed in fake.seeds if seed is not None]
     prompts = list(dict.fromkeys(prompt for prompt in fake.prompts if prompt))
     return {
@@ -38,8 +39,8 @@ def describe(fake: Fake) -> dict[str, Any]:
         "settings": fake.settings,
         "training": {key: info[key] for key in RUN_FACTS if key in info},
         "warnings": info.get("warnings", []),
-        "cost": _cost(fake, info),
-        "curves": curves(fake.run) if fake.run else {},
+        "cost": cost,
+        "curves": curves(fake.run, cost.get("steps")) if fake.run else {},
     }
 
 
@@ -82,9 +83,10 @@ def _training(fake: Fake, info: dict[str, Any]) -> tuple[int | None, float | Non
     return steps, max(upto, default=None)
 
 
-def curves(run: Path) -> dict[str, dict[str, list[float]]]:
-    """Every logged value over steps and seconds, as means over at most POINTS stretches."""
-    rows = read_metrics(run)
+def curves(run: Path, steps: int | None = None) -> dict[str, dict[str, list[float]]]:
+    """Every logged value over steps and seconds, as means over at most POINTS stretches; up to
+    `steps`, where the weights are of then."""
+    rows = [row for row in read_metrics(run) if steps is None or row["step"] <= steps]
     found = {}
     for name in dict.fromkeys(key for row in rows for key in row):
         points = [(row["step"], row["seconds"], row[name]) for row in rows if name in row]

@@ -10,6 +10,7 @@ import numpy as np
 from core.files import atomic_path
 
 MEAN_OVER = 50  # points of the thick line's running mean, at most
+RATES = ("lr", "learning_rate")  # begin the names of what was set, not measured: no mean of those
 
 
 def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -31,16 +32,24 @@ def plot(
     for panel, name in zip(panels, names, strict=True):
         points = [(row[axis], row[name]) for row in rows if name in row]
         x, y = np.array(points, dtype=float).reshape(-1, 2).T
-        width = max(1, min(MEAN_OVER, len(y) // 10))
-        mean = np.convolve(y, np.ones(width) / width, mode="valid")
+        mean = y if name.startswith(RATES) else running_mean(y, min(MEAN_OVER, len(y) // 10))
         panel.plot(x, y, color="#9db8d2", linewidth=0.8)
         marker = "o" if len(y) == 1 else None
-        panel.plot(x[len(x) - len(mean) :], mean, color="#1f4e79", linewidth=1.8, marker=marker)
+        panel.plot(x, mean, color="#1f4e79", linewidth=1.8, marker=marker)
         panel.set_title(name.replace("_", " "), fontsize=10)
         panel.set_xlabel(axis)
         panel.grid(alpha=0.3)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
+
+
+def running_mean(values: np.ndarray, width: int) -> np.ndarray:
+    """Mean of the `width` values around each of N (odd: one more where even), of those that there
+    are near an end; of what comes after as of what came before, so that nothing lags behind.
+    """
+    around = np.ones(width // 2 * 2 + 1)
+    there = np.ones_like(values, dtype=float)
+    return np.convolve(values, around, "same") / np.convolve(there, around, "same")
 
 
 def scatter(

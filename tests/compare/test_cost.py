@@ -21,11 +21,13 @@ def test_what_a_trainer_warned_of_is_said(make_run: Callable[..., Path]) -> None
 
 def test_kept_weights_cost_what_they_took(make_run: Callable[..., Path]) -> None:
     run = make_run()  # 40 steps of 8 images in 12.5 s, a row every 0.25 s
-    whole = describe(open_fakes([str(run)])[0])["cost"]
-    assert (whole["steps"], whole["train_seconds"]) == (40, 12.5)
+    facts = describe(open_fakes([str(run)])[0])
+    whole, curve = facts["cost"], facts["curves"]["loss"]
+    assert (whole["steps"], whole["train_seconds"], curve["step"][-1]) == (40, 12.5, 40)
 
     file = run / "samples" / "default" / "settings.json"
     write_json(file, read_json(file) | {"weights": "10", "trained_steps": 10})
-    early = describe(open_fakes([str(run)])[0])["cost"]
-    assert (early["steps"], early["train_seconds"]) == (10, 2.5)
+    facts = describe(open_fakes([str(run)])[0])
+    early, curve = facts["cost"], facts["curves"]["loss"]
+    assert (early["steps"], early["train_seconds"], curve["step"][-1]) == (10, 2.5, 10)
     assert early["images_per_second"] == pytest.approx(10 * 8 / 2.5)
