@@ -8,11 +8,22 @@ from pathlib import Path
 
 import torch
 
+from core.errors import UserError
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
-def pick_device() -> str:
-    """The best device at hand: "cuda", "mps" or "cpu"."""
+def pick_device(wanted: str | None = None) -> str:
+    """`wanted`, such as "cuda:1"; without, the best device at hand: "cuda", "mps" or "cpu".
+
+    Raises UserError for a device that is not at hand.
+    """
+    if wanted is not None:
+        try:
+            torch.empty(0, device=wanted)
+        except (RuntimeError, AssertionError):  # AssertionError: this torch is built without it
+            raise UserError(f"There is no device '{wanted}' here; {pick_device()} is.") from None
+        return wanted
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -25,6 +25,13 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} ({self.prog} --help lists what may be said).")
 
 
+def at_least_1(text: str) -> int:
+    """Of a flag that counts something; an `add_argument` type."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' should be a whole number, at least 1")
+    return int(text)
+
+
 def command(main: Callable[..., None]) -> Callable[..., None]:
     """Turn `main` into a command: errors of the user end in one line and exit code 2."""
 

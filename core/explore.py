@@ -18,7 +18,7 @@ from PIL import Image
 
 from core.curves import scatter
 from core.device import pick_device
-from core.errors import Parser, UserError, command
+from core.errors import Parser, UserError, at_least_1, command
 from core.families import family_of, load_sampler
 from core.films import write_gif, write_mp4
 from core.generate import SETTINGS_KEY, read_seeds
@@ -234,14 +234,14 @@ def _parser() -> argparse.ArgumentParser:
         verb.add_argument("--truncation", type=float, default=1.0, help="shrinks seeds' vectors")
         verb.add_argument("--label", default="", help="class that is drawn (default: first)")
         verb.add_argument(
-            "--project_steps", type=int, default=300, help="of finding a picture's vector"
+            "--project_steps", type=at_least_1, default=300, help="of finding a picture's vector"
         )
         if name in ("interpolate", "walk"):
             points = ["0", "1", "2", "3"]
             verb.add_argument("--points", nargs="+", default=points, help="default: 0 1 2 3")
-            verb.add_argument("--steps", type=int, default=9, help="from point to point")
+            verb.add_argument("--steps", type=at_least_1, default=9, help="from point to point")
             verb.add_argument("--kind", choices=KINDS, default=KINDS[0])
-            verb.add_argument("--fps", type=int, default=12, help="frames a second")
+            verb.add_argument("--fps", type=at_least_1, default=12, help="frames a second")
             verb.add_argument("--mp4", action="store_true", help="an MP4 too (needs ffmpeg)")
         if name == "walk":
             verb.add_argument("--plane", action="store_true", help="STEPS x STEPS pictures")
@@ -261,9 +261,7 @@ def _parser() -> argparse.ArgumentParser:
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = _parser().parse_args(argv)
-    if getattr(arguments, "steps", 1) < 1:
-        raise UserError(f"--steps {arguments.steps} should be at least 1.")
-    device = arguments.device or pick_device()
+    device = pick_device(arguments.device)
     space = Space(
         arguments.run, device, arguments.project_steps, arguments.truncation, arguments.label
     )

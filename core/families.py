@@ -2,6 +2,7 @@
 so that `core` imports no sibling and `osteon --help` loads no torch."""
 
 import importlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,6 +98,11 @@ class Autoencoder(Protocol):
     def __call__(self, pixels: Any) -> Any:
         """uint8 arrays in and out, N x H x W or N x H x W x 3."""
         ...
+
+
+def is_number(value: Any) -> bool:
+    """Whether an option's value is a finite number."""
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def resolve(name: str) -> Any:

@@ -4,6 +4,7 @@ Seed s takes prompt s modulo the number of prompts. What is already there with t
 kept, so a stopped command goes on. Several processes share the seeds.
 """
 
+import argparse
 import json
 import sys
 import time
@@ -15,17 +16,20 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from core.device import peak_memory_mb, pick_device
-from core.errors import Parser, UserError, command
-from core.families import family_of, load_sampler
+from core.device import peak_memory_mb
+from core.errors import Parser, UserError, at_least_1, command
+from core.families import Sampler, family_of, load_sampler
 from core.files import read_jsonl, write_json, write_jsonl
 from core.images import png_text, write_png
-from core.parallel import process_state
+from core.parallel import process_device, process_state
 from core.prompts import read_prompts
 from core.runs import samples_folder, trained_steps
 
 SETTINGS_KEY = "osteon"
 """PNG text chunk that holds an image's settings as JSON."""
+
+
+OPTIONS = "Options of the family follow as --steps 25 --guidance 4 --negative TEXT ..."
 
 
 def read_seeds(text: str) -> list[int]:
@@ -51,6 +55,7 @@ def generate(
     device: str | None = None,
     dtype: str = "fp32",
     options: dict[str, Any] | None = None,
+    sampler: Sampler | None = None,
 ) -> Path:
     """Write one PNG per seed to the run's samples/<name>/ and samples.jsonl beside them.
 
@@ -58,12 +63,14 @@ def generate(
         prompts: seed s takes prompts[s % len(prompts)]; None: the run's own.
         dtype: "fp32", "fp16" or "bf16", of the network's arithmetic (autocast).
         options: family's settings of a call (steps, guidance...).
+        sampler: of `run`, where it is in memory already.
 
-    Returns the folder. Raises UserError for an unknown option or a folder of other settings.
+    Returns the folder. Raises UserError for an unknown option, a value that it cannot have, or a
+    folder of other settings; then nothing is written.
     """
     state = process_state()
-    device = device or (str(state.device) if state.num_processes > 1 else pick_device())
-    sampler = load_sampler(run, device)
+    device = process_device(device)
+    sampler = sampler or load_sampler(run, device)
     given = options or {}
     for key in given:
         if key not in sampler.options:
@@ -76,8 +83,6 @@ def generate(
     wanted = {seed: prompts[seed % len(prompts)] for seed in seeds}
     missing = [seed for seed in seeds if not _is_done(folder, seed, wanted[seed])]
     mine = missing[state.process_index :: state.num_processes]
-    if state.is_main_process:
-        write_json(folder / "settings.json", settings)
     began = time.monotonic()
     title = f"{run.name}/{name}"
     with tqdm(total=len(mine), desc=title, unit="image", disable=not state.is_main_process) as bar:
@@ -86,6 +91,8 @@ def generate(
             texts = [wanted[seed] for seed in chunk]
             with torch.inference_mode(), autocast(device, dtype):
                 images = sampler(chunk, texts, **given)
+            if first == 0 and state.is_main_process:  # after what the sampler refuses
+                write_json(folder / "settings.json", settings)
             for seed, prompt, image in zip(chunk, texts, images, strict=True):
                 write_sample(image, folder / f"{seed:06d}.png", seed, prompt, settings)
             bar.update(len(chunk))
@@ -170,43 +177,52 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(
         prog="osteon generate",
         description="Images from a run, one PNG per seed.",
-        epilog="Options of the family follow as --steps 25 --guidance 4 --negative TEXT ...",
+        epilog=OPTIONS,
         allow_abbrev=False,
     )
     parser.add_argument(
         "--run", required=True, type=Path, help="run folder or diffusers model folder"
     )
-    parser.add_argument("--seeds", default="0-15", help="like 0-99 or 1,5,7 (default 0-15)")
-    choice = parser.add_mutually_exclusive_group()
-    choice.add_argument("--prompt", help="one prompt for all seeds")
-    choice.add_argument(
-        "--prompts", help="file with one prompt a line, or data/SET:test (captions)"
-    )
+    add_seeds(parser, "0-15")
     parser.add_argument("--set", default="default", help="name of the folder under samples/")
-    parser.add_argument("--batch", type=int, default=16, help="images at once (default 16)")
+    parser.add_argument("--batch", type=at_least_1, default=16, help="images at once (default 16)")
     parser.add_argument("--device", help="cpu, cuda, mps (default: the best at hand)")
     parser.add_argument("--dtype", choices=["fp32", "fp16", "bf16"], default="fp32")
     arguments, rest = parser.parse_known_args(argv)
-    prompts = [arguments.prompt] if arguments.prompt else None
-    if arguments.prompts:
-        prompts = read_prompts(arguments.prompts)
     folder = generate(
         arguments.run,
-        read_seeds(arguments.seeds),
-        prompts,
+        *asked_seeds(arguments),
         arguments.set,
         arguments.batch,
         arguments.device,
         arguments.dtype,
-        _options(rest),
+        read_options(rest),
     )
     if process_state().is_main_process:
         print(f"{len(list(folder.glob('*.png')))} images in {folder}")
         print(f"Next: osteon compare --real data/SET --fake {folder} --out reports/NAME")
 
 
-def _options(words: list[str]) -> dict[str, Any]:
-    """["--steps", "25"] -> {"steps": 25}"""
+def add_seeds(parser: argparse.ArgumentParser, default: str) -> None:
+    """Flags of what is drawn; `asked_seeds` reads them."""
+    parser.add_argument("--seeds", default=default, help=f"0-99 or 1,5,7 (default {default})")
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--prompt", help="one prompt for all seeds")
+    choice.add_argument(
+        "--prompts", help="file with one prompt a line, or data/SET:test (captions)"
+    )
+
+
+def asked_seeds(arguments: argparse.Namespace) -> tuple[list[int], list[str] | None]:
+    """Seeds and prompts; no prompts: the run's own. Raises UserError for what is neither."""
+    seeds = read_seeds(arguments.seeds)
+    if arguments.prompts:
+        return seeds, read_prompts(arguments.prompts)
+    return seeds, [arguments.prompt] if arguments.prompt else None
+
+
+def read_options(words: list[str]) -> dict[str, Any]:
+    """["--steps", "25"] -> {"steps": 25}. Raises UserError for words that are no pairs."""
     if len(words) % 2 or not all(word.startswith("--") for word in words[::2]):
         raise UserError(f"Cannot read '{' '.join(words)}'; options go as --name value.")
     options: dict[str, Any] = {}

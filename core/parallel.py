@@ -16,6 +16,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import parse_flag_from_env
 from torch import nn
 
+from core.device import pick_device
 from core.errors import UserError
 
 
@@ -23,6 +24,13 @@ def process_state() -> PartialState:
     """Which process this is, of how many. Unlike Accelerator, a bare PartialState does not heed
     ACCELERATE_USE_CPU, and under torchrun without a GPU would count itself alone."""
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
+def process_device(wanted: str | None = None) -> str:
+    """`wanted`; without, one among several processes works on its own device, one alone on the
+    best at hand. Raises UserError for a device that is not at hand."""
+    state = process_state()
+    return pick_device(wanted or (str(state.device) if state.num_processes > 1 else None))
 
 
 def check_launch(in_parts: bool) -> None:

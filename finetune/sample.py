@@ -14,6 +14,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from PIL import Image
 
 from core.errors import UserError
+from core.families import is_number
 from core.files import read_json
 from core.images import from_array, to_array, to_mode
 from core.seeds import image_noise, mixed_noise, stream
@@ -179,14 +180,13 @@ class StableDiffusionSampler:
         for name, value in options.items():
             if name not in self.options:
                 raise UserError(f"No option {name} here; there are {', '.join(self.options)}.")
-            if name in ("steps", "guidance", "lora_scale") and not isinstance(value, (int, float)):
+            if name in ("steps", "guidance", "lora_scale") and not is_number(value):
                 raise UserError(f"{name} must be a number, not '{value}'.")
-        if options.get("steps", 1) < 1:
-            raise UserError("steps must be at least 1.")
-        loras = options.get("loras", {})
-        if not isinstance(loras, dict) or not all(
-            isinstance(x, (int, float)) for x in loras.values()
-        ):
+        steps, most = options.get("steps", 1), self.pipeline.scheduler.config.num_train_timesteps
+        if not 1 <= steps <= most or steps != int(steps):
+            raise UserError(f"steps must be a whole number from 1 to {most}, not {steps}.")
+        loras = options.get("loras") or {}
+        if not isinstance(loras, dict) or not all(map(is_number, loras.values())):
             raise UserError('loras must be like {"runs/a": 0.5}, LoRA runs and their scales.')
         return options
 

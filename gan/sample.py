@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from core.errors import UserError
+from core.families import is_number
 from core.images import from_array
 from core.seeds import image_noise
 from gan.weights import load_generator
@@ -46,6 +47,8 @@ class Sampler:
 
         Raises UserError for a label or weights that are not there.
         """
+        if not is_number(truncation):
+            raise UserError(f"--truncation '{truncation}' should be a number.")
         noise = truncation * image_noise(seeds, (self.latent_dim,)).to(self.device)
         labels = self._labels(seeds, label) if self.classes else None
         return draw(self._pick(weights), noise, labels)
@@ -62,6 +65,7 @@ class Sampler:
 
     def _labels(self, seeds: Sequence[int], label: str) -> torch.Tensor:
         """Class numbers, on the device. Raises UserError for a label that is none."""
+        label = str(label)  # a class may be a number by name
         if label and label not in self.classes:
             raise UserError(f"--label '{label}' should be one of: {', '.join(self.classes)}.")
         chosen = [self.classes.index(label or self.label_of(seed)) for seed in seeds]

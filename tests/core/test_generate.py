@@ -67,6 +67,19 @@ def test_what_is_there_is_kept_and_other_settings_are_refused(run: Path) -> None
         generate(run, range(3), name="b", options={"steps": 3})
 
 
+def test_a_value_that_cannot_be_leaves_nothing_behind(run: Path) -> None:
+    with pytest.raises(UserError, match="gain must be above 0"):
+        generate(run, range(3), options={"gain": 0.0})
+    assert not (run / "samples").exists()
+    generate(run, range(3), options={"gain": 2.0})  # the same set, mended
+
+
+def test_a_sampler_in_memory_serves(run: Path) -> None:
+    sampler = core.families.load_sampler(run, "cpu")
+    loaded, held = generate(run, [3], name="a"), generate(run, [3], name="b", sampler=sampler)
+    assert (loaded / "000003.png").read_bytes() == (held / "000003.png").read_bytes()
+
+
 def test_two_processes_share_the_seeds(run: Path, tmp_path: Path) -> None:
     alone = generate(run, range(5), name="alone")
     script = (
@@ -94,7 +107,8 @@ def test_two_processes_share_the_seeds(run: Path, tmp_path: Path) -> None:
 def test_the_command_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["--run", str(run), "--seeds", "0-2,7", "--prompt", "light", "--gain", "1.5"])
     assert "4 images in" in capsys.readouterr().out
-    for words in (["--seeds", "x"], ["--gain"], ["--run", "absent"]):
+    wrong = ["--seeds", "x"], ["--gain"], ["--run", "absent"], ["--batch", "0"], ["--device", "no"]
+    for words in wrong:
         with pytest.raises(SystemExit) as stop:
             main(["--run", str(run), *words])
         assert stop.value.code == 2

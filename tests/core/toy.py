@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from core.config import parse
-from core.errors import command
+from core.errors import UserError, command
 from core.families import Family
 from core.files import atomic_folder
 from core.images import from_array
@@ -77,6 +77,8 @@ class ToySampler:
     def __call__(
         self, seeds: Sequence[int], prompts: Sequence[str], gain: float = 1.0
     ) -> list[Image.Image]:
+        if gain <= 0:
+            raise UserError(f"gain must be above 0, not {gain}.")
         light = torch.tensor([100.0 * (prompt == "light") for prompt in prompts])
         values = image_noise(seeds, (4,)) @ self.weight.T * gain * 50 + 100 + light[:, None]
         pixels = values.clamp(0, 255).round().to(torch.uint8).view(-1, 8, 8)

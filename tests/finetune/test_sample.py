@@ -138,7 +138,17 @@ def test_drawing_leaves_the_pipeline_its_scheduler(sampler: StableDiffusionSampl
 
 
 @pytest.mark.parametrize(
-    "options", [{"stepz": 3}, {"steps": "many"}, {"steps": 0}, {"scheduler": "magic"}]
+    "options",
+    [
+        {"stepz": 3},
+        {"steps": "many"},
+        {"steps": 0},
+        {"steps": 2.5},
+        {"steps": 1001},
+        {"guidance": float("inf")},
+        {"scheduler": "magic"},
+        {"loras": {"runs/a": True}},
+    ],
 )
 def test_bad_options_are_named(sampler: StableDiffusionSampler, options: dict) -> None:
     with pytest.raises(UserError, match=next(iter(options))):

@@ -171,6 +171,8 @@ def test_a_conditional_run_draws_the_class_asked_for(tiny: WganGpSettings, tmp_p
     assert (drawn[0, 0].byte().numpy() == pa[0]).all()
     with pytest.raises(UserError, match="AP, PA"):
         sampler([0], [""], label="lateral")
+    with pytest.raises(UserError, match="truncation"):
+        sampler([0], [""], truncation="low")
 
 
 # -- the course's networks, and the objective
