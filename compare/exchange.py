@@ -51,15 +51,21 @@ def to_model_index(results: Results) -> str:
     return yaml.safe_dump({"model-index": entries}, sort_keys=False, allow_unicode=True)
 
 
+def read_results(file: Path) -> Results:
+    """Of an older report: its results.json, or its folder. Raises UserError if it is neither."""
+    old = read_json(file / "results.json" if file.is_dir() else file)
+    if not isinstance(old, dict) or "tables" not in old:
+        raise UserError(f"{file} is not a results.json of `osteon compare`.")
+    return old
+
+
 def against(results: Results, file: Path) -> dict[str, Any]:
     """What became of every score since an older results.json.
 
     Scores of unlike contracts are not set side by side: `reason` says what differs. Raises
     UserError if `file` is no results.json.
     """
-    old = read_json(file / "results.json" if file.is_dir() else file)
-    if not isinstance(old, dict) or "tables" not in old:
-        raise UserError(f"{file} is not a results.json of `osteon compare`.")
+    old = read_results(file)
     before = {(row["label"], row["metric"], row["extractor"]): row for row in _scores(old)}
     rows = []
     for row in _scores(results):

@@ -52,12 +52,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     groups = split(images, given.folds, given.seed)
     if (given.out / "results.json").exists() and not (given.out / "folds").exists():
         raise UserError(f"{given.out} holds another report; give another --out.")
+    seeds, device = read_seeds(given.seeds), pick_device(given.device)
+    extractor = choose_extractor(given.extractor, device=device)
     folds = []
     for number, places in enumerate(groups, 1):
         print(f"\n[{number}/{len(groups)}] without {', '.join(names(images, places))}", flush=True)
-        folds.append(run_fold(given.out / "folds" / str(number), images, places, given, rest))
-    device = given.device or pick_device()
-    extractor = choose_extractor(given.extractor, device=device)
+        folder = given.out / "folds" / str(number)
+        folds.append(run_fold(folder, images, places, seeds, given, rest))
     path = PixelPath(min(open_image(images.paths[0]).size), images.mode)
     setup = Setup(extractor, path, device, BATCH, given.seed)
     with atomic_folder(given.out / "pictures") as album:
@@ -92,7 +93,12 @@ def split(images: ImageSet, count: int | None, seed: int) -> list[list[int]]:
 
 
 def run_fold(
-    folder: Path, images: ImageSet, places: list[int], given: Any, rest: list[str]
+    folder: Path,
+    images: ImageSet,
+    places: list[int],
+    seeds: list[int],
+    given: argparse.Namespace,
+    rest: list[str],
 ) -> Fold:
     """Prepare, train and generate what is not there yet."""
     others = [place for place in range(len(images)) if place not in places]
@@ -105,14 +111,13 @@ def run_fold(
         raise UserError(f"{folder} is of other pictures or folds; give another --out.")
     how = {"family": given.family, "config": given.config.read_text(), "flags": rest}
     told = folder / "training.json"
-    if told.exists() and read_json(told) != how:
+    if run.exists() and told.exists() and read_json(told) != how:
         raise UserError(f"{run} was trained by other settings; give another --out.")
     write_json(told, how)
     if not is_finished(run):
         words = ["train", given.family, "--config", str(given.config)]
         run_verb([*words, "--data", str(data), "--run_dir", str(run), *rest], f"fold {folder.name}")
     asked = [caption for caption in held_out.captions if caption.strip()]
-    seeds = read_seeds(given.seeds)
     tuned = open_set(generate(run, seeds, asked))
     prompts = asked or list(dict.fromkeys(tuned.captions))
     before = draw_base(run, seeds, prompts, f"folds-{given.out.name}-{folder.name}")

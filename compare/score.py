@@ -12,32 +12,30 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from compare.agreement import agreement
+from compare.asked import Asked, add_flags, open_asked
 from compare.closest import closest, unseen_images, write_flags
 from compare.contract import SCHEMA
 from compare.cost import describe
 from compare.exchange import against
-from compare.extractors import NAMES, choose_extractor
 from compare.features import PixelPath
 from compare.measure import Setup, measure
 from compare.pictures import Album, add_pairs, sections
 from compare.report import write_report
-from compare.sources import Fake, Real, open_fakes, open_real
+from compare.sources import Fake, Real, open_fakes
 from compare.species import species_facts
 from compare.use import use
 from compare.votes import people
-from core.device import pick_device
 from core.errors import Parser, UserError, command
 from core.files import atomic_folder, write_json
 from core.images import open_image
 from core.parallel import process_state
 from core.runs import commit, now, versions
-from core.sets import ImageSet, open_set
+from core.sets import ImageSet
 
 
 @command
@@ -45,21 +43,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Score and report."""
     arguments = _parser().parse_args(argv)
     arguments.command = shlex.join(["osteon", "compare", *(sys.argv[1:] if argv is None else argv)])
-    page = compare(arguments)
-    if page:
-        print(f"Report: {page}")
-        print("Next: open it in a browser, or `osteon app`.")
+    compare(arguments, open_asked(arguments))
 
 
-def compare(arguments: argparse.Namespace) -> Path | None:
-    """Measure, write results.json and the report; its page, or None in a helping process.
+def compare(arguments: argparse.Namespace, asked: Asked) -> None:
+    """Measure, write results.json and the report, and say where it is.
+
+    Args:
+        arguments: flags of `osteon compare`, with the `command` that gave them.
 
     Raises UserError for sets that are not there, unfinished, or hold what is no image.
     """
     state = process_state()
-    device = arguments.device or (str(state.device) if state.num_processes > 1 else pick_device())
-    _check_out(arguments.out)
-    real = open_real(arguments.real, arguments.train)
+    real, extractor, device = asked.real, asked.extractor, asked.device
     bases = [arguments.base] if arguments.base else []
     fakes = open_fakes([*arguments.fake, *bases], arguments.images)
     base, axis = fakes[-1].label if bases else _base(fakes), None
@@ -67,30 +63,22 @@ def compare(arguments: argparse.Namespace) -> Path | None:
         base = on_axis(arguments.axis, base) if base else None
         fakes, axis = along(arguments.axis, fakes)
     _say(f"Scored against {real.choice}: {len(real.held_out)} images.")
-    extractor = choose_extractor(
-        arguments.extractor, arguments.inception_weights, arguments.encoder, device
-    )
-    if extractor.legacy:
-        raise UserError("legacy-ignite stands beside honest scores: give it as --also instead.")
     _say(f"Features: {extractor.name} (SHA-256 {extractor.sha256[:8]}).")
     torch.backends.cudnn.allow_tf32 = False  # the same numbers on a GPU as on the CPU
     path = PixelPath(_side(real.held_out), real.held_out.mode)
     setup = Setup(extractor, path, device, arguments.batch, arguments.seed)
     began = time.monotonic()
-    also = [choose_extractor(name, device=device) for name in arguments.also]
-    measured = measure(real, fakes, setup, also)
-    others = {(one := open_set(place)).name: one for place in arguments.others}
-    class_images = [fake.images for fake in open_fakes(arguments.class_images or [])]
-    for images in (real.train, unseen_images(real, setup.seed), *others.values(), *class_images):
+    measured = measure(real, fakes, setup, asked.also)
+    beside = (*asked.others.values(), *asked.class_images)
+    for images in (real.train, unseen_images(real, setup.seed), *beside):
         setup.extract(images)  # by all processes; below, one alone finds them in the cache
-    page = None
     if state.is_main_process:
         near = closest(real, fakes, setup)
         write_flags(fakes, near.pop("flags"))
         results = _facts(arguments, real, fakes, setup) | measured
         results["base"] = base
         if real.few and measured["band"]:
-            results["species"] = species_facts(real, fakes, others, class_images, setup)
+            results["species"] = species_facts(real, fakes, asked.others, asked.class_images, setup)
         results["axis"] = axis
         results["agreement"] = _agreement(real, fakes, setup)
         epochs = arguments.use
@@ -105,9 +93,9 @@ def compare(arguments: argparse.Namespace) -> Path | None:
             results["closest"] = add_pairs(near, album)
         results["seconds"] = round(time.monotonic() - began, 1)
         write_json(arguments.out / "results.json", results)
-        page = write_report(arguments.out)
+        print(f"Report: {write_report(arguments.out)}")
+        print("Next: open it in a browser, or `osteon app`.")
     state.wait_for_everyone()
-    return page
 
 
 def along(name: str, fakes: Sequence[Fake]) -> tuple[list[Fake], dict[str, Any]]:
@@ -169,77 +157,17 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--real",
-        required=True,
-        help="prepared set (its held-out test split, where it has one), data/X:split, or a folder",
-    )
-    parser.add_argument(
         "--fake",
         required=True,
         nargs="+",
         metavar="[NAME=]FOLDER",
         help="runs, samples folders of runs, or any folders of images",
     )
-    parser.add_argument("--out", required=True, type=Path, help="folder of the report")
-    parser.add_argument(
-        "--train", help="where the nearest real image is sought (default: the set's train split)"
-    )
-    parser.add_argument(
-        "--base", metavar="[NAME=]FOLDER", help="images of the model before tuning, to set beside"
-    )
-    parser.add_argument("--images", type=int, help="use the first so many images of each set")
-    parser.add_argument("--title", help="of the report")
     parser.add_argument(
         "--axis", help="what the sets' names, all numbers, are values of: curves over it"
     )
-    parser.add_argument(
-        "--others", nargs="+", default=[], metavar="SET", help="real images of other species"
-    )
-    parser.add_argument(
-        "--class_images",
-        nargs=2,
-        metavar=("BASE", "TUNED"),
-        help="images of the class prompt without the name, by the model before and after tuning",
-    )
-    parser.add_argument(
-        "--use",
-        type=int,
-        metavar="EPOCHS",
-        help="train classifiers of findings on real and on generated images, for so many epochs",
-    )
-    parser.add_argument("--votes", type=Path, help="folder of the app's votes (reports/votes)")
-    parser.add_argument("--against", type=Path, help="an older report, to show what changed")
-    _add_measuring(parser.add_argument_group("how to measure"))
+    add_flags(parser)
     return parser
-
-
-def _add_measuring(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--extractor",
-        default="auto",
-        metavar="NAME",
-        help=f"{', '.join(NAMES)}, a folder of CLIP or DINOv2, or a .safetensors file of "
-        "torchxrayvision's DenseNet (default auto)",
-    )
-    group.add_argument(
-        "--also", nargs="+", default=[], metavar="NAME", help="further extractors, each a table"
-    )
-    group.add_argument(
-        "--inception_weights", type=Path, help="torch-fidelity's file of Inception's weights"
-    )
-    group.add_argument("--encoder", type=Path, help="folder of a small encoder")
-    group.add_argument("--device", help="cpu, cuda, mps (default: the best at hand)")
-    group.add_argument("--batch", type=int, default=64, help="images at once (default 64)")
-    group.add_argument("--seed", type=int, default=0, help="of anchors and resamples (default 0)")
-
-
-def _check_out(out: Path) -> None:
-    """Refuse to write among someone's files."""
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file; give a folder as --out.")
-    there = {entry.name for entry in out.iterdir()} if out.exists() else set()
-    if there - {"pictures"} and "results.json" not in there:
-        raise UserError(f"{out} holds something else; give another --out.")
 
 
 def _base(fakes: Sequence[Fake]) -> str | None:

@@ -15,75 +15,137 @@ The report shows the scores as curves over the values; --base 0=FOLDER sets imag
 before tuning beside them.
 """
 
+import argparse
 import json
-import os
-from collections.abc import Sequence
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from compare.score import main as compare
+from compare.asked import add_flags, open_asked
+from compare.score import along, compare
+from compare.sources import open_fakes
 from core.errors import Parser, UserError, command
-from core.files import atomic_folder, write_jsonl
-from core.generate import generate, read_seeds
-from core.prompts import read_prompts
-from core.sets import open_set
+from core.families import is_number, load_sampler
+from core.files import atomic_folder, read_jsonl, write_jsonl
+from core.generate import OPTIONS, add_seeds, asked_seeds, generate, read_options
+from core.parallel import process_state
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw, score and plot one setting over several values."""
-    parser = Parser(
-        prog="osteon sweep",
-        description=main.__doc__,
-        epilog="Further flags go to `osteon compare`.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--run", required=True, type=Path, help="run, or diffusers model folder")
-    parser.add_argument("--vary", required=True, metavar="NAME=A,B,C", help="option and its values")
-    parser.add_argument("--seeds", default="0-63", help="of every value (default 0-63)")
-    parser.add_argument("--prompts", help="file with one prompt a line, or data/SET:test")
-    parser.add_argument("--out", required=True, type=Path, help="folder of the report")
-    arguments, rest = parser.parse_known_args(argv)
-    name, values = read_values(arguments.vary)
-    prompts = read_prompts(arguments.prompts) if arguments.prompts else None
-    seeds = read_seeds(arguments.seeds)
-    if name == "n":
-        folder = generate(arguments.run, seeds, prompts)
-        places = [first_images(folder, int(n), arguments.out.with_name(f"n-{n}")) for n in values]
+    arguments, rest = _parser().parse_known_args(argv)
+    arguments.command = shlex.join(["osteon", "sweep", *(sys.argv[1:] if argv is None else argv)])
+    arguments.axis, values = read_values(arguments.vary)
+    seeds, prompts = asked_seeds(arguments)
+    options = read_options(rest)
+    asked = open_asked(arguments)
+    if arguments.base:
+        along(arguments.axis, open_fakes([arguments.base]))
+    sampler = load_sampler(arguments.run, asked.device)
+    draw = partial(generate, arguments.run, prompts=prompts, device=asked.device, sampler=sampler)
+    if arguments.axis == "n":
+        folders = draw_counts(draw, values, seeds, options, arguments.set)
     else:
-        places = [
-            generate(
-                arguments.run, seeds, prompts, f"{name}-{value}", options={name: json.loads(value)}
-            )
-            for value in values
-        ]
-    fakes = [f"{value}={place}" for value, place in zip(values, places, strict=True)]
-    compare(["--axis", name, "--fake", *fakes, "--out", str(arguments.out), *rest])
+        folders = draw_options(draw, arguments.axis, values, seeds, options, arguments.set)
+    del sampler, draw  # a large model and what measures need not both be in memory
+    arguments.fake = [f"{value}={folder}" for value, folder in folders.items()]
+    compare(arguments, asked)
 
 
-def read_values(text: str) -> tuple[str, list[str]]:
-    """ "steps=50,250" -> ("steps", ["50", "250"]). Raises UserError for anything but numbers."""
+def read_values(text: str) -> tuple[str, dict[str, float]]:
+    """ "steps=50,250" -> "steps", {"50": 50, "250": 250}. Raises UserError for anything else."""
     name, _, listed = text.partition("=")
-    values = [value.strip() for value in listed.split(",")]
+    words = [word.strip() for word in listed.split(",")]
     try:
-        numbers = [float(value) for value in values]
-    except ValueError:
-        numbers = []
-    if not name or len(set(numbers)) < 2:
+        values = {word: json.loads(word, parse_constant=str) for word in words}
+    except json.JSONDecodeError:
+        values = {}
+    numbers = [value for value in values.values() if is_number(value)]
+    if not name or len(numbers) < 2 or len(set(numbers)) < len(words):
         raise UserError(f"--vary '{text}' is not like steps=50,250,500 (two numbers or more).")
     return name, values
 
 
-def first_images(folder: Path, count: int, out: Path) -> Path:
-    """A folder of links to the first images of `folder`, with their rows."""
-    images = open_set(folder)
-    if not 2 <= count <= len(images):
-        raise UserError(f"n={count}, but {folder} holds {len(images)} images; give more --seeds.")
-    with atomic_folder(out) as links:
-        for path in images.paths[:count]:
-            os.link(path, links / path.name)
-        rows = [row for row in images.rows[:count] if "file" in row]
-        write_jsonl(links / "samples.jsonl", rows)
-    return out
+def draw_options(
+    draw: Callable[..., Path],
+    axis: str,
+    values: Mapping[str, float],
+    seeds: Sequence[int],
+    options: Mapping[str, Any],
+    name: str | None,
+) -> dict[str, Path]:
+    """A folder of images for each value of an option, samples/<name>-<value>.
+
+    Every value's first image comes before any second one, so that UserError for a value that
+    cannot be is raised at once.
+
+    Args:
+        draw: `generate` of one run.
+        options: what stays the same.
+        name: None: the option's.
+    """
+    folders = {}
+    for some in (seeds[:1], seeds):
+        for word, value in values.items():
+            chosen = {**options, axis: value}
+            folders[word] = draw(some, name=f"{name or axis}-{word}", options=chosen)
+    return folders
+
+
+def draw_counts(
+    draw: Callable[..., Path],
+    values: Mapping[str, float],
+    seeds: Sequence[int],
+    options: Mapping[str, Any],
+    name: str | None,
+) -> dict[str, Path]:
+    """A folder with the images of the first so many seeds for each value, samples/<name>-<value>.
+
+    Arguments as of `draw_options`. Raises UserError for more images than seeds.
+    """
+    for count in values.values():
+        if not isinstance(count, int) or not 2 <= count <= len(seeds):
+            raise UserError(
+                f"n={count} should be a whole number from 2 to {len(seeds)}; more with --seeds."
+            )
+    whole = draw(seeds, name=name or "default", options=dict(options))
+    folders = {word: whole.with_name(f"{name or 'n'}-{word}") for word in values}
+    state = process_state()
+    if state.is_main_process:
+        for word, folder in folders.items():
+            copy_images(whole, seeds[: int(word)], folder)
+    state.wait_for_everyone()
+    return folders
+
+
+def copy_images(folder: Path, seeds: Sequence[int], out: Path) -> None:
+    """The images of these seeds, with their rows. Raises UserError where `out` holds others."""
+    others = [path.name for path in out.glob("*.png") if not (folder / path.name).exists()]
+    if others:
+        raise UserError(f"{out} holds {others[0]}, which {folder} has not; move that folder away.")
+    names = {f"{seed:06d}.png" for seed in seeds}
+    with atomic_folder(out) as copies:
+        for name in (*names, "settings.json"):
+            shutil.copyfile(folder / name, copies / name)
+        rows = [row for row in read_jsonl(folder / "samples.jsonl") if row["file"] in names]
+        write_jsonl(copies / "samples.jsonl", rows)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="osteon sweep", description=main.__doc__, epilog=OPTIONS, allow_abbrev=False
+    )
+    parser.add_argument("--run", required=True, type=Path, help="run, or diffusers model folder")
+    parser.add_argument("--vary", required=True, metavar="NAME=A,B,C", help="option and its values")
+    add_seeds(parser, "0-63")
+    parser.add_argument("--set", help="folders' name under samples/ (default: NAME of --vary)")
+    add_flags(parser)
+    return parser
 
 
 if __name__ == "__main__":

@@ -20,15 +20,21 @@ POINTS = {"left": (1.0, 0.0), "right": (0.0, 1.0), "tie": (0.5, 0.5)}
 """What a vote gives the left and the right set; "both bad" gives nothing."""
 
 
+def read_votes(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Votes on pairs, and answers of the quiz. Raises UserError if there is neither file."""
+    files = [folder / name for name in ("arena.jsonl", "quiz.jsonl")]
+    if not any(file.exists() for file in files):
+        raise UserError(f"{folder} holds no arena.jsonl or quiz.jsonl; vote in the app first.")
+    votes, answers = (read_jsonl(file) if file.exists() else [] for file in files)
+    return votes, answers
+
+
 def people(folder: Path, labels: Mapping[Path, str], seed: int) -> dict[str, Any]:
     """Strengths and quiz results of the sets in `labels` (resolved samples folder -> label).
 
     Raises UserError if the folder holds neither file.
     """
-    files = [folder / name for name in ("arena.jsonl", "quiz.jsonl")]
-    if not any(file.exists() for file in files):
-        raise UserError(f"{folder} holds no arena.jsonl or quiz.jsonl; vote in the app first.")
-    votes, answers = (read_jsonl(file) if file.exists() else [] for file in files)
+    votes, answers = read_votes(folder)
 
     def label(place: str) -> str | None:
         return labels.get(Path(place).resolve())

@@ -63,6 +63,21 @@ def test_paired_differences_by_hand() -> None:
     assert spread([1.0, 3.0]) == {"mean": 2.0, "deviation": pytest.approx(2**0.5)}
 
 
+@pytest.mark.parametrize(
+    "wrong", [["--extractor", "x"], ["--device", "no"], ["--seeds", "x"], ["--folds", "9"]]
+)
+def test_what_is_wrong_is_said_before_anything_is_trained(
+    paint: Callable[[int], Path], tmp_path: Path, wrong: list[str]
+) -> None:
+    config = tmp_path / "few.yaml"
+    config.write_text("prompt: a square\nsteps: 1\n")
+    words = ["dreambooth", "--config", str(config), "--data", str(paint(4))]
+    with pytest.raises(SystemExit) as stop:
+        main([*words, "--out", str(tmp_path / "out"), *wrong])
+    assert stop.value.code == 2
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_the_command_trains_asks_and_reports(
     paint: Callable[[int], Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -75,6 +90,8 @@ def test_the_command_trains_asks_and_reports(
     words += ["--folds", "2", "--seeds", "0-2", "--preview_every", "0"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)  # the base's images go to runs/ here
+        with pytest.raises(SystemExit):  # which can be mended
+            main([*words, "--stepz", "1"])
         main(words)
         assert "[2/2] without" in capfd.readouterr().out
         first = read_json(out / "results.json")

@@ -3,26 +3,109 @@ from pathlib import Path
 
 import pytest
 
+import core.families
 from compare.score import main as compare
-from compare.sweep import first_images, read_values
+from compare.sweep import main as sweep
+from compare.sweep import read_values
 from core.errors import UserError
-from core.files import read_json
+from core.files import read_json, read_jsonl
+from tests.core import toy
 
 
 def test_values() -> None:
-    assert read_values("steps=50,250, 500") == ("steps", ["50", "250", "500"])
-    for text in ("steps", "steps=50", "steps=a,b", "=1,2"):
+    values = {"50": 50, "250": 250, "5e2": 500.0}
+    assert read_values("steps=50,250, 5e2") == ("steps", values)
+    for text in (
+        "steps",
+        "steps=50",
+        "steps=a,b",
+        "=1,2",
+        "n=2,2.0,3",
+        "n=1,true",
+        "n=1,NaN",
+        "n=",
+    ):
         with pytest.raises(UserError, match="is not like"):
             read_values(text)
 
 
-def test_first_images_keep_their_rows(make_run: Callable[..., Path], tmp_path: Path) -> None:
-    samples = make_run("a", 6) / "samples/default"
-    folder = first_images(samples, 4, tmp_path / "n-4")
-    assert len(list(folder.glob("*.png"))) == 4
-    assert (folder / "samples.jsonl").read_text().count("\n") == 4
-    with pytest.raises(UserError, match="holds 6 images"):
-        first_images(samples, 7, tmp_path / "n-7")
+@pytest.fixture
+def words(
+    make_set: Callable[..., Path],
+    make_folder: Callable[..., Path],
+    encoder_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> list[str]:
+    """Flags of a sweep of a toy's run, but for what is varied."""
+    monkeypatch.setitem(core.families.FAMILIES, "toy", toy.FAMILY)
+    toy.train(toy.ToySettings(data=str(make_folder()), run_dir=str(tmp_path / "run")))
+    words = ["--run", str(tmp_path / "run"), "--real", str(make_set()), "--device", "cpu"]
+    return [*words, "--encoder", str(encoder_folder), "--out", str(tmp_path / "out")]
+
+
+def test_values_of_an_option(words: list[str], tmp_path: Path) -> None:
+    sweep([*words, "--vary", "gain=0.5,2", "--seeds", "0-4", "--prompt", "light"])
+    results = read_json(tmp_path / "out/results.json")
+    assert results["axis"] == {"name": "gain", "values": {"gain 0.5": 0.5, "gain 2": 2.0}}
+    assert results["command"].startswith("osteon sweep --run")
+    for value in (0.5, 2):
+        rows = read_jsonl(tmp_path / f"run/samples/gain-{value}/samples.jsonl")
+        assert [(r["seed"], r["prompt"], r["settings"]["gain"]) for r in rows] == [
+            (seed, "light", value) for seed in range(5)
+        ]
+
+
+def test_numbers_of_images(words: list[str], tmp_path: Path) -> None:
+    sweep([*words, "--vary", "n=3,5", "--seeds", "9,0-4", "--gain", "2", "--set", "mine"])
+    samples = tmp_path / "run/samples"
+    assert sorted(p.name for p in (samples / "mine-3").glob("*.png")) == [
+        "000000.png", "000001.png", "000009.png",
+    ]  # fmt: skip
+    assert {row["settings"]["gain"] for row in read_jsonl(samples / "mine-3/samples.jsonl")} == {2}
+    results = read_json(tmp_path / "out/results.json")
+    assert [fake["images"] for fake in results["fakes"]] == [3, 5]
+
+
+def test_no_other_images_are_replaced(words: list[str], tmp_path: Path) -> None:
+    own = tmp_path / "run/samples/n-3/000077.png"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(b"mine")
+    with pytest.raises(SystemExit):
+        sweep([*words, "--vary", "n=3,5", "--seeds", "0-4"])
+    assert own.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        (["--vary", "gain=1,0"], "gain must be above 0"),
+        (["--vary", "gian=1,2"], "knows no option --gian (it knows: gain)"),
+        (["--vary", "gain=1,2", "--titel", "x"], "knows no option --titel"),
+        (["--vary", "n=3,99"], "n=99 should be a whole number from 2 to 64"),
+        (["--vary", "n=3,4.5"], "n=4.5 should be"),
+        (["--vary", "gain=1,2", "--real", "nowhere"], "nowhere is not there"),
+        (["--vary", "gain=1,2", "--extractor", "x"], "'x' is no extractor"),
+        (["--vary", "gain=1,2", "--base", "nowhere"], "nowhere is not there"),
+        (["--vary", "gain=1,2", "--votes", "nowhere"], "vote in the app first"),
+        (["--vary", "gain=1,2", "--against", "nowhere"], "nowhere is not there"),
+        (["--vary", "gain=1,2", "--images", "-1"], "osteon sweep --help"),
+    ],
+)
+def test_what_is_wrong_is_said_before_images_are_drawn(
+    words: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    wrong: list[str],
+    sentence: str,
+) -> None:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        sweep([*words, *wrong])
+    assert stop.value.code == 2
+    assert sentence in capsys.readouterr().err.splitlines()[-1]
+    assert len([*(tmp_path / "run").glob("samples/*/*.png")]) <= 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_curves_over_an_axis(
