@@ -5,10 +5,7 @@ Only this module knows jsonargparse. Imports without torch.
 
 import argparse
 import dataclasses
-import difflib
-import re
 import sys
-import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -16,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import jsonargparse
 import yaml
 
+from core.complaints import one_line
 from core.errors import UserError
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)  # help of the fields
@@ -67,7 +65,7 @@ def parse(settings_class: type, argv: Sequence[str] | None, description: str) ->
         values.pop("config", None)
         return Parsed(settings_class(**values), dry_run)
     except (argparse.ArgumentError, ValueError, TypeError) as error:
-        raise UserError(_one_line(str(error), settings_class)) from None
+        raise UserError(one_line(str(error), settings_class)) from None
 
 
 def from_dict(settings_class: type[Settings], values: dict[str, Any]) -> Settings:
@@ -78,14 +76,14 @@ def from_dict(settings_class: type[Settings], values: dict[str, Any]) -> Setting
         built.pop("config", None)
         return settings_class(**built)
     except (argparse.ArgumentError, ValueError, TypeError) as error:
-        raise UserError(_one_line(str(error), settings_class)) from None
+        raise UserError(one_line(str(error), settings_class)) from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file as a dict. Raises UserError where it is missing, damaged or repeats a key."""
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         raise UserError(f"--config needs a YAML file, and '{path}' is not one.") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
@@ -181,37 +179,3 @@ def _configs_first(arguments: list[str]) -> list[str]:
     for file in configs[1::2]:
         read_yaml(Path(file))
     return configs + others
-
-
-def _one_line(complaint: str, settings_class: type) -> str:
-    """jsonargparse's complaint as one sentence, with the nearest known name for a wrong one."""
-    text = " ".join(complaint.replace("<class '", "").replace("'>", "").split())
-    text = text.replace("Parser key", "setting")
-    if missing := re.match(r"the following arguments are required: (.+)", text):
-        names = ", ".join(f"--{name}" for name in missing[1].split(", "))
-        return f"Give {names} too (--help says what each is)."
-    union = re.search(
-        r"Does not validate .*?Problem with given class_path '[^ ]*': (.*?) - Exp", text
-    )
-    if union:  # a group that may be null: say what is wrong with the group
-        text = f"{text[: text.index(':')]}: {union[1]}"
-    unknown = re.search(r"arguments: --([\w.]+)|Option '([\w.]+)'", text)
-    word = next((w for w in (unknown.groups() if unknown else ()) if w), None)
-    known = leaf_names(settings_class)
-    if word and word not in known:
-        near = difflib.get_close_matches(word, known, n=1)
-        text += f" (did you mean --{near[0]}?)" if near else " (--help lists the settings)"
-    return text
-
-
-def leaf_names(settings_class: type) -> list[str]:
-    """Dotted names of all settings: "steps", "optim.lr", ..."""
-    names = []
-    for field in dataclasses.fields(settings_class):
-        kind = typing.get_type_hints(settings_class)[field.name]
-        inner = [k for k in (kind, *typing.get_args(kind)) if dataclasses.is_dataclass(k)]
-        if inner:
-            names += [f"{field.name}.{name}" for name in leaf_names(inner[0])]  # type: ignore[arg-type]
-        else:
-            names.append(field.name)
-    return names

@@ -120,7 +120,7 @@ class Session:
         self._asked = False
         self._seconds_before = 0.0
         self._began = time.monotonic()
-        set_seed(settings.seed)
+        set_seed(settings.seed % 2**32)  # of Python, NumPy and torch, as far as they are used
 
     # -- before the loop
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
-from core.config import leaf_names
+from core.complaints import leaf_names
 from core.errors import UserError
 from core.images import list_images
 from finetune.settings import DreamBoothSettings, Prior

@@ -92,11 +92,11 @@ def places(settings: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 def named(complaint: str, names: Container[str]) -> str:
     """The setting that a trainer's complaint begins with; "" where that is none of `names`.
 
-    'setting "lora": setting "rank": Expected a int' -> "lora.rank"
-    "steps must be at least 1" -> "steps"
+    "lora.rank must be a whole number, not 'x'" -> "lora.rank"
+    "Give --data too (--help says what each is)." -> "data"
     """
-    name = ".".join(re.findall(r'(?:setting "|required: |^)([\w.]+)', complaint))
-    return name if name in names else ""
+    name = re.match(r"(?:Give )?(?:--)?([\w.]+)", complaint)
+    return name[1] if name and name[1] in names else ""
 
 
 def shown(value: Any) -> str:

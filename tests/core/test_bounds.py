@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from core.bounds import BOUNDS, check_bounds
-from core.config import leaf_names, parse
+from core.complaints import leaf_names
+from core.config import parse
 from core.errors import UserError
 
 RUN = ["--data=x", "--run_dir=y"]

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from core.cli import ROOT
-from core.config import leaf_names, parse
+from core.complaints import leaf_names
+from core.config import parse
 from core.demo import STAGES, arguments_of
 from core.families import FAMILIES, resolve
 

@@ -2,12 +2,16 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import yaml
 
-from core.config import from_dict, leaf_names, leaves, parse, to_dict, to_yaml
+from core.complaints import leaf_names, wanted
+from core.config import from_dict, leaves, parse, to_dict, to_yaml
 from core.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -83,17 +87,38 @@ def test_saved_settings_read_back_equal() -> None:
     [
         (["--data", "x", "--stepz", "3"], "steps"),
         (["--data", "x", "--optim.l", "3"], "optim.lr"),
-        (["--data", "x", "--steps", "many"], "steps"),
+        (["--data", "x", "--steps", "many"], "^steps must be a whole number, not 'many'$"),
+        (["--data", "x", "--steps", "null"], "^steps must be a whole number, not null$"),
+        (["--data", "x", "--adapter.rank", "[1]"], "^adapter.rank must be a whole number, not"),
+        (["--data", "x", "--adapter.rnk", "1"], "^There is no --adapter.rnk .* --adapter.rank"),
+        (["--data", "x", "--adapter", "5"], "^adapter must be settings like {rank: ..., prompt: "),
+        (["--data", "x", "--optim", "5"], "^optim must be settings like {lr: ...}, not '5'$"),
         (["--steps", "3"], "^Give --data too"),
         (["--data", "x", "--steps", "0"], "at least 1"),
         (["--config", "absent.yaml"], "absent.yaml"),
         (["--config"], "YAML"),
+        (["--config", str(ROOT / "docs/species.png")], "YAML"),
     ],
 )
 def test_bad_input_is_one_line(words: list[str], said: str) -> None:
     with pytest.raises(UserError, match=said) as caught:
         parse(Example, words, "")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (int | None, "a whole number or null"),
+        (str | tuple[str, ...], "text or a list like ['one', 'two']"),
+        (Literal["a", "b"], "one of a, b"),
+        (tuple[Literal["a", "b", "c"], ...], "a list like [a, b], of a, b, c"),
+        (tuple[float, float], "a list like [0.5, 0.9]"),
+        (tuple[Optim, ...], "a list like [{lr: ...}]"),
+    ],
+)
+def test_what_is_wanted_is_said_in_plain_words(kind: Any, words: str) -> None:
+    assert wanted(kind) == words
 
 
 def test_a_file_that_repeats_or_invents_a_key_is_refused(tmp_path: Path) -> None:

@@ -387,3 +387,9 @@ def test_a_stopped_or_killed_process_goes_on(
     whole = replace(settings, run_dir=str(tmp_path / "b"), steps=shorter)
     train(whole)
     assert equal(weights(Path(settings.run_dir)), weights(Path(whole.run_dir)))
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**70])
+def test_any_whole_number_is_a_seed(make_folder: Make, tmp_path: Path, seed: int) -> None:
+    train(ToySettings(data=str(make_folder()), run_dir=str(tmp_path / "run"), seed=seed))
+    assert info(tmp_path / "run")["status"] == "finished"

@@ -67,7 +67,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_name_is_a_setting() -> None:
-    from core.config import leaf_names
+    from core.complaints import leaf_names
 
     assert set(NAMES.values()) <= set(leaf_names(DreamBoothSettings))
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from core.config import leaf_names, parse
+from core.complaints import leaf_names
+from core.config import parse
 from core.prompts import read_prompts
 from core.sets import open_set
 from finetune.settings import DreamBoothSettings

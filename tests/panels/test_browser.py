@@ -210,10 +210,10 @@ def test_train_says_what_is_wrong_where_it_is_and_lists_a_run_that_begins(
     rank.wait_for(state="hidden")
     start = panel.get_by_role("button", name="Start training")
     start.click()
-    panel.get_by_role("alert").filter(has_text="Expected a int").wait_for()
+    panel.get_by_role("alert").filter(has_text="lora.rank must be a whole number").wait_for()
     below = "box => box.getBoundingClientRect().bottom"
     assert 0 < panel.get_by_role("alert").evaluate(below) - start.evaluate(below) < 300
-    wrong.filter(has_text="Got value: many").wait_for()  # it is unfolded
+    wrong.filter(has_text="not 'many'").wait_for()  # it is unfolded
 
     # A run that begins elsewhere is to be found, and what was typed stays
     begun = project / "runs/begun"

@@ -8,7 +8,8 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from core.config import from_dict, leaf_names, parse, read_yaml, to_dict
+from core.complaints import leaf_names
+from core.config import from_dict, parse, read_yaml, to_dict
 from core.errors import UserError
 from core.families import FAMILIES, resolve
 from panels import form

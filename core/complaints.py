@@ -1,0 +1,93 @@
+"""What jsonargparse complains of, in plain words. Imports without torch."""
+
+import dataclasses
+import difflib
+import re
+import types
+import typing
+from typing import Any
+
+PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def one_line(complaint: str, settings_class: type) -> str:
+    """One sentence that names the setting, with the nearest known name for a wrong one."""
+    text = " ".join(complaint.replace("<class '", "").replace("'>", "").split())
+    text = text.replace("Parser key", "setting").partition(" Subclass types expect")[0]
+    within = r"Problem with given class_path '[^ ]*': "
+    if inner := re.search(rf"Does not validate .*?{within}(.*?) - Exp", text):
+        text = f"{text[: text.index(':')]}: {inner[1]}"  # wrong in a group that may be null
+    text = re.sub(within, "", text)
+    begins = re.match(r'(setting "[\w.]+": )*', text)
+    place = re.findall(r'"([\w.]+)"', begins[0] if begins else "")
+    if missing := re.search(r"the following arguments are required: (.+)", text):
+        names = ", ".join("--" + ".".join([*place, name]) for name in missing[1].split(", "))
+        return f"Give {names} too (--help says what each is)."
+    unknown = re.search(r"arguments: --([\w.]+)|Option '([\w.]+)'", text)
+    word = next((w for w in (unknown.groups() if unknown else ()) if w), None)
+    prefix = "".join(f"{part}." for part in place)
+    known = [n.removeprefix(prefix) for n in leaf_names(settings_class) if n.startswith(prefix)]
+    if word and word not in known:
+        near = difflib.get_close_matches(word, known, n=1)
+        hint = f"did you mean --{prefix}{near[0]}?" if near else "--help lists the settings"
+        return f"There is no --{prefix}{word} ({hint})."
+    value = re.search(r"(?:Got|Given) value: (.*)|Unable to load config '(.*?)'", text)
+    if not place or not value:
+        return text
+    said = next(v for v in value.groups() if v is not None)
+    said, name = "null" if said == "None" else f"'{said}'", ".".join(place)
+    return f"{name} must be {wanted(_kind(settings_class, name))}, not {said}"
+
+
+def wanted(kind: Any) -> str:
+    """A type as a person would say it: int | None -> "a whole number or null"."""
+    options = typing.get_args(kind)
+    if kind in PLAIN:
+        return PLAIN[kind]
+    if _is_literal(kind):
+        return f"one of {', '.join(map(str, options))}"
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        found = [wanted(option) for option in options if option is not types.NoneType]
+        return " or ".join(found + ["null"] * (types.NoneType in options))
+    if typing.get_origin(kind) is tuple:
+        choice = typing.get_args(options[0]) if _is_literal(options[0]) else ()
+        among = f", of {', '.join(choice)}" if len(choice) > 2 else ""
+        return f"a list like [{_examples(options[0])}]{among}"
+    return f"settings like {_examples(kind)}" if dataclasses.is_dataclass(kind) else "another"
+
+
+def _examples(kind: Any) -> str:
+    """Two of a kind, as they are typed."""
+    if _is_literal(kind):
+        return ", ".join(map(str, typing.get_args(kind)[:2]))
+    if not dataclasses.is_dataclass(kind):
+        return {int: "1, 2", float: "0.5, 0.9"}.get(kind, "'one', 'two'")
+    names = [f"{field.name}: ..." for field in dataclasses.fields(kind)[:2]]
+    return f"{{{', '.join(names)}}}"
+
+
+def _is_literal(kind: Any) -> bool:
+    return typing.get_origin(kind) is typing.Literal
+
+
+def _kind(settings_class: type, name: str) -> Any:
+    """The type of "steps" or "optim.lr"."""
+    kind: Any = settings_class
+    for part in name.split("."):
+        options = (kind, *typing.get_args(kind))
+        group = next((option for option in options if dataclasses.is_dataclass(option)), None)
+        kind = typing.get_type_hints(group).get(part) if group else None
+    return kind
+
+
+def leaf_names(settings_class: type) -> list[str]:
+    """Dotted names of all settings: "steps", "optim.lr", ..."""
+    names = []
+    for field in dataclasses.fields(settings_class):
+        kind = typing.get_type_hints(settings_class)[field.name]
+        inner = [k for k in (kind, *typing.get_args(kind)) if dataclasses.is_dataclass(k)]
+        if inner:
+            names += [f"{field.name}.{name}" for name in leaf_names(inner[0])]  # type: ignore[arg-type]
+        else:
+            names.append(field.name)
+    return names
