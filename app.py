@@ -17,7 +17,7 @@ import gradio as gr
 import httpx
 from starlette.middleware import Middleware
 
-from core.errors import Parser, UserError, command
+from core.errors import Parser, UserError, at_least_1, command
 from core.families import FAMILIES, resolve
 from panels import arena, data, latent, look, playground, reports, side_by_side, spoken, train
 from panels.drawing import draw
@@ -166,7 +166,7 @@ def warm(bench: Workbench) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(prog="osteon app", description="Models to play with, compare, train and judge.")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--port", type=at_least_1, default=7860)
     parser.add_argument("--root", type=Path, default=Path(), help="folder of runs/ and reports/")
     parser.add_argument("--share", action="store_true", help="a public link through gradio.live")
     parser.add_argument("--user", help="name to log in with (needed with --share or --host)")
@@ -174,6 +174,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--password", help="or set OSTEON_PASSWORD, which other programs cannot read off this line"
     )
     given = parser.parse_args(argv)
+    if given.port >= 2**16:
+        raise UserError(f"--port {given.port} is none; ports end at 65535.")
     if not given.root.is_dir():
         raise UserError(f"--root {given.root} is not a folder.")
     password = given.password or os.environ.get("OSTEON_PASSWORD")

@@ -99,6 +99,8 @@ def open_set(path: str | Path, split: str | None = None) -> ImageSet:
     """
     folder, named = parted(path)
     split = split or named
+    if folder.is_file():
+        raise UserError(f"{folder} is a file; give a folder of images, or a prepared set.")
     if not folder.is_dir():
         raise UserError(f"{folder} is not there; make it with `osteon prepare` (see --help).")
     prepared = (folder / "set.json").exists()

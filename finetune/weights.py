@@ -162,7 +162,10 @@ def check_pipeline(folder: Path, pipeline: StableDiffusionPipeline) -> None:
     pipeline.to("cpu")
     for name in NETWORKS:
         network = getattr(pipeline, name)
-        written = type(network).from_pretrained(folder / name, local_files_only=True)
+        try:
+            written = type(network).from_pretrained(folder / name, local_files_only=True)
+        except Exception as error:  # of many kinds, by what is damaged
+            raise RuntimeError(_lost(folder, f"{name}/ cannot be read")) from error
         compare_states(network.state_dict(), written.state_dict(), folder)
     compare_states(outputs(pipeline), outputs(open_pipeline(folder, like=pipeline)), folder)
 
@@ -191,7 +194,11 @@ def compare_states(
 def _refuse(apart: list[str], count: int, folder: Path) -> None:
     """Raise RuntimeError if any tensors came back other than they were."""
     if apart:
-        raise RuntimeError(
-            f"The weights do not load back from {folder.parent}: {len(apart)} of {count} "
-            f"tensors differ, such as {apart[0]}. The newest checkpoint is kept."
-        )
+        what = f"{len(apart)} of {count} tensors differ, such as {apart[0]}"
+        raise RuntimeError(_lost(folder, what))
+
+
+def _lost(folder: Path, what: str) -> str:
+    return (
+        f"The weights do not load back from {folder.parent}: {what}. The newest checkpoint is kept."
+    )

@@ -298,6 +298,23 @@ def test_weights_that_do_not_read_back_are_refused(
     assert checkpoints(Path(own.run_dir))
 
 
+def test_a_disk_that_spoils_whole_networks_costs_no_checkpoint(
+    settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = finetune.weights.save_pipeline
+
+    def spoiled(pipeline: Any, folder: Path) -> None:
+        real(pipeline, folder)
+        (folder / "unet/diffusion_pytorch_model.safetensors").write_bytes(b"nothing")
+
+    monkeypatch.setattr(finetune.weights, "save_pipeline", spoiled)
+    own = settings(lora=None, steps=1)
+    with pytest.raises(RuntimeError, match=r"do not load back.*unet/ cannot be read"):
+        train(own)
+    assert not (Path(own.run_dir) / "weights").exists()
+    assert checkpoints(Path(own.run_dir))
+
+
 def test_several_concepts_share_a_run(settings: Make, plain: Path, captioned: Path) -> None:
     """Each about as often, however many images it has; each with its own prompt or captions."""
     concept = Concept(str(captioned))
