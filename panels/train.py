@@ -254,7 +254,7 @@ def _curves(rows: list[dict[str, Any]]) -> str:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"{time.monotonic_ns()}.png"
         plot(rows, names, file)
-        picture = figure(file, f"Losses; the newest: {words}", 1200)
+        picture = figure(file, f"Newest values: {words}", 1200)
     return f'<div class="osteon-figures osteon-sheets">{picture}</div>'
 
 

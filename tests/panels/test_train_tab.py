@@ -89,7 +89,7 @@ def test_a_training_is_started_watched_stopped_and_goes_on(
     html, stamp, _, stop = train.watch("runs/new", "")
     assert "new: being trained, step" in html
     assert stop["interactive"]
-    assert "Losses; the newest:" in html
+    assert "Newest values: loss" in html
     assert "Samples of the same seeds" in html
     assert all("runs/new" in names for names in lists())
     assert client.predict("vae", api_name="/training_runs") == ["runs/new"]
