@@ -73,21 +73,25 @@ def _train(rest: list[str]) -> None:
         raise UserError(f"osteon train needs one of: {', '.join(FAMILIES)}.")
     script = str(ROOT / FAMILIES[rest[0]].script)
     words = rest[1:]
-    launch = [sys.executable]
     default = (
         Path(os.environ.get("HF_HOME", Path.home() / ".cache/huggingface"))
         / "accelerate/default_config.yaml"
     )
+    configured: list[str] = []
     if "--config_file" in words:
         place = words.index("--config_file")
-        launch += ["-m", "accelerate.commands.launch", *words[place : place + 2]]
+        configured = words[place : place + 2]
         del words[place : place + 2]
-    elif default.exists():
-        launch += ["-m", "accelerate.commands.launch"]
+    elif not default.exists():
+        sys.argv = [script, *words]
+        runpy.run_path(script, run_name="__main__")
+        return
+    launch = [sys.executable, "-m", "accelerate.commands.launch", *configured]
     process = subprocess.Popen([*launch, script, *words])
     while True:
         try:
-            sys.exit(process.wait())
+            code = process.wait()
+            sys.exit(code if code >= 0 else 128 - code)  # by a signal, as shells report it
         except KeyboardInterrupt:
             continue  # the trainer heard it too: it saves and leaves
 

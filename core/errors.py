@@ -45,8 +45,17 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
         except Interrupted as stop:
             print(f"\n{stop}", file=sys.stderr)
             sys.exit(EXIT_INTERRUPTED)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Exception) as error:
+            if not _by_hand(error):
+                raise
             print("\nStopped. The same command goes on from what is on disk.", file=sys.stderr)
             sys.exit(EXIT_INTERRUPTED)
 
     return wrapped
+
+
+def _by_hand(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind it; what it hits while a library loads can come wrapped."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None

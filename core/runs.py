@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -79,7 +80,7 @@ class Run:
         self.info = old | {
             "schema": SCHEMA,
             "family": family,
-            "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
             **commit(),
             "versions": versions(),
             "python": platform.python_version(),

@@ -1,7 +1,9 @@
 """The console script: quick, torch-free, and plain about mistakes."""
 
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from core.cli import ROOT
 from core.complaints import leaf_names
 from core.config import parse
 from core.demo import STAGES, arguments_of
+from core.errors import command
 from core.families import FAMILIES, resolve
 
 
@@ -34,6 +37,50 @@ def test_mistakes_are_one_line_and_code_2(words: list[str]) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_ctrl_c_is_one_line_however_it_comes(
+    error: type[BaseException], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Python makes a RuntimeError of what stops a class that is being made."""
+
+    @command
+    def main() -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as stop:
+            raise error from stop
+
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err.strip().startswith("Stopped.")
+
+
+def test_an_error_of_ours_stays_one() -> None:
+    @command
+    def main() -> None:
+        raise RuntimeError("ours")
+
+    with pytest.raises(RuntimeError, match="ours"):
+        main()
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux")
+def test_a_trainer_is_stopped_while_its_libraries_load(tmp_path: Path) -> None:
+    words = ["train", "vae", "--data", "absent", "--run_dir", str(tmp_path / "run")]
+    with subprocess.Popen(
+        [sys.executable, "-m", "core.cli", *words], stderr=subprocess.PIPE, text=True, cwd=ROOT
+    ) as process:
+        while "libtorch_cpu" not in Path(f"/proc/{process.pid}/maps").read_text():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate()[1]
+    assert process.returncode == 130
+    assert said.strip().count("\n") == 0
+    assert "Stopped" in said
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", FAMILIES)
