@@ -2,11 +2,12 @@
 
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
-from core.errors import UserError, command
+from core.errors import EXIT_INTERRUPTED, UserError, command
 from core.families import FAMILIES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -86,14 +87,27 @@ def _train(rest: list[str]) -> None:
         sys.argv = [script, *words]
         runpy.run_path(script, run_name="__main__")
         return
-    launch = [sys.executable, "-m", "accelerate.commands.launch", *configured]
-    process = subprocess.Popen([*launch, script, *words])
-    while True:
-        try:
-            code = process.wait()
-            sys.exit(code if code >= 0 else 128 - code)  # by a signal, as shells report it
-        except KeyboardInterrupt:
-            continue  # the trainer heard it too: it saves and leaves
+    _launch([*configured, script, *words])
+
+
+def _launch(words: list[str]) -> None:
+    """`accelerate launch`; not its stack traces, as the trainer has said what was wrong."""
+    from accelerate.commands.launch import main as launch
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    signal.signal(signal.SIGINT, lambda *_: None)  # the trainer hears it too: it saves and leaves
+    sys.argv = ["accelerate launch", *words]
+    code = 0
+    try:
+        launch()
+    except subprocess.CalledProcessError as error:
+        code = error.returncode
+    except ChildFailedError as error:
+        code = error.get_first_failure()[1].exitcode
+    except SignalException:
+        code = EXIT_INTERRUPTED
+    sys.exit(code if code >= 0 else 128 - code)  # by a signal, as shells report it
 
 
 if __name__ == "__main__":

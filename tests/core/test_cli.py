@@ -39,6 +39,13 @@ def test_mistakes_are_one_line_and_code_2(words: list[str]) -> None:
     assert done.stderr.count("\n") == 1
 
 
+def test_a_launcher_adds_no_stack_trace_and_keeps_the_code(tmp_path: Path) -> None:
+    words = ["--config_file", "configs/accelerate/cpu.yaml", "--run_dir", str(tmp_path / "run")]
+    done = osteon("train", "vae", *words, "--data", "absent")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: absent is not there")
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_ctrl_c_is_one_line_however_it_comes(
     error: type[BaseException], capsys: pytest.CaptureFixture[str]
