@@ -1,13 +1,26 @@
 """What a user may get wrong, said in one line; how every command ends."""
 
 import argparse
+import errno
 import functools
+import os
+import re
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+OF_THE_DISK = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.ENAMETOOLONG,
+}
+"""What a disk refuses, wherever it is met: no fault of the program."""
 
 
 class UserError(Exception):
@@ -46,12 +59,26 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
             print(f"\n{stop}", file=sys.stderr)
             sys.exit(EXIT_INTERRUPTED)
         except (KeyboardInterrupt, Exception) as error:
-            if not _by_hand(error):
+            if _by_hand(error):
+                print("\nStopped. The same command goes on from what is on disk.", file=sys.stderr)
+                sys.exit(EXIT_INTERRUPTED)
+            number = _of_system(error)
+            if number not in OF_THE_DISK:
                 raise
-            print("\nStopped. The same command goes on from what is on disk.", file=sys.stderr)
-            sys.exit(EXIT_INTERRUPTED)
+            place = getattr(error, "filename", None)
+            told = f"{place}: {os.strerror(number)}" if place else os.strerror(number)
+            print(f"error: {told}; mend that and run it again.", file=sys.stderr)
+            sys.exit(EXIT_BAD_INPUT)
 
     return wrapped
+
+
+def _of_system(error: BaseException) -> int | None:
+    """The system's error number; safetensors has it in its message only."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
 
 
 def _by_hand(error: BaseException | None) -> bool:

@@ -68,6 +68,8 @@ def generate(
     Returns the folder. Raises UserError for an unknown option, a value that it cannot have, or a
     folder of other settings; then nothing is written.
     """
+    if name in ("", "..") or name != Path(name).name:
+        raise UserError(f"--set '{name}' should be a plain name, of a folder under samples/.")
     state = process_state()
     device = process_device(device)
     sampler = sampler or load_sampler(run, device)

@@ -4,9 +4,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from core.cli import ROOT
 from core.complaints import leaf_names
@@ -65,13 +67,35 @@ def test_ctrl_c_is_one_line_however_it_comes(
     assert capsys.readouterr().err.strip().startswith("Stopped.")
 
 
-def test_an_error_of_ours_stays_one() -> None:
+@pytest.mark.parametrize("error", [RuntimeError("ours"), FileNotFoundError(2, "ours")])
+def test_an_error_of_ours_stays_one(error: Exception) -> None:
     @command
     def main() -> None:
-        raise RuntimeError("ours")
+        raise error
 
-    with pytest.raises(RuntimeError, match="ours"):
+    with pytest.raises(type(error), match="ours"):
         main()
+
+
+def safetensors_fill() -> None:
+    raise SafetensorError("I/O error: No space left on device (os error 28)")  # as it words it
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
+@pytest.mark.parametrize("write", [lambda: Path("/dev/full").write_text("x"), safetensors_fill])
+def test_a_full_disk_is_one_line_wherever_it_is_met(
+    write: Callable[[], object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    @command
+    def main() -> None:
+        write()
+
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == (
+        "error: No space left on device; mend that and run it again.\n"
+    )
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux")

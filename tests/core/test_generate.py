@@ -63,6 +63,9 @@ def test_what_is_there_is_kept_and_other_settings_are_refused(run: Path) -> None
         generate(run, range(3), options={"gain": 3.0})
     with pytest.raises(UserError, match="another prompt"):
         generate(run, range(3), prompts=["light"])
+    for name in ("..", ".", "", "a/b", "/a"):
+        with pytest.raises(UserError, match="plain name"):
+            generate(run, range(3), name=name)
     with pytest.raises(UserError, match="knows no option --steps"):
         generate(run, range(3), name="b", options={"steps": 3})
 
