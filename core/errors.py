@@ -7,10 +7,11 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+STOPPED = "\nStopped. The same command goes on from what is on disk."
 OF_THE_DISK = {
     errno.ENOSPC,
     errno.EDQUOT,
@@ -45,40 +46,39 @@ def at_least_1(text: str) -> int:
     return int(text)
 
 
-def command(main: Callable[..., None]) -> Callable[..., None]:
-    """Turn `main` into a command: errors of the user end in one line and exit code 2."""
+def command(
+    main: Callable[..., None] | None = None, *, less: str = "a smaller batch needs less"
+) -> Any:
+    """Turn `main` into a command: errors of the user end in one line and exit code 2.
+
+    Args:
+        less: what to do where memory does not suffice.
+    """
+    if main is None:
+        return functools.partial(command, less=less)
 
     @functools.wraps(main)
     def wrapped(*args: object, **kwargs: object) -> None:
         try:
             main(*args, **kwargs)
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(EXIT_BAD_INPUT)
         except Interrupted as stop:
-            print(f"\n{stop}", file=sys.stderr)
-            sys.exit(EXIT_INTERRUPTED)
+            _leave(f"\n{stop}", EXIT_INTERRUPTED)
+        except UserError as error:
+            _leave(f"error: {error}", EXIT_BAD_INPUT)
         except (KeyboardInterrupt, Exception) as error:
             if _by_hand(error):
-                print("\nStopped. The same command goes on from what is on disk.", file=sys.stderr)
-                sys.exit(EXIT_INTERRUPTED)
-            number = _of_system(error)
-            if number not in OF_THE_DISK:
+                _leave(STOPPED, EXIT_INTERRUPTED)
+            told = _of_machine(error, less)
+            if told is None:
                 raise
-            place = getattr(error, "filename", None)
-            told = f"{place}: {os.strerror(number)}" if place else os.strerror(number)
-            print(f"error: {told}; mend that and run it again.", file=sys.stderr)
-            sys.exit(EXIT_BAD_INPUT)
+            _leave(f"error: {told}", EXIT_BAD_INPUT)
 
     return wrapped
 
 
-def _of_system(error: BaseException) -> int | None:
-    """The system's error number; safetensors has it in its message only."""
-    if isinstance(error, OSError):
-        return error.errno
-    found = re.search(r"\(os error (\d+)\)", str(error))
-    return int(found[1]) if found else None
+def _leave(told: str, code: int) -> NoReturn:
+    print(told, file=sys.stderr)
+    sys.exit(code)
 
 
 def _by_hand(error: BaseException | None) -> bool:
@@ -86,3 +86,18 @@ def _by_hand(error: BaseException | None) -> bool:
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error is not None
+
+
+def _of_machine(error: BaseException, less: str) -> str | None:
+    """A sentence where disk or memory are at fault; None for faults of the program."""
+    text = " ".join(str(error).split())
+    short = type(error).__name__ == "OutOfMemoryError"  # torch's, which is not imported for this
+    if short or isinstance(error, MemoryError) or "can't allocate memory" in text:
+        return f"Memory does not suffice ({text[:200]}); {less}. What was saved is kept."
+    found = re.search(r"\(os error (\d+)\)", text)  # as safetensors words it
+    number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
+    if number not in OF_THE_DISK:
+        return None
+    place = getattr(error, "filename", None)
+    why = f"{place}: {os.strerror(number)}" if place else os.strerror(number)
+    return f"{why}; mend that and run it again."

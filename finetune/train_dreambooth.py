@@ -69,6 +69,12 @@ from finetune.trained import Trained, as_sampled, freeze, groups
 from finetune.validation import HeldOut, best_so_far, better, reason
 from finetune.weights import write_weights
 
+LESS = (
+    "--accumulate 4 trains the same batch in four pieces; --gradient_checkpointing true, "
+    "`accelerate launch --mixed_precision fp16`, LoRA and a smaller --size take less, too"
+)
+"""Where memory does not suffice."""
+
 
 def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
     """Train or go on, and leave weights/ in the run folder."""
@@ -367,7 +373,7 @@ def finish(session: Session, settings: DreamBoothSettings) -> None:
     session.finish(**facts)
 
 
-@command
+@command(less=LESS)
 def main(argv: Sequence[str] | None = None) -> None:
     words = translate(sys.argv[1:] if argv is None else argv)
     train(*parse(DreamBoothSettings, words, "Fine-tune Stable Diffusion on a few images."))

@@ -7,10 +7,10 @@ from core.config import parse
 from core.errors import command
 from finetune.aliases import translate
 from finetune.settings import DreamBoothSettings
-from finetune.train_dreambooth import train
+from finetune.train_dreambooth import LESS, train
 
 
-@command
+@command(less=LESS)
 def main(argv: Sequence[str] | None = None) -> None:
     words = translate(sys.argv[1:] if argv is None else argv, lora=True)
     train(*parse(DreamBoothSettings, words, "Fine-tune Stable Diffusion with LoRA."))

@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from safetensors import SafetensorError
 
 from core.cli import ROOT
@@ -75,6 +77,31 @@ def test_an_error_of_ours_stays_one(error: Exception) -> None:
 
     with pytest.raises(type(error), match="ours"):
         main()
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda: torch.empty(2**60),
+        lambda: np.zeros(2**58),
+        lambda: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory. Tried to")),
+    ],
+    ids=["torch", "numpy", "GPU"],
+)
+def test_too_little_memory_names_the_remedy(
+    ask: Callable[[], object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    @command(less="use --half of it")
+    def main() -> None:
+        list(ask())
+
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: Memory does not suffice (")
+    assert "use --half of it" in said
+    assert said.count("\n") == 1
 
 
 def safetensors_fill() -> None:
