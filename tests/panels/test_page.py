@@ -161,7 +161,7 @@ def test_a_training_is_started_watched_and_stopped(page: Any, project: Path) -> 
     panel.get_by_role("button", name="Start training").click()
     panel.get_by_text("Started: osteon train vae").wait_for()
     page.get_by_text("clicked: being trained, step").wait_for()
-    panel.get_by_alt_text("Losses; the newest").first.wait_for()
+    panel.get_by_alt_text("Newest values: ").first.wait_for()
     panel.get_by_alt_text("After").first.wait_for()
     page.keep()
     panel.get_by_role("button", name="Stop it").click()
