@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         folders = draw_counts(draw, values, seeds, options, arguments.set)
     else:
         folders = draw_options(draw, arguments.axis, values, seeds, options, arguments.set)
-    del sampler, draw  # a large model and what measures need not both be in memory
+    del sampler, draw  # the model's memory is free while its images are measured
     arguments.fake = [f"{value}={folder}" for value, folder in folders.items()]
     compare(arguments, asked)
 

@@ -27,8 +27,6 @@ from core.runs import samples_folder, trained_steps
 
 SETTINGS_KEY = "osteon"
 """PNG text chunk that holds an image's settings as JSON."""
-
-
 OPTIONS = "Options of the family follow as --steps 25 --guidance 4 --negative TEXT ..."
 
 
@@ -68,16 +66,11 @@ def generate(
     Returns the folder. Raises UserError for an unknown option, a value that it cannot have, or a
     folder of other settings; then nothing is written.
     """
-    if name in ("", "..") or name != Path(name).name:
-        raise UserError(f"--set '{name}' should be a plain name, of a folder under samples/.")
     state = process_state()
     device = process_device(device)
     sampler = sampler or load_sampler(run, device)
     given = options or {}
-    for key in given:
-        if key not in sampler.options:
-            known = ", ".join(sampler.options) or "none"
-            raise UserError(f"{family_of(run)} knows no option --{key} (it knows: {known}).")
+    _check_names(run, name, given, sampler.options)
     settings = settings_of(run, dtype, sampler.options | given)
     prompts = list(prompts) if prompts else sampler.default_prompts
     folder = samples_folder(run, name)
@@ -111,6 +104,16 @@ def generate(
             }
             write_json(folder / "cost.json", cost)
     return folder
+
+
+def _check_names(run: Path, name: str, given: dict[str, Any], known: dict[str, Any]) -> None:
+    """Raise UserError for a set that is no plain folder, and an option that the family lacks."""
+    if name in ("", "..") or name != Path(name).name:
+        raise UserError(f"--set '{name}' should be a plain name, of a folder under samples/.")
+    for key in given:
+        if key not in known:
+            names = ", ".join(known) or "none"
+            raise UserError(f"{family_of(run)} knows no option --{key} (it knows: {names}).")
 
 
 def settings_of(run: Path, dtype: str, options: dict[str, Any]) -> dict[str, Any]:
