@@ -16,7 +16,7 @@ def findings(results: Results) -> list[str]:
     """What came out, most important first."""
     told: list[str] = []
     for table in main_tables(results):
-        told += _similarity(results, table)
+        told += [line for line in _similarity(results, table) if line not in told]  # of real ones
         told += _ranking(results, table)
         told += _real_level(table)
         told += _agreement(table)

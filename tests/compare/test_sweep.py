@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 import core.families
+from compare.findings import findings
 from compare.score import main as compare
 from compare.sweep import main as sweep
 from compare.sweep import read_values
@@ -65,6 +66,8 @@ def test_numbers_of_images(words: list[str], tmp_path: Path) -> None:
     assert {row["settings"]["gain"] for row in read_jsonl(samples / "mine-3/samples.jsonl")} == {2}
     results = read_json(tmp_path / "out/results.json")
     assert [fake["images"] for fake in results["fakes"]] == [3, 5]
+    told = findings(results)
+    assert len(set(told)) == len(told)
 
 
 def test_no_other_images_are_replaced(words: list[str], tmp_path: Path) -> None:

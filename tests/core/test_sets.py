@@ -56,6 +56,13 @@ def test_images_lie_in_their_set_which_may_lie_elsewhere(prepared: Path, tmp_pat
             open_set(prepared)
 
 
+def test_what_is_no_folder_is_told_apart(prepared: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is a file; give a folder"):
+        open_set(prepared / "set.json")
+    with pytest.raises(UserError, match="is not there; make it"):
+        open_set(tmp_path / "absent")
+
+
 def test_a_plain_folder_opens_too(make_folder: Callable[..., Path], tmp_path: Path) -> None:
     assert open_set(make_folder("grey")).mode == "L"
     colour = open_set(make_folder("colour", mode="RGB"))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from app import main
 from core.errors import UserError
 from core.files import write_json
 from core.images import open_image
@@ -161,3 +162,11 @@ def test_two_reports_in_one_table(tmp_path: Path) -> None:
     assert "not measured alike" in differences.table(tmp_path / "one", tmp_path / "three")
     with pytest.raises(UserError, match=r"results\.json"):
         differences.table(tmp_path / "one", tmp_path / "none")
+
+
+@pytest.mark.parametrize("port", ["65536", "0", "x"])
+def test_a_port_that_cannot_be_is_one_line(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--port", port])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
