@@ -185,7 +185,7 @@ class StableDiffusionSampler:
         steps, most = options.get("steps", 1), self.pipeline.scheduler.config.num_train_timesteps
         if not 1 <= steps <= most or steps != int(steps):
             raise UserError(f"steps must be a whole number from 1 to {most}, not {steps}.")
-        loras = options.get("loras") or {}
+        loras = {} if options.get("loras") is None else options["loras"]
         if not isinstance(loras, dict) or not all(map(is_number, loras.values())):
             raise UserError('loras must be like {"runs/a": 0.5}, LoRA runs and their scales.')
         return options

@@ -148,6 +148,8 @@ def test_drawing_leaves_the_pipeline_its_scheduler(sampler: StableDiffusionSampl
         {"guidance": float("inf")},
         {"scheduler": "magic"},
         {"loras": {"runs/a": True}},
+        {"loras": 0},
+        {"loras": []},
     ],
 )
 def test_bad_options_are_named(sampler: StableDiffusionSampler, options: dict) -> None:
