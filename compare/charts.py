@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from compare.findings import fakes_in_order, headline, main_tables
-from core.curves import RATES, running_mean
+from core.curves import RATES, Curves, running_mean
 
 INK = "#010203"  # stands for the page's text colour, replaced below
 COLOURS = ("#3d7ebf", "#d6762b", "#3f9b6b", "#8f66c4", "#cc5161", "#2f9aa0")
@@ -124,7 +124,7 @@ def _trade(panel: Any, points: dict[str, list[tuple[float, dict[str, Any]]]]) ->
     panel.tick_params(length=0)
 
 
-def curve_chart(label: str, curves: dict[str, dict[str, list[float]]]) -> str:
+def curve_chart(label: str, curves: Curves) -> str:
     """A run's logged values over its steps, a panel each."""
     names = [name for name in curves if not name.startswith(RATES)][:PANELS]
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": f"curves-{label}"}):

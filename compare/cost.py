@@ -1,6 +1,7 @@
 """What a model cost, how its training went and where it came from: read from its run folder."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from compare.sources import Fake
 from core.config import leaves, read_yaml
+from core.curves import Curves
 from core.files import read_json
 from core.images import open_image
 from core.runs import read_metrics
@@ -22,7 +24,8 @@ RUN_FACTS = (
 def describe(fake: Fake) -> dict[str, Any]:
     """All that results.json says of a generated set besides its scores."""
     info = _info(fake.run)
-    cost = _cost(fake, info)
+    logged = read_metrics(fake.run) if fake.run else []
+    cost = _cost(fake, info, logged)
     seeds = [seed for seed in fake.seeds if seed is not None]
     prompts = list(dict.fromkeys(prompt for prompt in fake.prompts if prompt))
     return {
@@ -40,14 +43,14 @@ def describe(fake: Fake) -> dict[str, Any]:
         "training": {key: info[key] for key in RUN_FACTS if key in info},
         "warnings": info.get("warnings", []),
         "cost": cost,
-        "curves": curves(fake.run, cost.get("steps")) if fake.run else {},
+        "curves": curves(logged, cost.get("steps")),
     }
 
 
-def _cost(fake: Fake, info: dict[str, Any]) -> dict[str, Any]:
+def _cost(fake: Fake, info: dict[str, Any], logged: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Absent facts are left out."""
     cost: dict[str, Any] = {}
-    steps, seconds = _training(fake, info)
+    steps, seconds = _training(fake, info, logged)
     if seconds:
         cost["train_seconds"] = seconds
     if steps:
@@ -73,20 +76,22 @@ def _cost(fake: Fake, info: dict[str, Any]) -> dict[str, Any]:
     return cost
 
 
-def _training(fake: Fake, info: dict[str, Any]) -> tuple[int | None, float | None]:
+def _training(
+    fake: Fake, info: dict[str, Any], logged: Sequence[dict[str, Any]]
+) -> tuple[int | None, float | None]:
     """Steps and seconds up to the weights that drew these images, not to the run's end."""
     whole, seconds = info.get("steps"), info.get("seconds")
     steps = fake.settings.get("trained_steps", whole)
     if fake.run is None or steps is None or steps == whole:
         return steps, seconds
-    upto = [row["seconds"] for row in read_metrics(fake.run) if row["step"] <= steps]
+    upto = [row["seconds"] for row in logged if row["step"] <= steps]
     return steps, max(upto, default=None)
 
 
-def curves(run: Path, steps: int | None = None) -> dict[str, dict[str, list[float]]]:
+def curves(logged: Sequence[dict[str, Any]], steps: int | None = None) -> Curves:
     """Every logged value over steps and seconds, as means over at most POINTS stretches; up to
     `steps`, where the weights are of then."""
-    rows = [row for row in read_metrics(run) if steps is None or row["step"] <= steps]
+    rows = [row for row in logged if steps is None or row["step"] <= steps]
     found = {}
     for name in dict.fromkeys(key for row in rows for key in row):
         points = [(row["step"], row["seconds"], row[name]) for row in rows if name in row]

@@ -18,6 +18,7 @@ from compare.contract import SCHEMA
 from compare.exchange import to_csv, to_model_index
 from compare.findings import fakes_in_order, findings, headline, limits
 from compare.templating import html_templates, text_templates
+from core.curves import Curves
 from core.errors import Parser, UserError, command
 from core.files import read_json, write_text
 
@@ -73,9 +74,8 @@ def html(results: dict[str, Any], pictures: Path, side: int) -> str:
         return embedded[name]
 
     curves = [
-        (fake["label"], Markup(curve_chart(fake["label"], fake["curves"])))
-        for fake in results["fakes"]
-        if fake["curves"]
+        (label, Markup(curve_chart(label, curves)))
+        for label, curves in training_curves(results["fakes"]).items()
     ]
     charts = [
         Markup(interval_chart(table)) if {"frechet", "kid"} & table["metrics"].keys() else ""
@@ -89,6 +89,23 @@ def html(results: dict[str, Any], pictures: Path, side: int) -> str:
         "charts": charts,
     }
     return html_templates().get_template("report.html.jinja").render(view)
+
+
+def training_curves(fakes: Sequence[dict[str, Any]]) -> dict[str, Curves]:
+    """Each run's curves once, by the labels of all sets that it drew: of its latest weights, since
+    those of earlier ones are their beginning."""
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for fake in fakes:
+        if fake["curves"]:
+            runs.setdefault(fake["run"], []).append(fake)
+    return {
+        ", ".join(fake["label"] for fake in own): max((f["curves"] for f in own), key=_last_step)
+        for own in runs.values()
+    }
+
+
+def _last_step(curves: Curves) -> float:
+    return max(curve["step"][-1] for curve in curves.values())
 
 
 def data_uri(path: Path, side: int) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from core.files import atomic_path
 
 MEAN_OVER = 50  # points of the thick line's running mean, at most
+Curves = dict[str, dict[str, list[float]]]  # of each logged value: "step", "seconds" and "value"
 RATES = ("lr", "learning_rate")  # begin the names of what was set, not measured: no mean of those
 
 
