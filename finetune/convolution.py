@@ -14,9 +14,9 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch.autograd.function import FunctionCtx
 
 from core.device import processor
-from finetune.low_rank import AMD, WIDE
+from finetune.low_rank import AMD
 
-MEASURED = "Intel" in processor() or (AMD and not WIDE)  # not elsewhere yet
+MEASURED = AMD or "Intel" in processor()  # not elsewhere yet
 FASTER = MEASURED and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
 MOST = 2**26  # weights of a network: two copies of more are dear
 

@@ -103,7 +103,7 @@ def fuse_frozen(layer: torch.nn.Module, packing: bool) -> None:
 
 
 def _forward(layer: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
-    return low_rank.Frozen.apply(x, layer.weight, layer.bias)
+    return low_rank.Product.apply(x, layer.weight, layer.bias)
 
 
 def _convolve(packed: Packed, x: torch.Tensor) -> torch.Tensor:

@@ -55,8 +55,8 @@ def project(layers: Sequence[Linear], x: torch.Tensor) -> list[torch.Tensor]:
     return [LowRank.apply(x, torch.cat(weights), None, down, up, layers[0].scaling[NAME])]
 
 
-class Frozen(torch.autograd.Function):
-    """y = x W^T + b, with the gradient of x.
+class Product(torch.autograd.Function):
+    """y = x W^T + b, with gradients of x and, unless it is frozen, of W; b is frozen.
 
     Args:
         x: ... x I. W: O x I. b: O or None.
@@ -66,13 +66,14 @@ class Frozen(torch.autograd.Function):
     def forward(
         ctx: FunctionCtx, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     ) -> torch.Tensor:
-        ctx.save_for_backward(weight)
+        ctx.save_for_backward(weight, x if ctx.needs_input_grad[1] else None)
         return product(x, weight, bias)
 
     @staticmethod
     def backward(ctx: FunctionCtx, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        (weight,) = ctx.saved_tensors
-        return product(dy, weight.T, None), None, None
+        weight, x = ctx.saved_tensors
+        dweight = None if x is None else dy.flatten(0, -2).T @ x.flatten(0, -2)
+        return product(dy, weight.T, None), dweight, None
 
 
 class LowRank(torch.autograd.Function):

@@ -15,6 +15,7 @@ from peft.tuners.lora import Linear
 from torch.autograd.function import FunctionCtx
 
 from finetune.adapters import NAME
+from finetune.low_rank import Product, is_onednns
 
 FEW = 2**15  # weights of a layer; of a larger one, A's and B's gradients cost less than W's
 
@@ -38,6 +39,8 @@ class Part:
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
         """x (W + s B A)^T + b."""
+        if is_onednns(self.weight):
+            return Product.apply(x, self.weight, self.bias)
         return F.linear(x, self.weight, self.bias)
 
 

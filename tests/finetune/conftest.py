@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+import finetune.low_rank
 from finetune.settings import DreamBoothSettings
 from tests.finetune.tiny import tiny_pipeline, write_images
 
@@ -53,3 +54,13 @@ def settings(base: Path, plain: Path, tmp_path: Path) -> Callable[..., DreamBoot
 def one_thread() -> None:
     """The networks are too small to share."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(params=[False, True], ids=["MKL", "oneDNN"])
+def onednn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whichever wins on this processor, both libraries' products are tested."""
+    if request.param and not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        pytest.skip("this build of torch is without oneDNN")
+    monkeypatch.setattr(finetune.low_rank, "ONEDNN", request.param)
+    monkeypatch.setattr(finetune.low_rank, "LARGE", 0)
+    return request.param

@@ -152,16 +152,6 @@ def test_fused_layers_compile_to_one_graph(
     torch.testing.assert_close(denoiser(noisy, torch.tensor([5, 900]), words), wanted)
 
 
-@pytest.fixture(params=[False, True], ids=["MKL", "oneDNN"])
-def onednn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Whichever wins on this processor, both libraries' products are tested."""
-    if request.param and not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        pytest.skip("this build of torch is without oneDNN")
-    monkeypatch.setattr(finetune.low_rank, "ONEDNN", request.param)
-    monkeypatch.setattr(finetune.low_rank, "LARGE", 0)
-    return request.param
-
-
 @pytest.mark.parametrize("small", [True, False], ids=["small", "large"])
 @pytest.mark.parametrize("kind", ["plain", "rslora", "dora"])
 def test_fused_layers_are_pefts(

@@ -10,6 +10,7 @@ from peft.tuners.lora import Linear
 from finetune import convolution, stacks
 from finetune.adapters import NAME
 from finetune.fused import fuse
+from finetune.low_rank import Product
 from finetune.settings import Lora
 from finetune.stacks import Part, Sums, stack
 from tests.finetune.test_adapters import tuned
@@ -47,12 +48,29 @@ def test_gradients_of_sums() -> None:
     assert torch.autograd.gradcheck(lambda *f: Sums.apply(weights, 0.7, [2, 1], *f), factors)
 
 
+def test_gradients_of_a_product() -> None:
+    """Against finite differences; of a weight that is learned, and of one that is not."""
+    torch.manual_seed(0)
+    x, weight, bias = (torch.randn(s, dtype=torch.float64) for s in ((2, 3, 4), (5, 4), (5,)))
+    for learned in (True, False):
+        given = (x.requires_grad_(), weight.requires_grad_(learned), bias)
+        assert torch.autograd.gradcheck(Product.apply, given)
+    Product.apply(*given).sum().backward()
+    assert weight.grad is None
+
+
 @pytest.mark.parametrize(("targets", "rate"), [(LINEAR, 0.05), (("attention",), 0.5)])
 @pytest.mark.parametrize("words", [1, 2], ids=["one caption", "two captions"])
-@pytest.mark.parametrize("few", [0, 10**6], ids=["large", "small"])
+@pytest.mark.parametrize(
+    ("few", "onednn"),
+    [(0, False), (10**6, False), (10**6, True)],
+    ids=["large", "small", "oneDNN"],
+    indirect=["onednn"],
+)
 def test_a_stacked_unet_learns_as_pefts(
     base: Path,
     few: int,
+    onednn: bool,
     words: int,
     targets: tuple[str, ...],
     rate: float,
