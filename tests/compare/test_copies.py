@@ -4,10 +4,12 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 from benchmarks.copies import CHANGES
-from compare.copies import CopyBank, copy_bound, copy_test, find_copies, flag_rows
+from compare.copies import CopyBank, _blur, copy_bound, copy_test, find_copies, flag_rows
 from compare.features import PixelPath
 from core.sets import ImageSet, open_set
 from prepare.chest import draw_chest, sample_chest
@@ -68,6 +70,15 @@ def test_a_bound_from_few_images_lies_where_many_put_it() -> None:
         copy_bound(short_tailed) == np.quantile(short_tailed, 0.999) < copy_bound(short_tailed[::2])
     )
     assert copy_bound(np.array([0.2, 1.0])) >= 0.999
+
+
+@pytest.mark.parametrize("deviation", [0.7, 0.8, 1.0, 2.0, 4.0])
+@pytest.mark.parametrize("size", [16, 64])
+def test_a_blur_is_scipys(size: int, deviation: float) -> None:
+    maps = np.random.default_rng(0).random((3, size, size))
+    wanted = gaussian_filter(maps, (0, deviation, deviation), mode="nearest", truncate=3)
+    found = _blur(torch.from_numpy(maps).float(), deviation)
+    np.testing.assert_allclose(found.numpy(), wanted, atol=1e-6)
 
 
 def test_an_image_is_not_its_own_copy(pictures: tuple[ImageSet, Callable[..., ImageSet]]) -> None:
