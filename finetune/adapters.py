@@ -63,8 +63,8 @@ def save_adapters(
     """Write pytorch_lora_weights.safetensors of those that hold adapters.
 
     The UNet's keys stay as peft names them: diffusers' conversion loses projections and
-    convolutions. The text encoder's start with text_model, which old and new versions read. The
-    metadata keeps alpha where it differs from the rank.
+    convolutions. The text encoder's are diffusers' own and start with text_model, which old and new
+    versions read. The metadata keeps alpha where it differs from the rank.
     """
     parts: dict[str, Any] = {}
     if unet is not None:
@@ -84,8 +84,11 @@ def adapter_state(module: torch.nn.Module, name: str = NAME) -> dict[str, torch.
 
 
 def _text_key(name: str) -> str:
-    """transformers 5 finds DoRA's magnitudes only with a ".weight", older versions with either."""
+    """transformers 5 finds DoRA's magnitudes only with a ".weight", older versions with either;
+    diffusers takes peft's own names only where attention is among them."""
     ending = ".weight" if name.endswith("lora_magnitude_vector") else ""
+    for own, usual in (("lora_A", "lora_linear_layer.down"), ("lora_B", "lora_linear_layer.up")):
+        name = name.replace(own, usual)
     return f"text_model.{name.removeprefix('text_model.')}{ending}"
 
 

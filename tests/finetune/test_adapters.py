@@ -42,6 +42,8 @@ def tuned(base: Path, lora: Lora, text: bool) -> StableDiffusionPipeline:
         (Lora(), False),
         (Lora(rank=2, alpha=8.0, targets=("attention", "feedforward")), True),
         (Lora(rank=3, alpha=1.0, targets=EVERYWHERE), True),
+        (Lora(rank=2, alpha=4.0, targets=("feedforward",)), True),
+        (Lora(rank=2, alpha=4.0, targets=("feedforward",), kind="dora"), True),
         (Lora(rank=2, alpha=4.0, targets=("projection",)), False),
         (Lora(rank=2, alpha=4.0, targets=("convolution",)), False),
         (Lora(rank=2, alpha=4.0, targets=("attention", "feedforward"), kind="dora"), True),
@@ -94,6 +96,7 @@ def test_file_reads_in_older_versions(base: Path, tmp_path: Path) -> None:
     words = [key for key in keys if key.startswith("text_encoder.")]
     assert words
     assert all(key.startswith("text_encoder.text_model.encoder.layers.") for key in words)
+    assert all(".lora_linear_layer." in key for key in words)  # as diffusers' own script has them
     assert all(key.startswith(("unet.", "text_encoder.")) for key in keys)
     assert metadata["unet.lora_alpha"] == 8.0
     assert metadata["text_encoder.r"] == 2
