@@ -50,7 +50,7 @@ def add_word(pipeline: StableDiffusionPipeline, token: Token) -> None:
         raise UserError("token.initialiser is empty; give a word such as pterosaur.")
     table = encoder.get_input_embeddings().weight.detach()
     start = [table[numbers[place % len(numbers)]] for place in range(token.vectors)]
-    pipeline.load_textual_inversion(torch.stack(start).clone(), token=token.name)
+    _learn(pipeline, torch.stack(start), token.name)
     first = tokenizer.convert_tokens_to_ids(token.name)
     encoder.set_input_embeddings(Embedding(encoder.get_input_embeddings(), first))
     encoder.requires_grad_(False)
@@ -70,8 +70,16 @@ def load_word(pipeline: StableDiffusionPipeline, folder: Path) -> None:
     """Give the pipeline the word saved in `folder`, if there is one."""
     if (folder / FILE).exists():
         ((name, vectors),) = load_file(folder / FILE).items()
-        pipeline.load_textual_inversion(vectors, token=name)
+        _learn(pipeline, vectors, name)
         pipeline.text_encoder.requires_grad_(False)
+
+
+def _learn(pipeline: StableDiffusionPipeline, vectors: torch.Tensor, name: str) -> None:
+    """Give the pipeline the word. Its rows are made beforehand: diffusers has them drawn by chance,
+    which takes the whole table's covariance, and a warning, before it fills them."""
+    size = len(pipeline.tokenizer) + len(vectors)
+    pipeline.text_encoder.resize_token_embeddings(size, mean_resizing=False)
+    pipeline.load_textual_inversion(vectors.clone(), token=name)
 
 
 @contextmanager
