@@ -165,10 +165,13 @@ def step_of(checkpoint: Path) -> int:
 
 
 def kept_weights(run: Path) -> dict[str, Path]:
-    """A run's weights folders by name: "newest", "best" (as measured), and the number of a step."""
+    """A run's weights folders by name: "newest", "best" (as measured), and the number of a step,
+    the last one's too."""
     found = {"newest": run / "weights", "best": run / "best"}
     for path in sorted(run.glob("weights-*[0-9]")):
         found[path.name.removeprefix("weights-").lstrip("0")] = path
+    if (last := trained_steps(run)) is not None:
+        found.setdefault(str(last), run / "weights")
     return {name: path for name, path in found.items() if path.is_dir()}
 
 

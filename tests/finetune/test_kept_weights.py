@@ -28,20 +28,22 @@ def test_a_kept_step_is_the_run_that_ended_there(
     short = settings(**values, steps=2, run_dir=str(tmp_path / "short"))
     train(short)
     run = Path(long.run_dir)
-    assert [*kept_weights(run)] == ["newest", "1", "2"]
+    assert [*kept_weights(run)] == ["newest", "1", "2", "3"]
+    assert kept_weights(run)["3"] == kept_weights(run)["newest"]
     assert [trained_steps(run, name) for name in ("newest", "1", "2")] == [3, 1, 2]
 
     sampler = load_sampler(run, "cpu")
     drawn = {
-        name: to_array(sampler([0, 1], PROMPTS, steps=2, weights=name)) for name in ("newest", 2, 1)
+        name: to_array(sampler([0, 1], PROMPTS, steps=2, weights=name)) for name in ("newest", 2, 1, 3)
     }
     again = to_array(sampler([0, 1], PROMPTS, steps=2))
     wanted = to_array(load_sampler(tmp_path / "short", "cpu")([0, 1], PROMPTS, steps=2))
     np.testing.assert_array_equal(drawn[2], wanted)
     np.testing.assert_array_equal(again, drawn["newest"])
+    np.testing.assert_array_equal(drawn[3], drawn["newest"])
     assert len({picture.tobytes() for picture in drawn.values()}) == 3
-    with pytest.raises(UserError, match="newest, 1, 2"):
-        sampler([0], ["a ramp"], steps=2, weights=3)
+    with pytest.raises(UserError, match="newest, 1, 2, 3"):
+        sampler([0], ["a ramp"], steps=2, weights=4)
 
 
 def test_a_base_in_memory_is_itself_again(settings: Make, tmp_path: Path) -> None:
