@@ -33,9 +33,8 @@ def test_a_kept_step_is_the_run_that_ended_there(
     assert [trained_steps(run, name) for name in ("newest", "1", "2")] == [3, 1, 2]
 
     sampler = load_sampler(run, "cpu")
-    drawn = {
-        name: to_array(sampler([0, 1], PROMPTS, steps=2, weights=name)) for name in ("newest", 2, 1, 3)
-    }
+    names = ("newest", 2, 1, 3)
+    drawn = {n: to_array(sampler([0, 1], PROMPTS, steps=2, weights=n)) for n in names}
     again = to_array(sampler([0, 1], PROMPTS, steps=2))
     wanted = to_array(load_sampler(tmp_path / "short", "cpu")([0, 1], PROMPTS, steps=2))
     np.testing.assert_array_equal(drawn[2], wanted)
