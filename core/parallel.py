@@ -9,6 +9,7 @@ all-reduce are exact, for uneven and even empty parts too.
 import importlib.util
 import os
 import time
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -19,11 +20,14 @@ from torch import nn
 from core.device import pick_device
 from core.errors import UserError
 
+PATIENCE = timedelta(hours=2)
+"""Of processes that wait while one alone fetches a base or draws; NCCL's own are ten minutes."""
+
 
 def process_state() -> PartialState:
     """Which process this is, of how many. Unlike Accelerator, a bare PartialState does not heed
     ACCELERATE_USE_CPU, and under torchrun without a GPU would count itself alone."""
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=PATIENCE)
 
 
 def process_device(wanted: str | None = None) -> str:

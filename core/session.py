@@ -22,14 +22,14 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import DistributedType, set_seed
+from accelerate.utils import DistributedType, InitProcessGroupKwargs, set_seed
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from core.config import leaves, to_dict
 from core.device import device_name, keep_memory, peak_memory_mb
 from core.errors import Interrupted, UserError
-from core.parallel import check_launch, part_ways
+from core.parallel import PATIENCE, check_launch, part_ways
 from core.runs import Run, check_same_settings, checkpoints, put_aside, step_of
 from core.seeds import seed_everything
 from core.sets import ImageSet
@@ -93,6 +93,7 @@ class Session:
             project_dir=settings.run_dir,
             gradient_accumulation_steps=accumulate,
             step_scheduler_with_optimizer=False,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
         )
         self.precision = self.accelerator.mixed_precision
         self.zero = self.accelerator.distributed_type == DistributedType.DEEPSPEED

@@ -247,7 +247,8 @@ def check_unknown(tokenizer: CLIPTokenizer, word: str) -> None:
 def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """To the device without waiting for it."""
     if device.type == "cuda" and tensor.device.type == "cpu":
-        return tensor.pin_memory().to(device, non_blocking=True)
+        whole = tensor.contiguous()  # of a view that repeats its memory no pinned copy can be made
+        return whole.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
 

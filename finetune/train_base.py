@@ -116,7 +116,8 @@ def train_denoiser(settings: BaseSettings, image_set: ImageSet, autoencoder: Pat
         schedule.step()
         optimiser.zero_grad(set_to_none=True)
         ema.update(model.parameters(), step)
-        session.log(loss=loss, gradient_norm=norm)
+        scaled = session.accelerator.scaler is not None  # a step that overflows is skipped
+        session.log(loss=loss, **({} if scaled else {"gradient_norm": norm}))
 
         if session.main and session.due_after(settings.preview_every):
             pipeline = assemble(session.accelerator.unwrap_model(model), ema, vae, tokenizer)

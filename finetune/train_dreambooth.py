@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 
 from core.config import parse
@@ -201,7 +202,7 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
                 if accelerator.sync_gradients:
                     gather(optimiser)
                     if settings.optim.clip_norm:
-                        accelerator.clip_grad_norm_(learned, settings.optim.clip_norm)
+                        clip(accelerator, learned, settings.optim.clip_norm)
                 optimiser.step()
                 optimiser.zero_grad()
             total += loss.detach() / settings.accumulate
@@ -249,6 +250,15 @@ def loss_of(
     if settings.prior is not None:
         return preserve_prior(losses, settings.prior.weight)
     return losses.mean()
+
+
+def clip(accelerator: Accelerator, learned: list[torch.nn.Parameter], norm: float) -> None:
+    """Shrink the gradient to `norm`, if it is longer."""
+    if accelerator.is_fsdp2:  # accelerate unscales fp16 twice there, where a weight is frozen
+        accelerator.unscale_gradients()
+        torch.nn.utils.clip_grad_norm_(learned, norm)
+    else:
+        accelerator.clip_grad_norm_(learned, norm)
 
 
 def read_captions(
@@ -331,9 +341,7 @@ def keep(
     """The weights of this moment, beside those that the run ends with."""
     if not session.main:
         return
-    sampler.pipeline.to(session.device)
     write_weights(folder, sampler.pipeline, place, settings, card_of(sampler), score)
-    sampler.pipeline.to(session.device)
 
 
 @torch.no_grad()

@@ -51,6 +51,7 @@ class HeldOut:
         )
         self.captions = [subject.captions[place] for place in chosen]
         self.accelerator = accelerator
+        self.size = size
         self.measure = Measure(self.images, train, size, str(accelerator.device))
         frozen = replace(settings, augment=(), cache_latents=True)
         self.latents = Latents(self.images.pixels(size, "RGB"), pipeline.vae, frozen, accelerator)
@@ -62,25 +63,37 @@ class HeldOut:
         """Mean squared error over images and timesteps, unweighted; shared by the processes."""
         mine = part_of(list(range(len(self.captions))), self.accelerator)
         total = torch.zeros((), device=self.accelerator.device)
-        count, shape = len(mine), self.latents.shape
-        for place in range(TIMESTEPS if mine else 0):
+        for place in range(TIMESTEPS):
             random = stream(0, "validation", place)
-            noise = torch.randn((len(self.captions), *shape), generator=random)[mine]
-            noise = send(noise, total.device)
+            noise = torch.randn((len(self.captions), *self.latents.shape), generator=random)
             step = int((place + 0.5) * len(scheduler) / TIMESTEPS)
-            timesteps = torch.full((count,), step, device=total.device)
-            still = torch.zeros(count, *shape)  # the posterior's mean
-            latents = self.latents.sample(mine, torch.ones(count, NUMBERS), still)
-            words = self.words.of(
-                [self.captions[item] for item in mine],
-                torch.zeros(count, dtype=torch.bool),
-                torch.zeros(count),
-            )
-            noisy = scheduler.add_noise(latents, noise, timesteps)
-            with self.accelerator.autocast():
-                guess = denoiser(noisy, timesteps, send(words, total.device))
-            total += denoising_loss(guess, target(scheduler, latents, noise, timesteps)).sum()
+            for items in portions(mine, self.size**2):
+                total += self._loss(list(items), noise[items], step, denoiser, scheduler)
         return self.accelerator.reduce(total, "sum") / (len(self.captions) * TIMESTEPS)
+
+    def _loss(
+        self,
+        items: list[int],
+        noise: torch.Tensor,
+        step: int,
+        denoiser: Denoiser,
+        scheduler: DDPMScheduler,
+    ) -> torch.Tensor:
+        """The sum over these images at one timestep."""
+        count, device = len(items), self.accelerator.device
+        timesteps = torch.full((count,), step, device=device)
+        still = torch.zeros_like(noise)  # the posterior's mean
+        latents = self.latents.sample(items, torch.ones(count, NUMBERS), still)
+        words = self.words.of(
+            [self.captions[item] for item in items],
+            torch.zeros(count, dtype=torch.bool),
+            torch.zeros(count),
+        )
+        noise = send(noise, device)
+        noisy = scheduler.add_noise(latents, noise, timesteps)
+        with self.accelerator.autocast():
+            guess = denoiser(noisy, timesteps, send(words, device))
+        return denoising_loss(guess, target(scheduler, latents, noise, timesteps)).sum()
 
     def draw(self, sampler: StableDiffusionSampler, run: Run, step: int) -> ImageSet:
         """One image per validation image, with its caption and its number as seed, on disk."""

@@ -1,5 +1,6 @@
 """A run's weights/: written aside, read back and compared, and only then given their name."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,8 @@ def write_weights(
     trained themselves, and a card (size, mode, prompts: see `sample.load_sampler`); with what these
     weights scored, where it was measured.
 
-    `pipeline` holds the trained networks; where all of it was trained it ends on the CPU.
+    `pipeline` holds the trained networks, which stay where they are: on another device a parameter
+    loses the hooks by which several processes average its gradient.
 
     Raises RuntimeError if what was written is not what was trained.
     """
@@ -154,20 +156,35 @@ def trained_outputs(
 
 
 def check_pipeline(folder: Path, pipeline: StableDiffusionPipeline) -> None:
-    """Open the folder; weights and outputs must be those of `pipeline`, which ends on the CPU.
+    """Open the folder; weights and outputs must be those of `pipeline`.
 
     The files are compared as they lie on disk, one network after the other; what is then drawn with
-    has their configurations and the memory of `pipeline`.
+    has their configurations and the numbers of `pipeline`, in its memory where that is the CPU's.
     """
-    pipeline.to("cpu")
     for name in NETWORKS:
         network = getattr(pipeline, name)
         try:
             written = type(network).from_pretrained(folder / name, local_files_only=True)
         except Exception as error:  # of many kinds, by what is damaged
             raise RuntimeError(_lost(folder, f"{name}/ cannot be read")) from error
-        compare_states(network.state_dict(), written.state_dict(), folder)
-    compare_states(outputs(pipeline), outputs(open_pipeline(folder, like=pipeline)), folder)
+        state = {key: value.cpu() for key, value in network.state_dict().items()}
+        compare_states(state, written.state_dict(), folder)
+        del written, state
+    twin = on_cpu(pipeline)
+    compare_states(outputs(twin), outputs(open_pipeline(folder, like=twin)), folder)
+
+
+def on_cpu(pipeline: StableDiffusionPipeline) -> StableDiffusionPipeline:
+    """Its like without an autoencoder, in the same memory as far as that is the CPU's."""
+    twins = {}
+    for name in ("unet", "text_encoder"):
+        network = getattr(pipeline, name)
+        memo: dict[int, Any] = {id(each): each.cpu() for each in network.buffers()}
+        for each in network.parameters():
+            memo[id(each)] = torch.nn.Parameter(each.detach().cpu(), requires_grad=False)
+        twins[name] = copy.deepcopy(network, memo)
+    parts = pipeline.components | twins | {"vae": None}
+    return StableDiffusionPipeline(**parts, requires_safety_checker=False)
 
 
 @torch.no_grad()

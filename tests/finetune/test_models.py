@@ -25,6 +25,7 @@ from finetune.models import (
     locate_pinned,
     open_empty,
     open_pipeline,
+    send,
 )
 from finetune.schedules import training_scheduler
 from tests.finetune.tiny import tiny_pipeline
@@ -209,3 +210,23 @@ def test_what_is_compiled_is_never_taken_for_another_model() -> None:
             wanted = denoiser.unet(noisy, timesteps, words, return_dict=False)[0]
             torch.testing.assert_close(denoiser(noisy, timesteps, words), wanted)
             denoiser.unet.factor.data += 3
+
+
+def test_a_caption_that_is_repeated_goes_to_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One row of token numbers, seen four times. torch gives a pinned copy its source's strides;
+    into memory that repeats nothing can be copied."""
+    sent = []
+
+    def pinned(tensor: torch.Tensor) -> torch.Tensor:
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype).copy_(tensor)
+
+    def to(tensor: torch.Tensor, device: torch.device, non_blocking: bool) -> torch.Tensor:
+        sent.append((device.type, non_blocking))
+        return tensor
+
+    words = torch.arange(77)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pinned)
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    got = send(words.expand(4, 77), torch.device("cuda"))
+    assert torch.equal(got, words.repeat(4, 1))
+    assert sent == [("cuda", True)]

@@ -2,16 +2,19 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
 from core.errors import UserError
 from core.runs import read_metrics
+from core.session import Session
 from finetune.autoencoder import reconstruction_loss, to_images, to_tensor
 from finetune.base_settings import Autoencoder, BaseSettings, TextEncoder, Unet
 from finetune.networks import build_tokenizer, save_tokenizer_files
@@ -119,3 +122,25 @@ def test_pixels_go_there_and_back() -> None:
     assert tensor.shape == (1, 3, 16, 16)
     assert (tensor.min().item(), tensor.max().item()) == (-1.0, 1.0)
     assert np.array_equal(np.asarray(to_images(tensor)[0])[..., 1], grey[0].numpy())
+
+
+def test_a_gradient_that_overflows_fp16_ends_no_run(
+    captioned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scaler skips that step; its norm is infinite and is no sign of anything else."""
+    started = Session.start
+
+    def scaled(session: Session, *given: Any, **named: Any) -> None:
+        session.accelerator.scaler = torch.amp.GradScaler("cpu", enabled=False)
+        started(session, *given, **named)
+
+    def overflow(accelerator: Accelerator, *given: Any) -> torch.Tensor:
+        return torch.tensor(float("inf"))
+
+    monkeypatch.setattr(Session, "start", scaled)
+    monkeypatch.setattr(Accelerator, "clip_grad_norm_", overflow)
+    own = BaseSettings(data=str(captioned), run_dir=str(tmp_path / "run"), **SMALL)
+    train(own)
+    rows = read_metrics(tmp_path / "run")
+    assert len(rows) == own.steps
+    assert not any("gradient_norm" in row for row in rows)

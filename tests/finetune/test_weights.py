@@ -16,7 +16,7 @@ from finetune.networks import save_pipeline
 from finetune.new_word import add_word
 from finetune.settings import DreamBoothSettings, Lora, Token
 from finetune.train_dreambooth import train
-from finetune.weights import check_pipeline, write_weights
+from finetune.weights import check_pipeline, on_cpu, outputs, write_weights
 from tests.finetune.test_adapters import tuned
 
 Make = Callable[..., DreamBoothSettings]
@@ -98,3 +98,39 @@ def test_only_training_runs_compiled(settings: Make, monkeypatch: pytest.MonkeyP
     assert len(read_metrics(Path(own.run_dir))) == 1
     assert (Path(own.run_dir) / "weights" / "unet").is_dir()
     assert set(calls) == {(1, 4, 8, 8)}  # guidance draws by two
+
+
+def test_trained_networks_stay_where_they_are(
+    base: Path, settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A parameter that was on another device for a while has lost the hooks by which several
+    processes average its gradient: they would wait for each other, or go apart."""
+    moved = []
+    real = torch.nn.Module._apply
+
+    def watched(module: torch.nn.Module, *given: Any, **named: Any) -> Any:
+        moved.append(module)
+        return real(module, *given, **named)
+
+    pipeline = open_pipeline(base)
+    pipeline.unet.requires_grad_(True)
+    monkeypatch.setattr(torch.nn.Module, "_apply", watched)
+    write_weights(tmp_path / "weights", pipeline, locate(str(base)), settings(lora=None), {})
+    ours = {id(each) for each in (*pipeline.unet.modules(), *pipeline.text_encoder.modules())}
+    assert not ours & {id(module) for module in moved}
+    pipeline.to("cpu")
+    assert ours <= {id(module) for module in moved}  # that is how it would be seen
+
+
+def test_the_copy_on_the_cpu_says_the_same_in_the_same_memory(base: Path) -> None:
+    pipeline = open_pipeline(base)
+    pipeline.unet.requires_grad_(True)
+    twin = on_cpu(pipeline)
+    for name in ("unet", "text_encoder"):
+        own, other = (getattr(each, name).state_dict() for each in (pipeline, twin))
+        assert own.keys() == other.keys()
+        assert all(own[key].data_ptr() == other[key].data_ptr() for key in own)
+        assert not any(each.requires_grad for each in getattr(twin, name).parameters())
+    assert all(each.requires_grad for each in pipeline.unet.parameters())
+    wanted, got = outputs(pipeline), outputs(twin)
+    assert all(torch.equal(wanted[key], got[key]) for key in wanted)
