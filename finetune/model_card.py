@@ -19,8 +19,8 @@ MARK = "trained by Osteon"
 """Stands in every card, which so tells an export from another folder."""
 TOLD = ("steps", "batch", "optim.lr", "lora.rank", "lora.alpha", "prior.prompt", "seed")
 DORA = (
-    "The file in `webui/` is DoRA: webui and ComfyUI read it, and diffusers, which would drop its "
-    "magnitudes, reads `diffusers/`."
+    "The file in `webui/` holds each layer's whole difference: larger, but exact, since webui and "
+    "ComfyUI reckon DoRA's magnitudes otherwise than they were trained."
 )
 
 
