@@ -21,7 +21,7 @@ from core.ema import Ema
 from core.state import save_state
 from finetune.optimisers import MOMENTS, build_optimiser, gather, look
 from finetune.settings import DreamBoothSettings
-from finetune.trained import Trained
+from finetune.trained import Trained, local
 from finetune.validation import TIMESTEPS
 
 FLOAT = 4  # bytes
@@ -51,6 +51,8 @@ class Work:
     """Seconds in which the base was opened, as every save does again to check itself."""
     measure: Callable[[], float]
     """Seconds that scores of as many images as are held out take."""
+    agreed: Callable[[float], float] = float
+    """Seconds of a piece, the same for all processes where they work at one together."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,8 @@ def estimate(
     Args:
         run: beside it files are written, and removed again, to see how long it takes.
     """
-    step = tried(work.fetch, device) + settings.accumulate * tried(work.piece, device)
+    piece = tried(work.piece, device, work.agreed)
+    step = tried(work.fetch, device) + settings.accumulate * piece
     updated, saved = _try_copies(settings, trained, device, run)
     image = guess = measure = 0.0
     most = max(looks.sheet, looks.held_out)
@@ -151,7 +154,7 @@ def estimate(
     checkpoint = saved * (FLOAT + beside(settings)) * len(trained)
     one = Seconds(step + updated, image, guess, measure, checkpoint, 2 * work.opened)
     parts = one.parts(settings, looks)
-    moments = beside(settings) * len(trained) // 2**20
+    moments = beside(settings) * trained.here // 2**20
     return {
         "seconds": round(sum(parts.values()), 1),
         "memory_mb": peak_memory_mb(device) + moments,  # which are made at the first update
@@ -159,7 +162,9 @@ def estimate(
     }
 
 
-def tried(work: Callable[[], Any], device: torch.device) -> float:
+def tried(
+    work: Callable[[], Any], device: torch.device, agreed: Callable[[float], float] = float
+) -> float:
     """Seconds that `work` takes: the median of up to TRIES, after one that warms up."""
     found: list[float] = []
     while len(found) <= TRIES and sum(found[1:]) < PATIENCE:
@@ -167,7 +172,7 @@ def tried(work: Callable[[], Any], device: torch.device) -> float:
         began = time.monotonic()
         work()
         _wait(device)
-        found.append(time.monotonic() - began)
+        found.append(agreed(time.monotonic() - began))
     return statistics.median(found[1:])
 
 
@@ -178,9 +183,9 @@ def _try_copies(
     copies: list[torch.nn.Parameter] = []
     count = 0
     for parameter in trained.parameters.values():
-        copies.append(torch.nn.Parameter(parameter.detach().clone()))
+        copies.append(torch.nn.Parameter(local(parameter).clone()))
         copies[-1].grad = torch.full_like(copies[-1], 1e-4)
-        count += parameter.numel()
+        count += copies[-1].numel()
         if count >= COPIED:
             break
     packed = not settings.whole
@@ -197,7 +202,7 @@ def _try_copies(
         if ema is not None:
             ema.update(copies, 0)
 
-    seconds = tried(update, device) * len(trained) / count
+    seconds = tried(update, device) * trained.here / count
     there = next(folder for folder in run.absolute().parents if folder.is_dir())
     with tempfile.TemporaryDirectory(dir=there, prefix=".plan-") as folder:
         began = time.monotonic()

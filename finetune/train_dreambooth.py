@@ -153,6 +153,9 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
     denoiser.train()
     prompts = default_prompts(settings, instances)
     sampler = StableDiffusionSampler(pipeline, size, instances.images.mode, prompts)
+    if accelerator.is_fsdp2:  # before it is tried: no card need hold all of it
+        denoiser, optimiser = accelerator.prepare(denoiser, optimiser)
+        trained = Trained(denoiser)
     park(pipeline, sources, words, trained)
     looks = looks_of(settings, instances, unseen)
 
@@ -166,8 +169,9 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
     work = work_of(piece, len(scheduler), sources, sampler, held_out, opened, accelerator)
     plan = estimate(settings, work, looks, trained, device, session.run.path)
     left = disk_left(settings, len(trained), size_of(pipeline), looks, size)
-    denoiser, optimiser = accelerator.prepare(denoiser, optimiser)
-    trained = Trained(accelerator.unwrap_model(denoiser))
+    if not accelerator.is_fsdp2:
+        denoiser, optimiser = accelerator.prepare(denoiser, optimiser)
+        trained = Trained(accelerator.unwrap_model(denoiser))
     parameters = list(trained.parameters.values())
     learned = [each for group in optimiser.param_groups for each in group["params"]]
     ema = Ema(parameters, settings.ema_decay) if settings.ema_decay is not None else None

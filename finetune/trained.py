@@ -26,6 +26,11 @@ class Trained:
         return sum(parameter.numel() for parameter in self.parameters.values())
 
     @property
+    def here(self) -> int:
+        """Numbers that this process holds."""
+        return sum(local(parameter).numel() for parameter in self.parameters.values())
+
+    @property
     def in_parts(self) -> bool:
         """Whether each process holds a part of them (FSDP2)."""
         return any(isinstance(parameter, DTensor) for parameter in self.parameters.values())
@@ -40,6 +45,12 @@ class Trained:
             raise KeyError(f"other parameters: {sorted(state.keys() ^ self.parameters.keys())[:4]}")
         for name, parameter in self.parameters.items():
             parameter.copy_(state[name])
+
+
+def local(parameter: torch.Tensor) -> torch.Tensor:
+    """What this process holds of it."""
+    own = parameter.detach()
+    return own.to_local() if isinstance(own, DTensor) else own
 
 
 def freeze(denoiser: Denoiser, settings: DreamBoothSettings) -> Trained:
