@@ -1,16 +1,20 @@
 """What a run will need: told before it starts, kept in run.json beside what it then needed."""
 
+import math
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionPipeline
+from PIL import Image
 
-from core.checkup import warnings_of
+from core.checkup import QUICK, warnings_of
 from core.device import pick_device
 from core.errors import UserError
 from core.parallel import process_state
 from core.plan import activation_bytes, check_disk, count_parameters
 from core.runs import check_same_inputs
+from core.sets import open_set
 from finetune.cost import FLOAT, Looks, Work, beside, disk_left, disk_needed, estimate, reckon
 from finetune.models import (
     NETWORKS,
@@ -52,8 +56,12 @@ def check_share(settings: DreamBoothSettings, processes: int) -> None:
         )
 
 
-def warnings(settings: DreamBoothSettings) -> list[str]:
-    """What a person should know before the first step: of the settings, and of every set."""
+def warnings(settings: DreamBoothSettings, size: int) -> list[str]:
+    """What a person should know before the first step: of the settings, and of every set.
+
+    Args:
+        size: pixels a side that is trained at.
+    """
     found = []
     late = [step for step in settings.keep_weights if step > settings.steps]
     if late:
@@ -63,6 +71,29 @@ def warnings(settings: DreamBoothSettings) -> list[str]:
         found.append("min_snr_gamma gives pure noise, which zero_terminal_snr adds, a weight of 0")
     for concept in settings.subjects:
         found += warnings_of(concept.data, captions=concept.prompt is None)
+        found += _shapes(concept.data, size, settings.buckets)
+    return found
+
+
+def _shapes(data: str, size: int, buckets: bool) -> list[str]:
+    """Of images that are enlarged, and of buckets that none needs; the first of them are asked."""
+    sides = []
+    for path in open_set(data).paths[:QUICK]:
+        with suppress(OSError), Image.open(path) as image:  # others are named where all are read
+            sides.append(image.size)
+    lengths = [math.isqrt(w * h) if buckets else min(w, h) for w, h in sides]
+    small = [length for length in lengths if length < size]
+    found = []
+    if small:
+        found.append(
+            f"{data}, {len(small)} of {len(sides)} images are enlarged to {size} px, the smallest "
+            f"from {min(small)} (prepare the originals with --size {size}, or train at less)"
+        )
+    if buckets and sides and all(width == height for width, height in sides):
+        found.append(
+            f"{data}, all images are square, so buckets change nothing (prepared sets are cut to "
+            "squares; give the folder of the originals)"
+        )
     return found
 
 
@@ -136,8 +167,8 @@ def print_plan(settings: DreamBoothSettings, subject: Subject) -> None:
     images, distinct = subject.images, len(set(subject.captions))
     seen = settings.steps * settings.batch / len(images)
     print(f"images     {len(images)} of {images.name} ({images.mode}), at {size} px")
-    print(f"captions   {distinct} distinct, such as '{subject.captions[0]}'")
-    for line in [*_cut(subject, pipeline), *warnings(settings)]:
+    print(f"captions   {distinct} distinct, such as '{subject.captions[0]}'{unread(settings)}")
+    for line in [*_cut(subject, pipeline), *warnings(settings, size)]:
         print(f"beware     {line}")
     if held_out is not None:
         print(f"held out   {len(held_out)} validation images")
@@ -159,6 +190,13 @@ def print_plan(settings: DreamBoothSettings, subject: Subject) -> None:
     left = disk_left(settings, len(trained), total, looks, size)
     print(f"disk       {needed / 1e6:.0f} MB at most, {left / 1e6:.0f} at the end in {run}")
     print("Nothing was trained or written (--dry_run).")
+
+
+def unread(settings: DreamBoothSettings) -> str:
+    """That a prompt stands for captions which are there."""
+    prompted = [concept.data for concept in settings.subjects if concept.prompt is not None]
+    told = any(caption.strip() for data in prompted for caption in open_set(data).captions)
+    return "; prompt stands for the captions that the images have" if told else ""
 
 
 def kind(settings: DreamBoothSettings) -> str:

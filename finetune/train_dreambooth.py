@@ -191,7 +191,7 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
         plan=plan | {"disk_mb": round(left / 2**20, 1)},
         **inputs,
     )
-    announce(session, settings, words, subjects, len(trained))
+    announce(session, settings, words, subjects, len(trained), size)
     park(pipeline, sources, words, trained)
 
     for step in session.steps(settings.batch):
@@ -295,10 +295,11 @@ def announce(
     words: Words,
     subjects: dict[str, Subject],
     trained: int,
+    size: int,
 ) -> None:
     """Say what is about to happen, and what to beware of."""
     if session.main:
-        session.warn([f"Beware: {line}." for line in warnings(settings)])
+        session.warn([f"Beware: {line}." for line in warnings(settings, size)])
     sets = " and ".join(f"{len(subject)} {name} images" for name, subject in subjects.items())
     session.say(f"{sets}; {trained:,} parameters to train.")
     if words.cut:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from diffusers import StableDiffusionPipeline
+from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import core.session
@@ -212,7 +213,7 @@ def test_what_to_beware_of_is_said_at_every_start(
         min_snr_gamma=5.0,
         tracker="tensorboard",
     )
-    found = warnings(own)
+    found = warnings(own, 32)
     for words in ("keep_weights 5, 9", "a weight of 0", f"{twice}, images: ", "00.png = 05.png"):
         assert any(words in line for line in found), words
     train(own)
@@ -339,3 +340,30 @@ def test_a_preset_takes_what_was_planned(settings: Make, tmp_path: Path) -> None
     facts = run_facts(Path(own.run_dir))
     for name in ("seconds", "memory_mb", "disk_mb"):
         assert facts["plan"][name] == pytest.approx(facts["measured"][name], rel=0.25), name
+
+
+def test_enlarged_images_and_idle_buckets_are_told(
+    settings: Make, captioned: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Images of 40 x 36 px, trained at 64; one of 96 x 48, which is as much as one of 67 a side."""
+    own = settings(data=str(captioned), prompt=None, size=64)
+    train(own, dry_run=True)
+    said = capsys.readouterr().out
+    assert f"{captioned}, 5 of 5 images are enlarged to 64 px, the smallest from 36" in said
+    assert "prompt stands for" not in said
+    train(replace(own, size=32, prompt="a ramp"), dry_run=True)
+    said = capsys.readouterr().out
+    assert "are enlarged" not in said
+    assert "such as 'a ramp'; prompt stands for the captions that the images have" in said
+
+    for name, shape in (("wide", (96, 48)), ("square", (64, 64))):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", shape).save(tmp_path / name / "one.png")
+
+    def told(name: str, buckets: bool) -> str:
+        changed = replace(own, data=str(tmp_path / name), prompt="a wing", buckets=buckets)
+        return " ".join(warnings(changed, 64))
+
+    assert told("wide", True) == told("square", False) == ""
+    assert "1 of 1 images are enlarged to 64 px, the smallest from 48" in told("wide", False)
+    assert "square, all images are square, so buckets change nothing" in told("square", True)
