@@ -33,6 +33,8 @@ SCHEDULERS = {
     "unipc": "UniPCMultistepScheduler",
 }
 
+LONGEST = 4  # times the size trained at, of a side
+
 OnStep = Callable[[int, int, torch.Tensor], None]
 """Called after each denoising step: its number (from 1), their count, B x 4 x h x w latents."""
 
@@ -75,6 +77,8 @@ class StableDiffusionSampler:
             "guidance": 4.0,
             "negative": "",
             "scheduler": "ddim",
+            "height": None,  # pixels, in multiples of 8 or so; None: the size trained at
+            "width": None,
         }
         if blend is not None:
             self.options["loras"] = None  # {run: scale}, further LoRA runs on the same base
@@ -99,9 +103,10 @@ class StableDiffusionSampler:
 
         Raises UserError for an option that is unknown or out of range.
         """
-        noise = image_noise(seeds, self.noise_shape)
+        chosen = self.options | self._known(options)
+        noise = image_noise(seeds, self._noise_shape(chosen))
         words = {"prompt": list(prompts)}
-        return self._denoise(noise, seeds, words, on_step, options)
+        return self._denoise(noise, seeds, words, on_step, chosen)
 
     @torch.no_grad()
     def mix(
@@ -115,16 +120,17 @@ class StableDiffusionSampler:
 
         The noise is that of `core.seeds.mixed_noise`; the prompts' encodings are averaged.
         """
-        noise = mixed_noise(seeds, self.noise_shape)[None]
+        chosen = self.options | self._known(options)
+        noise = mixed_noise(seeds, self._noise_shape(chosen))[None]
         words = {"prompt_embeds": self._encode(prompts)}
-        (image,) = self._denoise(noise, list(seeds)[:1], words, on_step, options)
+        (image,) = self._denoise(noise, list(seeds)[:1], words, on_step, chosen)
         return image
 
-    @property
-    def noise_shape(self) -> tuple[int, int, int]:
+    def _noise_shape(self, chosen: Mapping[str, Any]) -> tuple[int, int, int]:
         """Of one image's noise."""
-        side = self.size // self.pipeline.vae_scale_factor
-        return (self.pipeline.unet.config.in_channels, side, side)
+        sides = (int(chosen[name] or self.size) for name in ("height", "width"))
+        height, width = (side // self.pipeline.vae_scale_factor for side in sides)
+        return (self.pipeline.unet.config.in_channels, height, width)
 
     def _encode(self, prompts: Mapping[str, float]) -> torch.Tensor:
         """The weighted mean of the prompts' encodings, 1 x 77 x D."""
@@ -141,10 +147,9 @@ class StableDiffusionSampler:
         seeds: Sequence[int],
         words: dict[str, Any],
         on_step: OnStep | None,
-        options: dict[str, Any],
+        chosen: Mapping[str, Any],
     ) -> list[Image.Image]:
         """`noise` B x 4 x h x w to images, by the pipeline's argument for prompts in `words`."""
-        chosen = self.options | self._known(options)
         pipeline = self.pipeline
         if self.blend is not None:
             if "weights" in chosen:
@@ -159,8 +164,8 @@ class StableDiffusionSampler:
         with self._scheduled(chosen["scheduler"]):
             latents = pipeline(
                 **words,
-                height=self.size,
-                width=self.size,
+                height=noise.shape[-2] * pipeline.vae_scale_factor,
+                width=noise.shape[-1] * pipeline.vae_scale_factor,
                 num_inference_steps=int(chosen["steps"]),
                 guidance_scale=float(chosen["guidance"]),
                 negative_prompt=[str(chosen["negative"])] * len(noise),
@@ -185,6 +190,12 @@ class StableDiffusionSampler:
         steps, most = options.get("steps", 1), self.pipeline.scheduler.config.num_train_timesteps
         if not 1 <= steps <= most or steps != int(steps):
             raise UserError(f"steps must be a whole number from 1 to {most}, not {steps}.")
+        unit, longest = self.pipeline.vae_scale_factor, LONGEST * self.size
+        for name in ("height", "width"):
+            side = options.get(name)
+            fits = side is None or (is_number(side) and unit <= side <= longest and not side % unit)
+            if not fits:
+                raise UserError(f"{name} must be a multiple of {unit} up to {longest}, not {side}.")
         loras = {} if options.get("loras") is None else options["loras"]
         if not isinstance(loras, dict) or not all(map(is_number, loras.values())):
             raise UserError('loras must be like {"runs/a": 0.5}, LoRA runs and their scales.')

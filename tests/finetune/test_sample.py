@@ -45,6 +45,29 @@ def test_images_do_not_depend_on_the_batch(sampler: StableDiffusionSampler) -> N
     assert difference(sampler([1], ["a"], steps=3), sampler([2], ["a"], steps=3)) > 10
 
 
+def test_an_image_has_the_sides_that_are_asked_for(base: Path) -> None:
+    """Those of plain diffusers; nothing given, or the size itself, is the size trained at."""
+    sampler = load_sampler(base, "cpu")
+    asked = {"steps": 2, "height": 24, "width": 40}
+    (image,) = sampler([3], ["a wing"], **asked)
+    assert image.size == (40, 24)
+    plain = StableDiffusionPipeline.from_pretrained(base, safety_checker=None)
+    noise = image_noise([3], (4, 24 // plain.vae_scale_factor, 40 // plain.vae_scale_factor))
+    plain.scheduler = DDIMScheduler.from_config(plain.scheduler.config)
+    (wanted,) = plain(
+        "a wing", 24, 40, 2, guidance_scale=sampler.options["guidance"], latents=noise
+    ).images
+    assert difference([image], [wanted]) <= 1
+    size = sampler.size
+    alike = [sampler([3], ["a"], steps=2, **more) for more in ({}, {"height": size, "width": size})]
+    assert difference(*alike) == 0
+    mixed = sampler.mix({3: 1.0}, {"a wing": 1.0}, **asked)
+    assert difference([image], [mixed]) <= 1
+    for wrong in (25, 4096, 0, -8, "wide", True):
+        with pytest.raises(UserError, match=f"width must be a multiple of .*, not {wrong}"):
+            sampler([3], ["a"], width=wrong)
+
+
 def test_latents_are_never_clipped(base: Path, tmp_path: Path) -> None:
     """A base whose own scheduler knows no clipping says nothing of it, and DDIM's default is to."""
     pipeline = StableDiffusionPipeline.from_pretrained(base)
