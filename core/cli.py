@@ -11,7 +11,13 @@ from core.errors import EXIT_INTERRUPTED, UserError, command
 from core.families import FAMILIES
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = ("phantoms", "folder", "nih", "dicom")
+SOURCES = {
+    "phantoms": "chest X-rays and a bestiary, drawn from a seed",
+    "folder": "any folder of images, with or without captions",
+    "nih": "ChestX-ray14 as downloaded, or any part of it",
+    "dicom": "radiographs as DICOM files, stripped of their headers",
+}
+ASKED = ("-h", "--help", "help")
 HELP = f"""osteon: fine-tune diffusion models on small image sets, and say what they are worth.
 
   osteon prepare SOURCE ...                   raw images -> data/<set>/
@@ -46,11 +52,13 @@ MODULES = {
 @command
 def main() -> None:
     words = sys.argv[1:]
-    if not words or words[0] in ("-h", "--help", "help"):
+    if not words or words[0] in ASKED:
         print(HELP)
         return
     verb, rest = words[0], words[1:]
-    if verb == "train":
+    if verb in ("prepare", "train") and rest and rest[0] in ASKED:
+        print(_choices(verb))
+    elif verb == "train":
         _train(rest)
     elif verb == "prepare":
         if not rest or rest[0] not in SOURCES:
@@ -60,6 +68,16 @@ def main() -> None:
         _run_module(MODULES[verb], f"osteon {verb}", rest)
     else:
         raise UserError(f"osteon knows no '{verb}'; `osteon --help` lists the verbs.")
+
+
+def _choices(verb: str) -> str:
+    """Help of a verb that is nothing without a source or family: one line for each."""
+    titles = {name: family.title for name, family in FAMILIES.items()}
+    choices, what = (SOURCES, "SOURCE") if verb == "prepare" else (titles, "FAMILY")
+    lines = [f"  osteon {verb} {name:12}{title}" for name, title in choices.items()]
+    usage = f"usage: osteon {verb} {what} ..."
+    example = f"Each has --help: osteon {verb} {next(iter(choices))} --help"
+    return "\n".join([usage, "", *lines, "", example])
 
 
 def _run_module(module: str, name: str, rest: list[str]) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from core.cli import ROOT
+from core.cli import ROOT, SOURCES
 from core.complaints import leaf_names
 from core.config import parse
 from core.demo import STAGES, arguments_of
@@ -41,6 +41,18 @@ def test_mistakes_are_one_line_and_code_2(words: list[str]) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+@pytest.mark.parametrize(("verb", "choices"), [("prepare", SOURCES), ("train", FAMILIES)])
+def test_a_verb_that_needs_a_choice_says_what_there_is(
+    verb: str, choices: dict[str, object], flag: str
+) -> None:
+    done = osteon(verb, flag)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith(f"usage: osteon {verb} ")
+    assert [line.split()[2] for line in lines if line.startswith("  osteon")] == [*choices]
 
 
 def test_a_launcher_adds_no_stack_trace_and_keeps_the_code(tmp_path: Path) -> None:
