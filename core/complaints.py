@@ -31,7 +31,8 @@ def one_line(complaint: str, settings_class: type) -> str:
         near = difflib.get_close_matches(word, known, n=1)
         hint = f"did you mean --{prefix}{near[0]}?" if near else "--help lists the settings"
         return f"There is no --{prefix}{word} ({hint})."
-    value = re.search(r"(?:Got|Given) value: (.*)|Unable to load config '(.*?)'", text)
+    text = re.sub(r"Got value: .* (?=Given value type: )", "", text)  # of null, among the choices
+    value = re.search(r"(?:Got|Given) value: ?(.*)|Unable to load config '(.*?)'", text)
     if not place or not value:
         return text
     said = next(v for v in value.groups() if v is not None)
@@ -49,7 +50,7 @@ def wanted(kind: Any) -> str:
     if typing.get_origin(kind) in (types.UnionType, typing.Union):
         found = [wanted(option) for option in options if option is not types.NoneType]
         return " or ".join(found + ["null"] * (types.NoneType in options))
-    if typing.get_origin(kind) is tuple:
+    if typing.get_origin(kind) in (tuple, list):
         choice = typing.get_args(options[0]) if _is_literal(options[0]) else ()
         among = f", of {', '.join(choice)}" if len(choice) > 2 else ""
         return f"a list like [{_examples(options[0])}]{among}"
@@ -78,6 +79,12 @@ def _kind(settings_class: type, name: str) -> Any:
         group = next((option for option in options if dataclasses.is_dataclass(option)), None)
         kind = typing.get_type_hints(group).get(part) if group else None
     return kind
+
+
+def word_lists(settings_class: type) -> set[str]:
+    """Names of the settings that are lists of words; texts of a tuple may have commas."""
+    kinds = {name: _kind(settings_class, name) for name in leaf_names(settings_class)}
+    return {n for n, kind in kinds.items() if list[str] in (kind, *typing.get_args(kind))}
 
 
 def leaf_names(settings_class: type) -> list[str]:

@@ -5,6 +5,7 @@ Only this module knows jsonargparse. Imports without torch.
 
 import argparse
 import dataclasses
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import jsonargparse
 import yaml
 
-from core.complaints import one_line
+from core.complaints import one_line, word_lists
 from core.errors import UserError
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)  # help of the fields
@@ -60,6 +61,7 @@ def parse(settings_class: type, argv: Sequence[str] | None, description: str) ->
     arguments = _configs_first(list(sys.argv[1:] if argv is None else argv))
     dry_run = "--dry_run" in arguments  # no setting: it must not land in config.yaml
     arguments = [word for word in arguments if word != "--dry_run"]
+    arguments = _lists_bracketed(arguments, word_lists(settings_class))
     try:
         values = vars(parser.instantiate(parser.parse_args(arguments)))
         values.pop("config", None)
@@ -179,3 +181,23 @@ def _configs_first(arguments: list[str]) -> list[str]:
     for file in configs[1::2]:
         read_yaml(Path(file))
     return configs + others
+
+
+def _lists_bracketed(arguments: list[str], lists: set[str]) -> list[str]:
+    """`--findings A,B` as `--findings ["A", "B"]`, for the settings named in `lists`."""
+    flags = {f"--{name}" for name in lists}
+    found: list[str] = []
+    for word in arguments:
+        flag, equals, value = word.partition("=")
+        if equals and flag in flags:
+            word = f"{flag}={_bracketed(value)}"
+        elif found and found[-1] in flags:
+            word = _bracketed(word)
+        found.append(word)
+    return found
+
+
+def _bracketed(value: str) -> str:
+    parts = [part.strip() for part in value.split(",") if part.strip()]
+    as_it_is = not parts or value in NULLS or value.startswith(("[", "-"))
+    return value if as_it_is else json.dumps(parts)

@@ -113,7 +113,8 @@ class NihSettings:
     size: int = 256
     """Side of the images in pixels (Lanczos)."""
     findings: list[str] | None = None
-    """Only images with one of these findings ("No Finding" is one); all if not given."""
+    """Only images with one of these findings, such as Cardiomegaly,Effusion ("No Finding" is one);
+    all if not given."""
     limit: int | None = None
     """At most so many images, drawn at random, the same ones every time."""
     validation: float = 0.1

@@ -44,6 +44,8 @@ class Example:
     """Steps."""
     prompt: str | None = None
     """What is shown."""
+    words: list[str] | None = None
+    """Which ones."""
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -93,6 +95,10 @@ def test_saved_settings_read_back_equal() -> None:
         (["--data", "x", "--adapter.rnk", "1"], "^There is no --adapter.rnk .* --adapter.rank"),
         (["--data", "x", "--adapter", "5"], "^adapter must be settings like {rank: ..., prompt: "),
         (["--data", "x", "--optim", "5"], "^optim must be settings like {lr: ...}, not '5'$"),
+        (["--data", "x", "--adapter", "false"], "^adapter must be settings .* null, not 'false'$"),
+        (["--data", "x", "--words", "[[1]]"], "^words must be a list like .'one', 'two'. or null"),
+        (["--data", "x", "--words", ""], "^words must be a list like .'one', 'two'. or null, not"),
+        (["--data", "x", "--words", "--steps", "3"], "expected one argument"),
         (["--steps", "3"], "^Give --data too"),
         (["--data", "x", "--steps", "0"], "at least 1"),
         (["--config", "absent.yaml"], "absent.yaml"),
@@ -115,6 +121,7 @@ def test_bad_input_is_one_line(words: list[str], said: str) -> None:
         (tuple[Literal["a", "b", "c"], ...], "a list like [a, b], of a, b, c"),
         (tuple[float, float], "a list like [0.5, 0.9]"),
         (tuple[Optim, ...], "a list like [{lr: ...}]"),
+        (list[str] | None, "a list like ['one', 'two'] or null"),
     ],
 )
 def test_what_is_wanted_is_said_in_plain_words(kind: Any, words: str) -> None:
@@ -133,7 +140,7 @@ def test_a_file_that_repeats_or_invents_a_key_is_refused(tmp_path: Path) -> None
 def test_leaves_are_dotted() -> None:
     assert leaves({"a": {"b": 1, "c": {"d": 2}}, "e": 3}) == {"a.b": 1, "a.c.d": 2, "e": 3}
     assert leaf_names(Example) == [
-        *("data", "optim.lr", "adapter.rank", "adapter.prompt", "steps", "prompt")
+        *("data", "optim.lr", "adapter.rank", "adapter.prompt", "steps", "prompt", "words")
     ]
 
 
@@ -144,6 +151,19 @@ def test_a_text_is_what_was_typed(text: str) -> None:
     settings = parse(Example, words, "").settings
     assert (settings.data, settings.prompt, settings.adapter.prompt) == (text, text, text)
     assert from_dict(Example, yaml.safe_load(to_yaml(settings))) == settings
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--words", "No Finding"], ["No Finding"]),
+        (["--words=no, #1"], ["no", "#1"]),
+        (["--words", "[a, b]"], ["a", "b"]),
+        (["--words", "null"], None),
+    ],
+)
+def test_words_need_no_brackets(given: list[str], words: list[str] | None) -> None:
+    assert parse(Example, ["--data", "x", *given], "").settings.words == words
 
 
 def test_what_stands_in_brackets_is_yaml(tmp_path: Path) -> None:
