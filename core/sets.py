@@ -15,6 +15,7 @@ from core.errors import UserError
 from core.files import atomic_path, read_json, read_jsonl
 from core.images import TAKE, fingerprint, fit, left_out, list_images, open_image, to_array
 from core.radiographs import DOMAINS, RADIOGRAPH
+from core.tables import TABLES, rows_by_path, text_beside
 
 SPLITS = ("train", "validation", "test")
 EDITS = "edits.jsonl"
@@ -93,6 +94,8 @@ def open_set(path: str | Path, split: str | None = None) -> ImageSet:
     """Open a prepared set's split, or a plain folder of images.
 
     `data/x:test` names a split too, if `split` names none. Without one: train for a prepared set.
+    A plain folder's captions are the prompts that it was generated with, or come from its
+    metadata.jsonl or .csv, or from a .txt file beside each image.
 
     Raises:
         UserError: nothing there, no such split, or no image in it.
@@ -108,7 +111,7 @@ def open_set(path: str | Path, split: str | None = None) -> ImageSet:
         if split is not None:
             raise UserError(f"{folder} has no set.json, so it has no {split} split.")
         paths = list_images(folder)
-        rows = _samples_rows(folder, paths)
+        rows = _plain_rows(folder, paths)
         info: dict[str, Any] = {}
     else:
         split = split or "train"
@@ -192,16 +195,24 @@ def is_set(path: Path) -> bool:
     return (path / "set.json").exists()
 
 
-def _samples_rows(folder: Path, paths: list[Path]) -> list[dict[str, Any]]:
-    """Rows of a folder of generated images: seed and prompt from samples.jsonl, where present."""
-    known: dict[str, dict[str, Any]] = {}
+def _plain_rows(folder: Path, paths: list[Path]) -> list[dict[str, Any]]:
+    """Of generated images seed and prompt, from samples.jsonl; of others what is told of them."""
     if (folder / "samples.jsonl").exists():
         known = {row["file"]: row for row in read_jsonl(folder / "samples.jsonl")}
-    return [
-        {"file_name": path.name, "text": known.get(path.name, {}).get("prompt", "")}
-        | known.get(path.name, {})
-        for path in paths
-    ]
+        return [
+            {"file_name": path.name, "text": known.get(path.name, {}).get("prompt", "")}
+            | known.get(path.name, {})
+            for path in paths
+        ]
+    table = next((folder / name for name in TABLES if (folder / name).exists()), None)
+    told = rows_by_path(folder, table) if table else {}
+    columns = dict.fromkeys(name for row in told.values() for name in row)
+    rows = []
+    for path in paths:
+        row = {**columns, **told.get(path, {})}
+        text = str(row.get("text") or "").strip() or text_beside(path)
+        rows.append({**row, "file_name": path.name, "text": text})
+    return rows
 
 
 def _mode_of(path: Path) -> str:

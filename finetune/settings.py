@@ -126,7 +126,7 @@ class DreamBoothSettings:
     """Fine-tune Stable Diffusion 1.x, 2.x or the embedded base on few images or a captioned set."""
 
     data: str
-    """Prepared set (its train split) or plain folder of images."""
+    """Prepared set (its train split), or plain folder of images, with captions or without."""
     run_dir: str
     """Run folder. The same command on it goes on where it was stopped."""
     base: str = "models/sd2-mini"
@@ -144,7 +144,8 @@ class DreamBoothSettings:
     accumulate: int = 1
     """Pieces that each process cuts its share of the batch into, to save memory."""
     prompt: str | None = None
-    """One prompt for all images; null: each image's caption in the set's metadata."""
+    """One prompt for all images; null: each image's caption, in the set's metadata, or, in a plain
+    folder, in a .txt file beside it or metadata.jsonl."""
     concepts: tuple[Concept, ...] = ()
     """More subjects beside `data`; prior.prompt takes one class for each of them."""
     buckets: bool = False

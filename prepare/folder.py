@@ -20,11 +20,10 @@ from core.config import parse
 from core.errors import UserError, command
 from core.files import list_files
 from core.images import SUFFIXES, list_images
+from core.tables import TABLES, rows_by_path, text_beside
 from prepare.settings import FolderSettings
 from prepare.splitting import join_groups, near_groups, split_by_group
-from prepare.tables import read_table
 
-TABLES = ("metadata.jsonl", "metadata.csv")
 SMALL = 20  # fewer groups than this: everything is for training unless shares are given
 
 
@@ -116,7 +115,7 @@ def caption_rows(
     Raises UserError for a table that cannot be understood.
     """
     table = next((source / name for name in TABLES if (source / name).exists()), None)
-    known = _by_path(source, table) if table else {}
+    known = rows_by_path(source, table) if table else {}
     columns = list(dict.fromkeys(name for row in known.values() for name in row))
     nested = any(path.parent != source for path in paths)
     rows: dict[Path, dict[str, Any]] = {}
@@ -132,9 +131,8 @@ def caption_rows(
         if beside.is_file():
             texts.add(beside)
         try:
-            if not row["text"] and beside in texts:
-                row["text"] = " ".join(beside.read_text(encoding="utf-8-sig").split())
-        except UnicodeDecodeError:
+            row["text"] = row["text"] or text_beside(path)
+        except UserError:
             name = str(path.relative_to(source))
             rejected.append({"file": name, "reason": f"{beside.name} is not UTF-8 text"})
             continue
@@ -157,19 +155,6 @@ def add_facts(
     if cut:
         print(f"{cut} captions have no room for all that {file} says of {name}.")
     return {path: row | {"text": texts[path]} for path, row in rows.items()}
-
-
-def _by_path(source: Path, table: Path) -> dict[Path, dict[str, Any]]:
-    """Rows of the table by the image they speak of."""
-    rows = {}
-    for row in read_table(table):
-        name = next((row.pop(key) for key in ("file_name", "image", "path") if row.get(key)), None)
-        if not isinstance(name, str):
-            raise UserError(f"{table} needs a column file_name in every row.")
-        if "text" not in row:
-            row = {"text": row.pop("caption", None), **row}
-        rows[source / name] = row
-    return rows
 
 
 def _strangers(source: Path, known: set[Path]) -> list[dict[str, str]]:

@@ -12,8 +12,8 @@ from typing import NamedTuple
 from core.errors import UserError
 from core.files import list_files
 from core.images import SUFFIXES
+from core.tables import csv_lines, read_text
 from prepare.captions import NO_FINDING, in_order
-from prepare.tables import csv_lines, read_text
 
 MAX_AGE = 120  # years; the first release has ages up to 414
 COLUMNS = 7  # image, findings, follow-up, patient, age, sex, view

@@ -13,7 +13,7 @@ import core.sets
 from core.errors import UserError
 from core.files import write_json, write_jsonl
 from core.prompts import read_prompts
-from core.sets import open_set, record_edit
+from core.sets import open_set, record_edit, training_of
 
 
 @pytest.fixture
@@ -71,6 +71,58 @@ def test_a_plain_folder_opens_too(make_folder: Callable[..., Path], tmp_path: Pa
     for path, said in (("empty", "holds no image"), ("absent", "osteon prepare")):
         with pytest.raises(UserError, match=said):
             open_set(tmp_path / path)
+
+
+def test_a_plain_folder_has_the_captions_beside_its_images(
+    make_folder: Callable[..., Path],
+) -> None:
+    folder = make_folder("pics", 3)
+    silent = open_set(folder)
+    (folder / "000.txt").write_text(" a dog\n on a sofa \n")
+    (folder / "001.txt").write_text("\n")
+    (folder / "notes.txt").write_text("of no image")
+    told = open_set(folder)
+    assert told.captions == ["a dog on a sofa", "", ""]
+    assert told.fingerprint == silent.fingerprint
+    assert "--prompt" not in training_of(folder)
+    (folder / "002.txt").write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(UserError, match="is not UTF-8 text"):
+        open_set(folder)
+
+
+@pytest.mark.parametrize("table", ["metadata.jsonl", "metadata.csv"])
+def test_a_table_in_a_plain_folder_is_heeded(table: str, make_folder: Callable[..., Path]) -> None:
+    folder = make_folder("pics", 3)
+    (folder / "000.txt").write_text("not this one")
+    (folder / "001.txt").write_text("beside")
+    if table.endswith(".csv"):
+        (folder / table).write_text("file_name,text,age\n000.png, a cat ,3\ngone.png,lost,4\n")
+    else:
+        rows = [{"file_name": "000.png", "text": " a cat ", "age": 3}, {"file_name": "gone.png"}]
+        write_jsonl(folder / table, rows)
+    found = open_set(folder)
+    assert found.captions == ["a cat", "beside", ""]
+    assert [row["file_name"] for row in found.rows] == ["000.png", "001.png", "002.png"]
+    assert [row["age"] for row in found.rows] == [3, None, None]
+
+
+@pytest.mark.parametrize("text", ['["000.png"]', '{"text": "a cat"}'])
+def test_a_table_that_names_no_file_is_refused(text: str, make_folder: Callable[..., Path]) -> None:
+    folder = make_folder("pics", 1)
+    (folder / "metadata.jsonl").write_text(text)
+    with pytest.raises(UserError, match="needs file_name in every row; mend or rename it"):
+        open_set(folder)
+
+
+def test_generated_images_keep_the_prompts_they_were_made_with(
+    make_folder: Callable[..., Path],
+) -> None:
+    folder = make_folder("samples", 2)
+    write_jsonl(folder / "samples.jsonl", [{"file": "000.png", "seed": 0, "prompt": "a dog"}])
+    write_jsonl(folder / "metadata.jsonl", [{"file_name": "000.png", "text": "another"}])
+    (folder / "001.txt").write_text("another")
+    assert open_set(folder).captions == ["a dog", ""]
+    assert open_set(folder).rows[0]["seed"] == 0
 
 
 def test_a_memory_map_holds_the_same_pixels(

@@ -14,9 +14,9 @@ from core.config import read_yaml
 from core.files import read_json
 from core.images import png_text
 from core.sets import open_set
+from core.tables import read_table
 from prepare.facts import read_genus, tokens, with_facts
 from prepare.folder import main, unique_keys
-from prepare.tables import read_table
 
 RED = (200, 40, 30)
 FACTS = Path(__file__).resolve().parents[2] / "prompts/facts.yaml"

@@ -1,4 +1,4 @@
-"""Tables of metadata with typed columns: CSV (also gzipped) and JSON lines."""
+"""Tables of metadata with typed columns: CSV (also gzipped) and JSON lines; captions by images."""
 
 import csv
 import gzip
@@ -11,6 +11,8 @@ from typing import Any
 from core.errors import UserError
 from core.files import read_jsonl
 
+TABLES = ("metadata.jsonl", "metadata.csv")
+"""What is known of a folder's images; the first that is there."""
 WHOLE = re.compile(r"-?(0|[1-9]\d{0,14})")  # no leading zeros: "007" is a name
 DECIMAL = re.compile(r"-?(0|[1-9]\d*)(\.\d*)?(e[-+]?\d+)?")
 
@@ -50,6 +52,34 @@ def read_table(path: Path) -> list[dict[str, Any]]:
             )
     columns = [_typed([line[place].strip() for line in body]) for place in range(len(header))]
     return [dict(zip(header, cells, strict=True)) for cells in zip(*columns, strict=True)]
+
+
+def rows_by_path(folder: Path, table: Path) -> dict[Path, dict[str, Any]]:
+    """Rows of a folder's table by the image they speak of, its caption as `text`."""
+    rows = {}
+    for row in read_table(table):
+        named = row if isinstance(row, dict) else {}
+        name = next(
+            (row.pop(key) for key in ("file_name", "image", "path") if named.get(key)), None
+        )
+        if not isinstance(name, str):
+            raise UserError(f"{table} needs file_name in every row; mend or rename it.")
+        if "text" not in row:
+            row = {"text": row.pop("caption", None), **row}
+        rows[folder / name] = row
+    return rows
+
+
+def text_beside(image: Path) -> str:
+    """The caption in the .txt file beside an image, in one line; "" without one.
+
+    Raises UserError where it is no UTF-8 text.
+    """
+    file = image.with_suffix(".txt")
+    try:
+        return " ".join(file.read_text(encoding="utf-8-sig").split()) if file.is_file() else ""
+    except UnicodeDecodeError:
+        raise UserError(f"{file} is not UTF-8 text; save it as such.") from None
 
 
 def _typed(cells: list[str]) -> list[Any]:
