@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 from core.cli import ROOT, SOURCES
 from core.complaints import leaf_names
-from core.config import parse
+from core.config import parse, read_yaml
 from core.demo import STAGES, arguments_of
 from core.errors import command
 from core.families import FAMILIES, resolve
@@ -179,6 +179,7 @@ def test_settings_load_no_torch() -> None:
     assert done.stdout.strip() == "False", done.stderr
 
 
+PREPARE = "# osteon prepare "
 FOLDERS = {"dreambooth": "dreambooth", "base": "base", "wgan-gp": "gan", "vae": "vae"}
 
 
@@ -193,6 +194,25 @@ def test_every_preset_parses_and_opens_with_its_launch_line(name: str) -> None:
         assert first.endswith(launch)
         words = ["--config", str(file), "--data", "x", "--run_dir", "y"]
         parse(resolve(FAMILIES[name].settings), words, "")
+
+
+MADE_BY = {"nih": "prepare.settings:NihSettings", "phantoms": "prepare.settings:PhantomSettings"}
+
+
+@pytest.mark.parametrize("folder", ["gan", "vae"])
+def test_presets_say_how_their_set_is_made(folder: str) -> None:
+    files = sorted((ROOT / "configs" / folder).glob("*.yaml"))
+    assert len(files) > 5
+    for file in files:
+        preset = read_yaml(file)
+        lines = [line for line in file.read_text().splitlines() if line.startswith(PREPARE)]
+        if file.stem == "guide":  # a folder of your own
+            continue
+        assert len(lines) == 1, file
+        source, *words = lines[0].removeprefix(PREPARE).split()
+        made = parse(resolve(MADE_BY[source]), words, "").settings
+        assert made.out == preset["data"]
+        assert made.size >= preset.get("size", preset.get("img_size"))
 
 
 def test_the_demo_names_files_that_exist() -> None:
