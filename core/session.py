@@ -15,7 +15,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -116,6 +116,7 @@ class Session:
         self.step = 0
         """Steps done."""
         self._state: Mapping[str, Stateful] = {}
+        self._beware: list[str] = []
         self._waiting: list[tuple[int, float, dict[str, torch.Tensor | float]]] = []
         self._newest: dict[str, float] = {}
         self._asked = False
@@ -125,12 +126,17 @@ class Session:
 
     # -- before the loop
 
-    def start(self, state: Mapping[str, Stateful], **facts: Any) -> None:
+    def start(
+        self, state: Mapping[str, Stateful], beware: Sequence[str] = (), **facts: Any
+    ) -> None:
         """Open the run folder and load the newest whole checkpoint into `state`, if there is one.
 
-        `facts` go to run.json (parameter counts and the like).
+        Args:
+            beware: what a person should know, to be said now and kept among the warnings.
+            facts: go to run.json (parameter counts and the like).
         """
         self._state = state
+        self._beware = [f"Beware: {line}." for line in beware]
         self.run.open(
             self.family,
             self.settings,
@@ -182,10 +188,11 @@ class Session:
                 self.run.write_log(line)
 
     def warn(self, lines: list[str]) -> None:
-        """What a person should know of the run's health, besides how it was changed on the way:
-        kept in run.json, said when it is new."""
+        """What a person should know of the run's health, besides how it was changed on the way and
+        what `start` was told: kept in run.json, said when it is new."""
         changes, before = (self.run.info.get(name, []) for name in ("changes", "warnings"))
-        lines = [*changes, *(line for line in lines if line not in changes)]
+        stays = [*changes, *self._beware]
+        lines = [*stays, *(line for line in lines if line not in stays)]
         if lines != before:
             for line in lines:
                 if line not in before:

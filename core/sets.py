@@ -56,6 +56,12 @@ class ImageSet:
                 "leave it out."
             )
 
+    def greyed(self, setting: str, channels: int) -> list[str]:
+        """What to beware of where these images are colour and learned in that many channels."""
+        if channels > 1 or self.mode == "L":
+            return []
+        return [f"{setting} 1: colour images become grey; {setting} 3 keeps their colours"]
+
     @cached_property
     def fingerprint(self) -> str:
         """Of the files' names and contents."""

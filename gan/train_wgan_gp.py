@@ -65,6 +65,7 @@ def train(settings: WganGpSettings, dry_run: bool = False) -> None:
     ema = Ema(players.generator.parameters(), decay) if decay is not None else None
     session.start(
         players.state() | ({"ema": ema} if ema else {}),
+        beware=image_set.greyed("channels", settings.channels),
         objective=f"{settings.loss}, networks {network_config(settings)['networks']}",
         generator_parameters=count_parameters(players.generator),
         critic_parameters=count_parameters(players.critic),
@@ -218,6 +219,7 @@ def plan(settings: WganGpSettings, image_set: ImageSet, players: Players) -> str
     return "\n".join(
         [
             f"data       {image_set.name}: {len(image_set)} images, {image_set.mode}",
+            *(f"beware     {line}" for line in image_set.greyed("channels", settings.channels)),
             f"steps      {settings.steps}, {per_epoch} an epoch, batch {settings.batch}",
             f"generator  {count_parameters(players.generator):,} parameters, {settings.size} px",
             f"critic     {count_parameters(players.critic):,} parameters",

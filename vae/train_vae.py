@@ -62,7 +62,8 @@ def train(settings: VaeSettings, dry_run: bool = False) -> None:
 
     # Images in memory; what a checkpoint holds; on from there
     pixels = image_set.pixels(settings.img_size, "L" if settings.in_channels == 1 else "RGB")
-    session.start(players.state(), parameters=count_parameters(model))
+    beware = image_set.greyed("in_channels", settings.in_channels)
+    session.start(players.state(), beware=beware, parameters=count_parameters(model))
 
     for step in session.steps(settings.batch_size):
         # This process's part of the batch, and of the numbers drawn for all of it
@@ -191,6 +192,7 @@ def plan(settings: VaeSettings, image_set: ImageSet, model: Vae) -> str:
     return "\n".join(
         [
             f"data     {image_set.name}: {len(image_set)} images, {image_set.mode}",
+            *(f"beware   {line}" for line in image_set.greyed("in_channels", settings.in_channels)),
             f"steps    {settings.steps}, {per_epoch} an epoch, batch {settings.batch_size}",
             f"network  {count_parameters(model):,} parameters, {settings.img_size} px",
             f"memory   about {memory_bytes(settings) / 1e6:,.0f} MB",
