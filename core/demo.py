@@ -120,10 +120,7 @@ def run_stage(stage: Stage, number: int) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     Parser(prog="osteon demo", description=__doc__).parse_args(argv)
     if not (ROOT / "models/sd2-mini").is_dir():
-        raise UserError(
-            "models/sd2-mini is missing; restore it, or train it: "
-            "osteon train base --config configs/base/sd2_mini.yaml"
-        )
+        raise UserError("models/sd2-mini is missing; fetch it again: git checkout models/sd2-mini")
     os.chdir(ROOT)
     began = time.monotonic()
     for number, stage in enumerate(STAGES, 1):

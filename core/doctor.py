@@ -85,12 +85,9 @@ def machine() -> list[tuple[bool, str, str]]:
 
 def weights() -> list[tuple[bool, str, str]]:
     rows = []
-    for name, remedy in (
-        ("sd2-mini", "osteon train base --config configs/base/sd2_mini.yaml"),
-        ("encoder-mini", "python -m compare.train_encoder --config configs/encoder/mini.yaml"),
-    ):
-        there = (ROOT / "models" / name).is_dir()
-        rows.append((there, f"models/{name}", "" if there else f"missing; {remedy}"))
+    for folder in ("models/sd2-mini", "models/encoder-mini"):
+        there = (ROOT / folder).is_dir()
+        rows.append((there, folder, "" if there else f"missing; git checkout {folder}"))
     file = inception_file()
     absent = f"scores are Fréchet distances of encoder-mini, not FID, until they lie at {file}"
     there = file.exists()

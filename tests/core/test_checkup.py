@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessor, CLIPModel
 
+from core import demo, doctor
 from core.checkup import check_set, warnings_of
 from core.config import parse
-from core.doctor import main
+from core.doctor import main, weights
 from core.errors import UserError
 from core.files import write_jsonl
 from core.kinds import KINDS, kinds_of, odd_ones
@@ -181,3 +182,17 @@ def test_x_rays_of_two_people_are_not_one_photograph(tmp_path: Path) -> None:
     copy.save(tmp_path / "80.jpg", quality=60)
     (told,) = warnings_of(tmp_path, captions=False)
     assert "1 near-duplicates: 07.png = 80.jpg" in told
+
+
+def test_missing_weights_of_our_own_come_back_from_git(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    assert all(fine for fine, _, _ in weights())
+    for module in (demo, doctor):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    told = [remedy for fine, _, remedy in weights() if not fine]
+    assert told == [f"missing; git checkout models/{n}" for n in ("sd2-mini", "encoder-mini")]
+    with pytest.raises(SystemExit) as stop:
+        demo.main([])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.strip().endswith("git checkout models/sd2-mini")
