@@ -1,10 +1,11 @@
 """Captions as the text encoder reads them: token numbers, or embeddings made once."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from diffusers import StableDiffusionPipeline
+from transformers import CLIPTokenizer
 
 from core.seeds import stream
 from finetune.models import send, tokenize
@@ -28,6 +29,17 @@ def orders(caption: str, shuffle: bool) -> list[str]:
         order = torch.randperm(len(rest), generator=stream(number, "order", caption)).tolist()
         shuffled.append(", ".join([first, *(rest[place] for place in order)]))
     return shuffled
+
+
+def lengths(tokenizer: CLIPTokenizer, texts: Iterable[str]) -> list[int]:
+    """Tokens of each text, besides start and end."""
+    hush(tokenizer)
+    return [len(tokenizer.tokenize(text)) for text in texts]
+
+
+def hush(tokenizer: CLIPTokenizer) -> None:
+    """No warning of errors by texts that are too long: they are told of, and cut, by us."""
+    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
 
 
 class Words:
@@ -59,10 +71,11 @@ class Words:
             found = orders(caption, shuffle)
             self.place.setdefault(caption, (len(texts), len(found)))
             texts += found
+        hush(tokenizer)
         texts = pipeline.maybe_convert_prompt(texts, tokenizer)  # a new word may be several tokens
         self.table = tokenize(tokenizer, texts)
         given = [texts[first] for first, _ in self.place.values()]
-        self.cut = sum(len(tokenizer.tokenize(t)) > self.table.shape[1] - 2 for t in given)
+        self.cut = sum(n > self.table.shape[1] - 2 for n in lengths(tokenizer, given))
         """Captions too long for the text encoder: their end is not read."""
         size = self.table.numel() * encoder.config.hidden_size * 4
         self.embedded = not trained and size <= ON_DEVICE

@@ -15,6 +15,7 @@ from core.parallel import process_state
 from core.plan import activation_bytes, check_disk, count_parameters
 from core.runs import check_same_inputs
 from core.sets import open_set
+from finetune.captions import lengths
 from finetune.cost import FLOAT, Looks, Work, beside, disk_left, disk_needed, estimate, reckon
 from finetune.models import (
     NETWORKS,
@@ -266,7 +267,6 @@ def _there(found: ClassImages) -> str:
 
 def _cut(subject: Subject, pipeline: StableDiffusionPipeline) -> list[str]:
     """Of captions that the text encoder does not read to the end, by its own tokens."""
-    tokenizer, texts = pipeline.tokenizer, set(subject.captions)
-    most = tokenizer.model_max_length - 2
-    cut = sum(len(tokenizer.tokenize(text)) > most for text in texts)
+    most = pipeline.tokenizer.model_max_length - 2
+    cut = sum(n > most for n in lengths(pipeline.tokenizer, set(subject.captions)))
     return [f"{cut} captions are longer than {most} tokens; their end is cut"] * bool(cut)

@@ -1,5 +1,6 @@
 """What a run will take: said before, found so after, and finding out leaves no trace."""
 
+import logging
 import shutil
 import subprocess
 import sys
@@ -221,6 +222,22 @@ def test_what_to_beware_of_is_said_at_every_start(
     assert facts["warnings"] == [f"Beware: {line}." for line in found]
     assert "00.png = 05.png" in capsys.readouterr().err
     assert list(Path(own.run_dir).rglob("events.out.tfevents.*"))
+
+
+def test_a_long_caption_is_told_by_us_alone(
+    settings: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    """Not by the tokenizer too, in words of indexing errors that do not come."""
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    own = settings(prompt="far " * 90, steps=1)
+    train(own, dry_run=True)
+    assert "1 captions are longer than" in capsys.readouterr().out
+    train(own)
+    assert "1 captions are longer than" in capsys.readouterr().err
+    assert "Token indices" not in caplog.text
 
 
 def test_a_base_without_weights_is_found_out(settings: Make, base: Path, tmp_path: Path) -> None:
