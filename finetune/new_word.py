@@ -38,8 +38,10 @@ class Embedding(nn.Module):
         return torch.where((tokens >= self.first)[..., None], learned.to(known.dtype), known)
 
 
-def add_word(pipeline: StableDiffusionPipeline, token: Token) -> None:
+def add_word(pipeline: StableDiffusionPipeline, token: Token) -> str:
     """Teach tokenizer and text encoder the word, as its initialiser; its rows can then be trained.
+
+    Returns a sentence on where it starts; "" where its initialiser is one token.
 
     Raises UserError where the word is known already.
     """
@@ -48,12 +50,29 @@ def add_word(pipeline: StableDiffusionPipeline, token: Token) -> None:
     numbers = tokenizer(token.initialiser, add_special_tokens=False).input_ids
     if not numbers:
         raise UserError("token.initialiser is empty; give a word such as pterosaur.")
-    table = encoder.get_input_embeddings().weight.detach()
-    start = [table[numbers[place % len(numbers)]] for place in range(token.vectors)]
-    _learn(pipeline, torch.stack(start), token.name)
+    pieces = encoder.get_input_embeddings().weight.detach()[numbers]
+    _learn(pipeline, start_of(pieces, token.vectors), token.name)
     first = tokenizer.convert_tokens_to_ids(token.name)
     encoder.set_input_embeddings(Embedding(encoder.get_input_embeddings(), first))
     encoder.requires_grad_(False)
+    return _told(token, len(pieces)) if len(pieces) > 1 else ""
+
+
+def start_of(pieces: torch.Tensor, vectors: int) -> torch.Tensor:
+    """V x D from an initialiser's P x D: up to V pieces in turn; more are cut into V runs, one
+    longer than another by one at most, and each vector is the mean of one."""
+    if len(pieces) <= vectors:
+        return pieces[torch.arange(vectors) % len(pieces)]
+    return torch.stack([run.mean(dim=0) for run in pieces.tensor_split(vectors)])
+
+
+def _told(token: Token, pieces: int) -> str:
+    """Where a word starts whose initialiser is several pieces."""
+    how = " starts from their mean"
+    if token.vectors > 1:
+        source = "them, in turn" if pieces <= token.vectors else "the mean of their share each"
+        how = f"'s {token.vectors} vectors start from {source}"
+    return f"'{token.initialiser}' is {pieces} tokens of this base; the new word{how}."
 
 
 def vectors_of(text_encoder: CLIPTextModel) -> nn.Parameter:

@@ -128,7 +128,8 @@ class Token:
     name: str
     """What prompts call the subject, such as "<sinomacrops>"."""
     initialiser: str
-    """Known words whose embedding it starts from, such as "pterosaur"."""
+    """Known words whose embedding it starts from, such as "pterosaur"; where they are more tokens
+    than vectors, each vector starts from the mean of its share."""
     vectors: int = 1
     """Embeddings that the word stands for."""
     lr: float = 1e-3

@@ -110,8 +110,7 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
         subjects["class"] = class_subject(settings.prior, place, size, accelerator, drawer)
     inputs = inputs_of(subjects, unseen)
     check_same_inputs(session.run.path, inputs)
-    if settings.token is not None:
-        add_word(pipeline, settings.token)
+    start = add_word(pipeline, settings.token) if settings.token is not None else ""
     if settings.zero_terminal_snr:
         end_in_noise(pipeline)
     scheduler = training_scheduler(pipeline)
@@ -191,7 +190,7 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
         plan=plan | {"disk_mb": round(left / 2**20, 1)},
         **inputs,
     )
-    announce(session, settings, words, subjects, len(trained), size)
+    announce(session, settings, words, subjects, len(trained), size, start)
     park(pipeline, sources, words, trained)
 
     for step in session.steps(settings.batch):
@@ -296,12 +295,19 @@ def announce(
     subjects: dict[str, Subject],
     trained: int,
     size: int,
+    start: str,
 ) -> None:
-    """Say what is about to happen, and what to beware of."""
+    """Say what is about to happen, and what to beware of.
+
+    Args:
+        start: of a new word, as `add_word` tells it.
+    """
     if session.main:
         session.warn([f"Beware: {line}." for line in warnings(settings, size)])
     sets = " and ".join(f"{len(subject)} {name} images" for name, subject in subjects.items())
     session.say(f"{sets}; {trained:,} parameters to train.")
+    if start:
+        session.say(start)
     if words.cut:
         session.say(
             f"{words.cut} captions are longer than the text encoder reads; their end is cut."

@@ -35,6 +35,30 @@ def test_a_word_begins_as_its_initialiser(base: Path) -> None:
         add_word(pipeline, Token("<wing>", "b"))
 
 
+@pytest.mark.parametrize(
+    ("initialiser", "shares", "told"),
+    [
+        ("abcde", ["a b c d e</w>"], "5 tokens of this base; the new word starts from their mean"),
+        ("abcde", ["a b c", "d e</w>"], "word's 2 vectors start from the mean of their share each"),
+        ("abcde", ["a b", "c d", "e</w>"], "3 vectors start from the mean of their share each"),
+        ("abc", ["a", "b", "c</w>"], "3 tokens of this base; the new word's 3 vectors start from"),
+        ("ab", ["a", "b</w>", "a", "b</w>", "a"], "5 vectors start from them, in turn"),
+        ("a", ["a</w>", "a</w>"], ""),
+        ("a", ["a</w>"], ""),
+    ],
+)
+def test_a_word_begins_as_all_of_its_initialiser(
+    base: Path, initialiser: str, shares: list[str], told: str
+) -> None:
+    pipeline = open_pipeline(base)
+    table = pipeline.text_encoder.get_input_embeddings().weight.detach().clone()
+    said = add_word(pipeline, Token("<wing>", initialiser, vectors=len(shares)))
+    assert (f"'{initialiser}' is " in said and told in said) if told else not said
+    for vector, share in zip(vectors_of(pipeline.text_encoder), shares, strict=True):
+        rows = table[pipeline.tokenizer.convert_tokens_to_ids(share.split())]
+        torch.testing.assert_close(vector, rows.sum(dim=0) / len(rows), rtol=1e-5, atol=1e-7)
+
+
 def test_only_the_word_learns_and_it_becomes_part_of_the_table(
     base: Path, settings: Make, tmp_path: Path
 ) -> None:
@@ -65,6 +89,8 @@ def test_textual_inversion_and_pivotal_tuning(
         optim=Optim(lr=1e-3),
     )  # fmt: skip
     train(own)
+    log = (Path(own.run_dir) / "log.txt").read_text()
+    assert "'bat' is 3 tokens of this base; the new word's 2 vectors start from the mean" in log
     folder = Path(own.run_dir) / "weights"
     fresh = StableDiffusionPipeline.from_pretrained(base, safety_checker=None)
     fresh.load_textual_inversion(folder / FILE, token="<wing>")
