@@ -3,8 +3,9 @@
     osteon prepare folder --source photos/dog --caption "a photo of my dog" --out data/dog
 
 Captions come from metadata.csv or metadata.jsonl in the folder (`file_name`, `text`, other columns
-are kept), from a .txt file beside the image, or from --caption, in this order. What the animal
-looks like is added to each, as far as the text encoder reads, by
+are kept), from a .txt file beside the image, or from --caption, in this order. --prefix puts a text
+such as "sks, " before each of them. What the animal looks like is added to each, as far as the text
+encoder reads, by
 
     --facts prompts/facts.yaml --genus Sinomacrops
 """
@@ -21,7 +22,7 @@ from core.errors import UserError, command
 from core.files import list_files
 from core.images import SUFFIXES, list_images
 from core.tables import TABLES, rows_by_path, text_beside
-from prepare.settings import FolderSettings
+from prepare.settings import SEPARATORS, FolderSettings
 from prepare.splitting import join_groups, near_groups, split_by_group
 
 SMALL = 20  # fewer groups than this: everything is for training unless shares are given
@@ -41,9 +42,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     paths = list_images(source, deep=True)
     if not paths:
         raise UserError(f"{source} holds no image (known: {', '.join(sorted(SUFFIXES))}).")
-    rows, rejected = caption_rows(source, paths, settings.caption)
+    rows, rejected = caption_rows(source, paths, settings.caption, settings.prefix)
     if settings.facts and settings.genus:
-        rows = add_facts(rows, Path(settings.facts), settings.genus)
+        rows = add_facts(rows, Path(settings.facts), settings.genus, settings.prefix)
     if dry_run:
         captioned = sum(bool(row["text"]) for row in rows.values())
         print(f"Would read {len(paths)} images of {source}; {captioned} have a caption.")
@@ -108,7 +109,7 @@ def lay_out(
 
 
 def caption_rows(
-    source: Path, paths: Sequence[Path], caption: str | None
+    source: Path, paths: Sequence[Path], caption: str | None, prefix: str | None
 ) -> tuple[dict[Path, dict[str, Any]], list[dict[str, str]]]:
     """The metadata row of each image, and what is to be refused as {"file", "reason"}.
 
@@ -136,21 +137,32 @@ def caption_rows(
             name = str(path.relative_to(source))
             rejected.append({"file": name, "reason": f"{beside.name} is not UTF-8 text"})
             continue
-        row["text"] = row["text"] or caption or ""
+        row["text"] = prefixed(str(row["text"] or caption or ""), prefix)
         if nested:
             row["folder"] = path.parent.relative_to(source).as_posix()
         rows[path] = row
     return rows, rejected + _strangers(source, {*paths, *texts, *(source / t for t in TABLES)})
 
 
+def prefixed(caption: str, prefix: str | None) -> str:
+    """ "on a rock" -> "Sinomacrops bondei, on a rock"; no caption, and one that begins so, in
+    capitals or not, stay as they are."""
+    begun = re.escape((prefix or "").strip(SEPARATORS))
+    if not prefix or not caption or re.match(rf"\s*{begun}(?!\w)", caption, re.IGNORECASE):
+        return caption
+    return f"{prefix.strip()} {caption}"
+
+
 def add_facts(
-    rows: Mapping[Path, dict[str, Any]], file: Path, name: str
+    rows: Mapping[Path, dict[str, Any]], file: Path, name: str, prefix: str | None
 ) -> dict[Path, dict[str, Any]]:
-    """The rows with what the genus looks like in their captions."""
+    """The rows with what the genus looks like in their captions; its name, behind the prefix, where
+    there is none."""
     from prepare.facts import read_genus, with_facts
 
     genus = read_genus(file, name)
-    texts = {path: with_facts(str(row["text"]), genus) for path, row in rows.items()}
+    named = {path: str(row["text"]) or prefixed(genus.name, prefix) for path, row in rows.items()}
+    texts = {path: with_facts(text, genus) for path, text in named.items()}
     cut = sum(not text.endswith(genus.looks[-1]) for text in texts.values())
     if cut:
         print(f"{cut} captions have no room for all that {file} says of {name}.")

@@ -5,6 +5,9 @@ from typing import Literal
 
 from core.errors import UserError
 
+SEPARATORS = " ,.;:"
+"""What may stand between a prefix and a caption."""
+
 
 @dataclass(frozen=True)
 class PhantomSettings:
@@ -64,6 +67,8 @@ class FolderSettings:
     """Folder of the prepared set."""
     caption: str | None = None
     """Caption of every image that has none of its own (in a .txt file beside it or in a table)."""
+    prefix: str | None = None
+    """Text before every caption that does not begin with it, such as "Sinomacrops bondei, "."""
     facts: str | None = None
     """YAML file of what genera look like, such as prompts/facts.yaml; goes with `genus`."""
     genus: str | None = None
@@ -93,6 +98,8 @@ class FolderSettings:
         _check_size(self.size)
         _check_shares(self.validation or 0.0, self.test or 0.0)
         _check_workers(self.workers)
+        if self.prefix is not None and not self.prefix.strip(SEPARATORS):
+            raise UserError("--prefix needs a word, such as 'Sinomacrops bondei, '.")
         if bool(self.facts) != bool(self.genus):
             raise UserError(
                 "--facts and --genus go together: "

@@ -16,7 +16,7 @@ from core.images import png_text
 from core.sets import open_set
 from core.tables import read_table
 from prepare.facts import read_genus, tokens, with_facts
-from prepare.folder import main, unique_keys
+from prepare.folder import main, prefixed, unique_keys
 
 RED = (200, 40, 30)
 FACTS = Path(__file__).resolve().parents[2] / "prompts/facts.yaml"
@@ -131,6 +131,51 @@ def test_captions_come_from_the_table_then_beside_then_for_all(tmp_path, capsys)
     }
     prepare(source, tmp_path / "bare", "--near", "-1")
     assert "--caption" not in capsys.readouterr().out
+
+
+def test_a_prefix_stands_before_every_caption_once(tmp_path, capsys):
+    source = tmp_path / "in"
+    for seed, name in enumerate("abcd"):
+        paint(source / f"{name}.png", seed=seed)
+    (source / "a.txt").write_text("on a rock")
+    (source / "b.txt").write_text("sinomacrops bondei at dusk")
+    (source / "c.txt").write_text("Sinomacrops bondeii")
+    words = ["--prefix", "Sinomacrops bondei, "]
+    info = prepare(source, tmp_path / "out", *words)
+    assert open_set(tmp_path / "out").captions == [
+        *("Sinomacrops bondei, on a rock", "sinomacrops bondei at dusk"),
+        *("Sinomacrops bondei, Sinomacrops bondeii", ""),
+    ]
+    assert info["settings"]["prefix"] == "Sinomacrops bondei, "
+    prepare(source, tmp_path / "all", *words, "--caption", "in flight")
+    assert open_set(tmp_path / "all").captions[3] == "Sinomacrops bondei, in flight"
+
+    facts = ["--facts", str(FACTS), "--genus", "Sinomacrops"]
+    for prefix, begun in (("Sinomacrops bondei, ", "Sinomacrops bondei"), ("sks", "sks Sino")):
+        out = tmp_path / begun
+        prepare(source, out, "--prefix", prefix, *facts)
+        last = open_set(out).captions[3]
+        assert last.startswith(begun)
+        assert last.count("Sinomacrops bondei") == 1
+        assert tokens(last) <= 75
+        assert "short face" in last
+    with pytest.raises(SystemExit):
+        prepare(source, tmp_path / "out", "--prefix", "sks")
+    assert "was prepared with prefix Sinomacrops bondei, , not sks" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        prepare(source, tmp_path / "none", "--prefix", " , ")
+    assert "--prefix needs a word" in capsys.readouterr().err
+
+
+def test_a_prefix_by_hand():
+    assert prefixed("dog", "sks") == prefixed("dog", "sks ") == prefixed("dog", " sks") == "sks dog"
+    assert prefixed("dog", "a photo of") == "a photo of dog"
+    assert prefixed("SKS: dog", "sks, ") == "SKS: dog"
+    assert prefixed("sksa", "sks, ") == "sks, sksa"
+    assert prefixed("", "sks") == ""
+    assert prefixed("dog", None) == "dog"
+    assert prefixed("a dog", "[x] ") == "[x] a dog"
+    assert prefixed("[x] a dog", "[x] ") == "[x] a dog"
 
 
 def test_facts_of_the_genus_join_every_caption(tmp_path, capsys):
