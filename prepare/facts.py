@@ -1,16 +1,20 @@
 """Captions that say what an animal looks like, from a file of facts such as prompts/facts.yaml."""
 
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from tokenizers import Tokenizer
+from huggingface_hub import snapshot_download
+from transformers import CLIPTokenizer
 
 from core.checkup import TOKENS
 from core.config import read_yaml
 from core.errors import UserError
 
-WORDS = Path(__file__).resolve().parents[1] / "models/sd2-mini/tokenizer/tokenizer.json"
+ROOT = Path(__file__).resolve().parents[1]
+MINI = "models/sd2-mini"
 
 
 class Genus(NamedTuple):
@@ -36,26 +40,45 @@ def read_genus(file: Path, genus: str) -> Genus:
     return Genus(str(facts.get("name", genus)), looks)
 
 
-def with_facts(caption: str, genus: Genus) -> str:
+def with_facts(caption: str, genus: Genus, base: str | None = None) -> str:
     """ "Dimorphodon at dusk" -> "Dimorphodon at dusk, deep skull, ...": as many looks, in order, as
     the text encoder reads. An empty caption becomes the name and its looks."""
     said = caption.rstrip(".") or genus.name
     for fact in genus.looks:
         longer = f"{said}, {fact}"
-        if tokens(longer) > TOKENS:
+        if tokens(longer, base) > TOKENS:
             break
         said = longer
     return said
 
 
-def tokens(text: str) -> int:
-    """Of sd2-mini's tokenizer, which knows the fewest words: Stable Diffusion 2 counts fewer."""
-    return len(_tokenizer().encode(text, add_special_tokens=False).ids)
+def tokens(text: str, base: str | None = None) -> int:
+    """Of a base's tokenizer; None: sd2-mini's, which knows the fewest words."""
+    return len(_tokenizer(base or MINI).tokenize(text))
 
 
 @cache
-def _tokenizer() -> Tokenizer:
-    tokenizer = Tokenizer.from_file(str(WORDS))
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
+def _tokenizer(base: str) -> CLIPTokenizer:
+    """Raises UserError where there is none."""
+    for folder in _folders(base):
+        files = {file.name for file in (folder / "tokenizer").glob("*")}
+        if "tokenizer.json" in files or {"vocab.json", "merges.txt"} <= files:
+            return CLIPTokenizer.from_pretrained(
+                folder / "tokenizer",
+                local_files_only=True,
+                model_max_length=10**6,  # what is longer than it reads is no cause for a warning
+            )
+    raise UserError(
+        f"--base {base} has no tokenizer here or on the hub; "
+        "give a folder in diffusers' format or a hub id like owner/name."
+    )
+
+
+def _folders(base: str) -> Iterator[Path]:
+    """Where its files may be: on disk, in the hub's cache, on the hub, which is asked last."""
+    folders = [folder for folder in (Path(base).expanduser(), ROOT / base) if folder.is_dir()]
+    yield from folders
+    for cached in (True, False) if not folders else ():
+        with suppress(OSError, ValueError):  # not there, or no hub id
+            found = snapshot_download(base, allow_patterns=["tokenizer/*"], local_files_only=cached)
+            yield Path(found)

