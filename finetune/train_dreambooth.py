@@ -190,7 +190,9 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
         plan=plan | {"disk_mb": round(left / 2**20, 1)},
         **inputs,
     )
-    announce(session, settings, words, subjects, len(trained), size, start)
+    if session.main:
+        session.warn([f"Beware: {line}." for line in warnings(settings, size)])
+    announce(session, words, subjects, len(trained), start)
     park(pipeline, sources, words, trained)
 
     for step in session.steps(settings.batch):
@@ -289,21 +291,13 @@ def park(
 
 
 def announce(
-    session: Session,
-    settings: DreamBoothSettings,
-    words: Words,
-    subjects: dict[str, Subject],
-    trained: int,
-    size: int,
-    start: str,
+    session: Session, words: Words, subjects: dict[str, Subject], trained: int, start: str
 ) -> None:
-    """Say what is about to happen, and what to beware of.
+    """Say what is about to happen.
 
     Args:
         start: of a new word, as `add_word` tells it.
     """
-    if session.main:
-        session.warn([f"Beware: {line}." for line in warnings(settings, size)])
     sets = " and ".join(f"{len(subject)} {name} images" for name, subject in subjects.items())
     session.say(f"{sets}; {trained:,} parameters to train.")
     if start:
