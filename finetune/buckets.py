@@ -91,6 +91,12 @@ class Buckets:
         self._places: list[tuple[int, int]] = []  # of this era's steps: source, batches before
 
     @property
+    def told(self) -> str:
+        """Each shape, and how many images it has."""
+        shapes = [(source.name.split()[-1], len(source.captions)) for source in self.sources]
+        return ", ".join(f"{shape} ({count})" for shape, count in shapes)
+
+    @property
     def cached(self) -> bool:
         return all(source.cached for source in self.sources)
 

@@ -193,6 +193,8 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
     if session.main:
         session.warn([f"Beware: {line}." for line in warnings(settings, size)])
     announce(session, words, subjects, len(trained), start)
+    if settings.buckets:
+        session.say(f"Images by height x width: {sources[0].told}.")
     park(pipeline, sources, words, trained)
 
     for step in session.steps(settings.batch):

@@ -90,9 +90,13 @@ def test_a_rare_shape_is_not_seen_more_often(settings: Make, base: Path) -> None
     assert {*seen.values()} == {12}
 
 
-def test_training_in_buckets_and_resuming(settings: Make, mixed: Path, tmp_path: Path) -> None:
+def test_training_in_buckets_and_resuming(
+    settings: Make, mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     values = {"data": str(mixed), "buckets": True, "lora": Lora(rank=2), "batch": 2}
     train(settings(**values, run_dir=str(tmp_path / "one")))
+    said = "Images by height x width: 40x24 (2), 32x32 (2), 24x40 (4)."
+    assert said in capsys.readouterr().err
     for steps in (2, 4):
         train(settings(**values, steps=steps, run_dir=str(tmp_path / "two")))
     one, two = (read_metrics(tmp_path / name) for name in ("one", "two"))
