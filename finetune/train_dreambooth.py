@@ -178,6 +178,7 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
     state = {"trained": trained, "optimiser": optimiser, "schedule": schedule}
     session.start(
         state | ({"ema": ema} if ema is not None else {}),
+        beware=warnings(settings, size) if session.main else (),
         base=place.name,
         base_revision=place.revision,
         base_identity=place.identity,
@@ -190,8 +191,6 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
         plan=plan | {"disk_mb": round(left / 2**20, 1)},
         **inputs,
     )
-    if session.main:
-        session.warn([f"Beware: {line}." for line in warnings(settings, size)])
     announce(session, words, subjects, len(trained), start)
     if settings.buckets:
         session.say(f"Images by height x width: {sources[0].told}.")

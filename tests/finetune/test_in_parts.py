@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 
 from core.errors import UserError
 from core.runs import checkpoints, read_metrics
 from core.state import load_state
 from finetune.settings import Lora, Token
-from finetune.train_dreambooth import train
+from finetune.train_dreambooth import clip, train
 from tests.finetune.test_train_dreambooth import BUSY, Make, equal, losses_of
 from tests.trainers import TWO, launch, run_facts, tensors_of
 
@@ -95,3 +97,26 @@ def test_other_ways_of_accelerate_are_refused(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"version 2|pip install .*deepspeed"):
         train(settings(lora=None))
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_gradient_in_parts_is_unscaled_once(
+    monkeypatch: pytest.MonkeyPatch, frozen: bool
+) -> None:
+    """fp16 under FSDP, which a processor has not, is put on; the scaler is torch's own. Beside a
+    frozen weight accelerate's own clipping fails: it unscales twice."""
+    accelerator = Accelerator(cpu=True)
+    monkeypatch.setattr(Accelerator, "is_fsdp2", property(lambda self: True))
+    fsdp = property(lambda self: DistributedType.FSDP)
+    monkeypatch.setattr(Accelerator, "distributed_type", fsdp)
+    monkeypatch.setattr(type(accelerator.state), "mixed_precision", "fp16")
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
+    model[1].requires_grad_(not frozen)
+    learned = [each for each in model.parameters() if each.requires_grad]
+    optimiser = torch.optim.SGD(learned)
+    accelerator._models, accelerator._optimizers = [model], [optimiser]
+    accelerator.scaler, accelerator.native_amp = torch.amp.GradScaler("cpu"), True
+    accelerator.scaler.scale(model(torch.ones(2, 4)).sum()).backward()
+    clip(accelerator, learned, 0.1)
+    norm = torch.stack([each.grad.norm() for each in learned]).norm()
+    torch.testing.assert_close(norm, torch.tensor(0.1), rtol=1e-4, atol=0)
