@@ -9,20 +9,16 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from torch.optim.lr_scheduler import LambdaLR
 
-import core.parallel
 import core.runs
-import core.session
 import core.state
 from core.errors import UserError
 from core.plan import check_disk
@@ -397,25 +393,3 @@ def test_a_stopped_or_killed_process_goes_on(
 def test_any_whole_number_is_a_seed(make_folder: Make, tmp_path: Path, seed: int) -> None:
     train(ToySettings(data=str(make_folder()), run_dir=str(tmp_path / "run"), seed=seed))
     assert info(tmp_path / "run")["status"] == "finished"
-
-
-def test_processes_wait_for_one_that_works_alone(
-    make_folder: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """NCCL's ten minutes are too few for one that downloads a base or draws previews."""
-    waits = []
-
-    class Watched(Accelerator):
-        def __init__(self, *given: Any, kwargs_handlers: list[Any], **named: Any) -> None:
-            waits.extend(handler.timeout for handler in kwargs_handlers)
-            super().__init__(*given, kwargs_handlers=kwargs_handlers, **named)
-
-    def state(*given: Any, timeout: timedelta, **named: Any) -> Any:
-        waits.append(timeout)
-        return PartialState(*given, **named)
-
-    monkeypatch.setattr(core.session, "Accelerator", Watched)
-    monkeypatch.setattr(core.parallel, "PartialState", state)
-    core.parallel.process_state()
-    train(ToySettings(data=str(make_folder()), run_dir=str(tmp_path / "run")))
-    assert waits == [timedelta(hours=2)] * 2

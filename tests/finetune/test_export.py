@@ -67,39 +67,39 @@ def test_every_layer_merges_as_trained(base: Path, tmp_path: Path, kind: str) ->
     assert count > 30
 
 
-def as_webui(key: str, weight: torch.Tensor, state: dict[str, torch.Tensor]) -> torch.Tensor:
-    """A layer as AUTOMATIC1111's webui 1.10 makes it (network_full, network_lora, network)."""
+def columns(weight: torch.Tensor, moved: torch.Tensor) -> torch.Tensor:
+    """By what AUTOMATIC1111's webui 1.10 divides (network.py, apply_weight_decompose)."""
+    lengths = moved.transpose(0, 1).flatten(1).norm(dim=1)
+    return lengths.reshape(-1, *[1] * (weight.ndim - 1)).transpose(0, 1)
+
+
+def rows_before(weight: torch.Tensor, moved: torch.Tensor) -> torch.Tensor:
+    """By what ComfyUI 0.3 divides (weight_adapter/base.py, weight_decompose)."""
+    return weight.flatten(1).norm(dim=1).reshape(-1, *[1] * (weight.ndim - 1))
+
+
+def as_read(
+    key: str, weight: torch.Tensor, state: dict[str, torch.Tensor], lengths: Any
+) -> torch.Tensor:
+    """A layer as such a program makes it."""
     if f"{key}.diff" in state:
         return weight + state[f"{key}.diff"]
     moved = merged_weight(key, weight, state)
     if f"{key}.dora_scale" not in state:
         return moved
-    columns = moved.transpose(0, 1).flatten(1).norm(dim=1)
-    columns = columns.reshape(-1, *[1] * (weight.ndim - 1)).transpose(0, 1)
-    return moved * state[f"{key}.dora_scale"] / columns
-
-
-def as_comfy(key: str, weight: torch.Tensor, state: dict[str, torch.Tensor]) -> torch.Tensor:
-    """A layer as ComfyUI 0.3 makes it (weight_adapter: "diff", weight_decompose)."""
-    if f"{key}.diff" in state:
-        return weight + state[f"{key}.diff"]
-    moved = merged_weight(key, weight, state)
-    if f"{key}.dora_scale" not in state:
-        return moved
-    rows = weight.flatten(1).norm(dim=1).reshape(-1, *[1] * (weight.ndim - 1))
-    return moved * state[f"{key}.dora_scale"] / rows
+    return moved * state[f"{key}.dora_scale"] / lengths(weight, moved)
 
 
 @pytest.mark.parametrize("kind", ["dora", "rslora", "plain"])
-@pytest.mark.parametrize("reads", [as_webui, as_comfy])
-def test_other_programs_make_of_it_what_was_trained(base: Path, reads: Any, kind: str) -> None:
+@pytest.mark.parametrize("lengths", [columns, rows_before])
+def test_other_programs_make_of_it_what_was_trained(base: Path, lengths: Any, kind: str) -> None:
     """Neither reckons DoRA's magnitudes as they were trained, so they get none."""
     pipeline = tuned(base, Lora(rank=4, alpha=3.0, targets=EVERYWHERE, kind=kind), text=True)
     for network in (pipeline.unet, pipeline.text_encoder):
         state = state_of(network, NAME)
         for key, layer in adapters(network):
             before = layer.get_base_layer().weight.detach().clone()
-            got = reads(key, before, state)
+            got = as_read(key, before, state, lengths)
             layer.merge(adapter_names=[NAME])
             change = layer.get_base_layer().weight.detach() - before
             apart = (got - before - change).norm() / change.norm()
