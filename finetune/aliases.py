@@ -39,7 +39,6 @@ NAMES = {
     "checkpoints_total_limit": "checkpoints_kept",
     "gradient_checkpointing": "gradient_checkpointing",
     "learning_rate": "optim.lr",
-    "text_encoder_lr": "optim.text_encoder_lr",
     "lr_scheduler": "optim.schedule",
     "lr_warmup_steps": "optim.warmup",
     "lr_num_cycles": "optim.cycles",
@@ -58,7 +57,6 @@ PRIOR = "it needs --with_prior_preservation"
 PREVIEW = "it needs --validation_prompt"
 LORA = "it needs --rank, without which every weight is trained"
 STEADY = "--lr_scheduler constant has no warm-up, constant_with_warmup has"
-TWO_RATES = "it needs --train_text_encoder, and not prodigy, which takes one rate"
 ONCE = "--lr_scheduler cosine_with_restarts alone has cycles"
 WHY = {
     "resume_from_checkpoint": "the same command always goes on",
@@ -83,7 +81,6 @@ WHY = {
     "use_dora": LORA,
     "lr_warmup_steps": STEADY,
     "lr_num_cycles": ONCE,
-    "text_encoder_lr": TWO_RATES,
     "lr_power": "polynomial decay has power 1 here",
     "adam_epsilon": "epsilon is 1e-8 here",
     "num_train_epochs": "--max_train_steps says how long",
@@ -168,8 +165,6 @@ def _without_effect(given: dict[str, str], lora: bool) -> set[str]:
         lacking.add(STEADY)
     if given.get("lr_scheduler") != "cosine_with_restarts":
         lacking.add(ONCE)
-    if "train_text_encoder" not in given or given.get("optimizer", "").lower() == "prodigy":
-        lacking.add(TWO_RATES)
     return {name for name, why in WHY.items() if why in lacking}
 
 

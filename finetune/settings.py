@@ -14,10 +14,7 @@ Schedule = Literal[
 ]
 Augmentation = Literal["mirror", "crop", "turn", "light"]
 BOUNDS = {
-    "above 0": (
-        *("optim.lr", "optim.text_encoder_lr", "token.lr"),
-        *("lora.alpha", "min_snr_gamma"),
-    ),
+    "above 0": ("optim.lr", "token.lr", "lora.alpha", "min_snr_gamma"),
     "at least 1": (
         *("steps", "batch", "accumulate", "checkpoints_kept", "keep_weights"),
         *("lora.rank", "optim.cycles", "prior.count", "token.vectors"),
@@ -41,10 +38,8 @@ class Optim:
     """adamw8bit (bitsandbytes), prodigy (lr 1) and schedule_free need packages of their own."""
     lr: float = 1e-4
     """Learning rate after warm-up: about 1e-4 for LoRA, 5e-6 where every weight is trained."""
-    text_encoder_lr: float | None = None
-    """The text encoder's own, under the same schedule; null: lr."""
     schedule: Schedule = "constant"
-    """Course of every learning rate over the run, one of diffusers' own."""
+    """Course of the learning rate over the run, one of diffusers' own."""
     warmup: int = 0
     """Steps of linear warm-up; "constant" knows none, "constant_with_warmup" does."""
     cycles: int = 1
@@ -69,8 +64,6 @@ class Optim:
                 f"optim.cycles {self.cycles} does nothing where optim.schedule is {self.schedule}; "
                 "give --optim.schedule cosine_with_restarts"
             )
-        if self.name == "prodigy" and self.text_encoder_lr not in (None, self.lr):
-            raise ValueError("prodigy takes one learning rate: leave optim.text_encoder_lr out")
 
 
 @dataclass(frozen=True)
@@ -234,11 +227,6 @@ class DreamBoothSettings:
             and not {"attention", "feedforward"} & {*self.lora.targets}
         ):
             raise ValueError("text_encoder needs attention or feedforward in lora.targets")
-        if self.optim.text_encoder_lr is not None and not self.text_encoder:
-            raise ValueError(
-                "optim.text_encoder_lr does nothing where the text encoder is not trained; "
-                "give --text_encoder true"
-            )
         if self.prior is not None and not all(self.prior.prompts):
             raise ValueError("prior.prompt must say what the class is, and is empty")
         classes, concepts = len(self.prior.prompts) if self.prior else 1, len(self.subjects)

@@ -72,20 +72,10 @@ def freeze(denoiser: Denoiser, settings: DreamBoothSettings) -> Trained:
 
 
 def groups(trained: Trained, settings: DreamBoothSettings) -> list[dict[str, Any]]:
-    """Parameter groups for the optimiser, the UNet's first: the text encoder may have a rate of its
-    own; a new word learns faster, and does not decay."""
-    own = settings.optim.text_encoder_lr
-    others, encoder, vectors = [], [], []
-    for name, parameter in trained.parameters.items():
-        if name.endswith(".vectors"):
-            vectors.append(parameter)
-        elif own is not None and name.startswith("text_encoder."):
-            encoder.append(parameter)
-        else:
-            others.append(parameter)
+    """Parameter groups for the optimiser: a new word learns faster, and does not decay."""
+    vectors = [p for name, p in trained.parameters.items() if name.endswith(".vectors")]
+    others = [p for name, p in trained.parameters.items() if not name.endswith(".vectors")]
     found = [{"params": others, "lr": settings.optim.lr}] if others else []
-    if encoder:
-        found.append({"params": encoder, "lr": own})
     if settings.token is not None:
         found.append({"params": vectors, "lr": settings.token.lr, "weight_decay": 0.0})
     return found

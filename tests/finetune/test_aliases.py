@@ -169,19 +169,6 @@ def test_restarts_are_made_and_what_holds_here_too_needs_no_word(
     ]
 
 
-def test_a_text_encoder_has_a_rate_of_its_own(plain: Path, capsys: pytest.CaptureFixture) -> None:
-    start = ["--pretrained_model_name_or_path=x", f"--instance_data_dir={plain}"]
-    rate = ["--rank=4", "--text_encoder_lr=5e-6"]
-    ours = translate([*start, *rate, "--train_text_encoder"])
-    assert not capsys.readouterr().err
-    optim = parse(DreamBoothSettings, [*ours, "--run_dir=x"], "").settings.optim
-    assert (optim.lr, optim.text_encoder_lr) == (5e-4, 5e-6)
-    for more in ([], ["--train_text_encoder", "--optimizer=prodigy"]):
-        ours = translate([*start, *rate, *more])
-        assert f"--text_encoder_lr is left out: {WHY['text_encoder_lr']}" in capsys.readouterr().err
-        parse(DreamBoothSettings, [*ours, "--run_dir=x"], "")
-
-
 def test_prompts_are_what_was_typed(plain: Path) -> None:
     start = ["--pretrained_model_name_or_path=x", f"--instance_data_dir={plain}", "--output_dir=x"]
     for text in ("#1 dog", "a photo: it's a dog", "- dogs"):

@@ -50,9 +50,6 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "optim": (
         Optim(lr=1e-3),
         Optim(lr=1e-3, schedule="cosine", warmup=2, clip_norm=0.0),
-        Optim(
-            lr=1e-3, text_encoder_lr=1e-4, schedule="cosine_with_restarts", cycles=2, clip_norm=0.5
-        ),
         Optim("schedule_free", lr=1e-3),
         Optim("prodigy", lr=1.0, weight_decay=0.0),
     ),

@@ -2,20 +2,15 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 import torch
 from diffusers import get_scheduler
 
 from core.errors import UserError
-from core.runs import checkpoints, read_metrics
-from core.session import Session
-from finetune.models import Denoiser, open_pipeline
-from finetune.new_word import add_word
+from core.runs import checkpoints
 from finetune.optimisers import (
     EXTRAS,
     MOMENTS,
@@ -25,14 +20,12 @@ from finetune.optimisers import (
     gather,
     look,
 )
-from finetune.settings import DreamBoothSettings, Lora, Optim, Token
+from finetune.settings import DreamBoothSettings, Lora, Optim
 from finetune.train_dreambooth import train
-from finetune.trained import freeze, groups
 from tests.trainers import tensors_of
 
 Make = Callable[..., DreamBoothSettings]
 CPU = torch.device("cpu")
-CLOSE = {"rtol": 1e-4, "atol": 1e-6}
 SHAPES = [(4, 7), (1,), (3, 2, 5), (6,), (2, 2)]
 
 
@@ -170,86 +163,3 @@ def test_cycles_that_would_not_be_made_are_refused() -> None:
     with pytest.raises(ValueError, match=r"cycles 3 does .* give --optim\.schedule cosine_with_r"):
         Optim(schedule="cosine", cycles=3)
     assert Optim(schedule="cosine", cycles=1).cycles == 1
-
-
-@pytest.mark.parametrize("lora", [Lora(rank=2), None], ids=["adapters", "whole"])
-@pytest.mark.parametrize("own", [None, 2e-4])
-def test_the_text_encoder_moves_at_its_own_rate(
-    base: Path, settings: Make, lora: Lora | None, own: float | None
-) -> None:
-    """AdamW's first step is as long as the rate, here scaled by the schedule, for every number."""
-    optim = Optim(lr=1e-3, text_encoder_lr=own, schedule="constant_with_warmup", warmup=2)
-    word = Token("<wing>", "b", lr=5e-3)
-    values = {"lora": lora, "text_encoder": True, "token": word, "prompt": "a <wing>"}
-    values = settings(**values, optim=replace(optim, weight_decay=0.0))
-    pipeline = open_pipeline(base)
-    add_word(pipeline, word)
-    trained = freeze(Denoiser(pipeline.unet, pipeline.text_encoder), values)
-    found = groups(trained, values)
-    rates = [group["lr"] for group in found]
-    assert rates == [1e-3, *([own] if own else []), 5e-3]
-    others = [p for name, p in trained.parameters.items() if not name.endswith(".vectors")]
-    if own is None:  # in the order of old checkpoints
-        assert [id(p) for p in found[0]["params"]] == [id(p) for p in others]
-    assert sum(len(group["params"]) for group in found) == len(trained.parameters)
-
-    optimiser = build_optimiser(found, values.optim, CPU, packed=lora is not None)
-    schedule = build_schedule(optimiser, values.optim, 4)
-    before = {name: value.clone() for name, value in trained.state_dict().items()}
-    for scale in (0.0, 0.5, 1.0):  # of the warm-up
-        assert schedule.get_last_lr() == [scale * rate for rate in rates]
-        for parameter in trained.parameters.values():
-            parameter.grad = torch.ones_like(parameter)
-        gather(optimiser)
-        optimiser.step()
-        schedule.step()
-    moved = {name: (before[name] - value) for name, value in trained.state_dict().items()}
-    kinds = [name.split(".")[0] for name in moved if not name.endswith(".vectors")]
-    assert {*kinds} == {"unet", "text_encoder"}
-    for name, distance in moved.items():
-        rate = (own or 1e-3) if name.startswith("text_encoder.") else 1e-3
-        rate = 5e-3 if name.endswith(".vectors") else rate
-        torch.testing.assert_close(distance, torch.full_like(distance, 1.5 * rate), **CLOSE)
-
-
-@pytest.mark.parametrize(
-    ("name", "lora"),
-    [
-        ("adamw", Lora(rank=2)),
-        ("adamw", None),
-        pytest.param("schedule_free", Lora(rank=2), marks=pytest.mark.slow),
-    ],
-)
-def test_two_rates_resume_to_the_bit(
-    settings: Make, tmp_path: Path, name: str, lora: Lora | None
-) -> None:
-    if name in EXTRAS:
-        pytest.importorskip(EXTRAS[name][1])
-    cosine = {} if name in EXTRAS else {"schedule": "cosine_with_restarts", "cycles": 2}
-    optim = Optim(name, lr=1e-3, text_encoder_lr=1e-4, **cosine)
-    values = {"optim": optim, "lora": lora, "text_encoder": True, "steps": 3}
-    train(settings(run_dir=str(tmp_path / "unbroken"), **values))
-    log = Session.log
-
-    def log_until(session: Session, **logged: Any) -> None:
-        log(session, **logged)
-        if session.step == 2:  # a checkpoint was written after the second step
-            raise InterruptedError
-
-    broken = settings(run_dir=str(tmp_path / "broken"), **values)
-    with mock.patch.object(Session, "log", log_until), pytest.raises(InterruptedError):
-        train(broken)
-    train(broken)
-    one, two = (tensors_of(checkpoints(tmp_path / run)[-1]) for run in ("unbroken", "broken"))
-    assert one.keys() == two.keys()
-    assert all(torch.equal(one[key], two[key]) for key in one)
-    rates = [row["lr"] for row in read_metrics(tmp_path / "broken")]
-    assert rates == pytest.approx([1e-3, 0.25e-3, 0.75e-3] if cosine else [1e-3] * 3)  # the UNet's
-
-
-def test_a_rate_that_nothing_would_have_is_refused(settings: Make) -> None:
-    with pytest.raises(ValueError, match=r"text_encoder_lr does .*; give --text_encoder true$"):
-        settings(optim=Optim(text_encoder_lr=1e-5))
-    with pytest.raises(ValueError, match=r"prodigy takes one .*: leave optim\.text_encoder_lr out"):
-        Optim("prodigy", lr=1.0, text_encoder_lr=0.5)
-    assert Optim("prodigy", lr=1.0, text_encoder_lr=1.0).text_encoder_lr == 1.0
