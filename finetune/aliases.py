@@ -41,7 +41,6 @@ NAMES = {
     "learning_rate": "optim.lr",
     "lr_scheduler": "optim.schedule",
     "lr_warmup_steps": "optim.warmup",
-    "lr_num_cycles": "optim.cycles",
     "adam_weight_decay": "optim.weight_decay",
     "max_grad_norm": "optim.clip_norm",
     "snr_gamma": "min_snr_gamma",
@@ -57,7 +56,6 @@ PRIOR = "it needs --with_prior_preservation"
 PREVIEW = "it needs --validation_prompt"
 LORA = "it needs --rank, without which every weight is trained"
 STEADY = "--lr_scheduler constant has no warm-up, constant_with_warmup has"
-ONCE = "--lr_scheduler cosine_with_restarts alone has cycles"
 WHY = {
     "resume_from_checkpoint": "the same command always goes on",
     "enable_xformers_memory_efficient_attention": "PyTorch's own attention is as good",
@@ -80,17 +78,12 @@ WHY = {
     "lora_dropout": LORA,
     "use_dora": LORA,
     "lr_warmup_steps": STEADY,
-    "lr_num_cycles": ONCE,
-    "lr_power": "polynomial decay has power 1 here",
-    "adam_epsilon": "epsilon is 1e-8 here",
     "num_train_epochs": "--max_train_steps says how long",
     "optimizer": "there are AdamW and prodigy",
     "use_8bit_adam": "--optimizer names another one",
     "report_to": f"there are {', '.join(TRACKERS)}",
 }
 """Why an option that was not read has no effect."""
-IN_FORCE = {"lr_num_cycles": 1.0, "lr_power": 1.0, "adam_epsilon": 1e-8}
-"""What needs no word, as it is so here too."""
 OURS = {"config", "dry_run", "print_config", *leaf_names(DreamBoothSettings)}
 DEFAULTS = {"size": "512", "checkpoint_every": "500", "optim.lr": "5e-6"}
 LORA_DEFAULTS = {"optim.lr": "5e-4", "lora.rank": "4"}
@@ -122,9 +115,6 @@ def settings_of(given: dict[str, str], lora: bool) -> dict[str, str]:
     """
     lora = lora or "rank" in given
     ours = DEFAULTS | (LORA_DEFAULTS if lora else {"lora": "null"})
-    for name in given.keys() & IN_FORCE.keys():
-        if _number(name, given[name]) == IN_FORCE[name]:
-            del given[name]
     unread = _without_effect(given, lora)
     for name in [name for name in given if name in NAMES and name not in unread]:
         ours[NAMES[name]] = given.pop(name)
@@ -163,8 +153,6 @@ def _without_effect(given: dict[str, str], lora: bool) -> set[str]:
         lacking.add(PREVIEW)
     if given.get("lr_scheduler", "constant") == "constant" and given.get("lr_warmup_steps") != "0":
         lacking.add(STEADY)
-    if given.get("lr_scheduler") != "cosine_with_restarts":
-        lacking.add(ONCE)
     return {name for name, why in WHY.items() if why in lacking}
 
 

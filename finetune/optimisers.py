@@ -50,11 +50,7 @@ def build_optimiser(
 def build_schedule(optimiser: torch.optim.Optimizer, optim: Optim, steps: int) -> Any:
     """Of the learning rate, over so many steps."""
     return get_scheduler(
-        optim.schedule,
-        optimiser,
-        num_warmup_steps=optim.warmup,
-        num_training_steps=steps,
-        num_cycles=optim.cycles,
+        optim.schedule, optimiser, num_warmup_steps=optim.warmup, num_training_steps=steps
     )
 
 

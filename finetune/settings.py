@@ -17,7 +17,7 @@ BOUNDS = {
     "above 0": ("optim.lr", "token.lr", "lora.alpha", "min_snr_gamma"),
     "at least 1": (
         *("steps", "batch", "accumulate", "checkpoints_kept", "keep_weights"),
-        *("lora.rank", "optim.cycles", "prior.count", "token.vectors"),
+        *("lora.rank", "prior.count", "token.vectors"),
     ),
     "0 or more": (
         *("optim.warmup", "optim.weight_decay", "optim.clip_norm", "prior.weight"),
@@ -42,8 +42,6 @@ class Optim:
     """Course of the learning rate over the run, one of diffusers' own."""
     warmup: int = 0
     """Steps of linear warm-up; "constant" knows none, "constant_with_warmup" does."""
-    cycles: int = 1
-    """Times that "cosine_with_restarts" falls from lr to 0 after warm-up."""
     weight_decay: float = 1e-2
     """Decoupled weight decay."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -58,11 +56,6 @@ class Optim:
             raise ValueError(
                 f"optim.warmup {self.warmup} does nothing where optim.schedule is constant; "
                 "give --optim.schedule constant_with_warmup"
-            )
-        if self.schedule != "cosine_with_restarts" and self.cycles > 1:
-            raise ValueError(
-                f"optim.cycles {self.cycles} does nothing where optim.schedule is {self.schedule}; "
-                "give --optim.schedule cosine_with_restarts"
             )
 
 

@@ -13,7 +13,7 @@ from core.errors import UserError
 RUN = ["--data=x", "--run_dir=y"]
 SETTINGS = {
     "finetune.settings:DreamBoothSettings": [
-        *(*RUN, "--prompt=a <x>", "--prior.prompt=a", "--optim.schedule=cosine_with_restarts"),
+        *(*RUN, "--prompt=a <x>", "--prior.prompt=a", "--optim.schedule=cosine"),
         *("--token.name=<x>", "--token.initialiser=bat"),
     ],
     "finetune.base_settings:BaseSettings": RUN,

@@ -145,30 +145,6 @@ def test_a_constant_schedule_has_no_warm_up(plain: Path, capsys: pytest.CaptureF
         assert not capsys.readouterr().err
 
 
-def test_restarts_are_made_and_what_holds_here_too_needs_no_word(
-    plain: Path, capsys: pytest.CaptureFixture
-) -> None:
-    start = ["--pretrained_model_name_or_path=x", f"--instance_data_dir={plain}"]
-    restarts = ["--lr_scheduler", "cosine_with_restarts", "--lr_num_cycles", "3"]
-    ours = translate([*start, *restarts, "--lr_power=1.0", "--adam_epsilon=1e-08"])
-    assert not capsys.readouterr().err
-    optim = parse(DreamBoothSettings, [*ours, "--run_dir=x"], "").settings.optim
-    assert (optim.schedule, optim.cycles) == ("cosine_with_restarts", 3)
-    for schedule, cycles, warned in (
-        ("cosine", "3", True),
-        ("cosine", "1", False),
-        ("cosine_with_restarts", "1", False),
-    ):
-        ours = translate([*start, "--lr_scheduler", schedule, "--lr_num_cycles", cycles])
-        assert "--optim.cycles" not in ours
-        assert (WHY["lr_num_cycles"] in capsys.readouterr().err) is warned
-    translate([*start, "--lr_scheduler=polynomial", "--lr_power=2", "--adam_epsilon=1e-6"])
-    assert capsys.readouterr().err.splitlines() == [
-        "warning: --lr_power is left out: polynomial decay has power 1 here.",
-        "warning: --adam_epsilon is left out: epsilon is 1e-8 here.",
-    ]
-
-
 def test_prompts_are_what_was_typed(plain: Path) -> None:
     start = ["--pretrained_model_name_or_path=x", f"--instance_data_dir={plain}", "--output_dir=x"]
     for text in ("#1 dog", "a photo: it's a dog", "- dogs"):

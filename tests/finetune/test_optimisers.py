@@ -7,19 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import get_scheduler
 
 from core.errors import UserError
 from core.runs import checkpoints
-from finetune.optimisers import (
-    EXTRAS,
-    MOMENTS,
-    PackedAdamW,
-    build_optimiser,
-    build_schedule,
-    gather,
-    look,
-)
+from finetune.optimisers import EXTRAS, MOMENTS, PackedAdamW, build_optimiser, gather, look
 from finetune.settings import DreamBoothSettings, Lora, Optim
 from finetune.train_dreambooth import train
 from tests.trainers import tensors_of
@@ -124,42 +115,3 @@ def test_a_warm_up_that_would_not_be_made_is_refused() -> None:
     with pytest.raises(ValueError, match=r"give --optim\.schedule constant_with_warmup"):
         Optim(warmup=500)
     assert Optim(schedule="constant_with_warmup", warmup=500).warmup == 500
-
-
-def _rates(schedule: Any, steps: int) -> list[float]:
-    found = []
-    for _ in range(steps):
-        found.append(schedule.get_last_lr()[0])
-        schedule.optimizer.step()
-        schedule.step()
-    return found
-
-
-def test_a_cosine_restarts_as_often_as_asked() -> None:
-    """By hand: three halves of a cosine over twelve steps; and as diffusers' scripts have it."""
-
-    def own(**values: Any) -> list[float]:
-        optim = Optim(lr=2.0, schedule="cosine_with_restarts", **values)
-        weight = torch.nn.Parameter(torch.ones(1))
-        optimiser = build_optimiser([{"params": [weight]}], optim, CPU)
-        return _rates(build_schedule(optimiser, optim, 12 + optim.warmup), 12 + optim.warmup)
-
-    high, low = 1 + 0.5**0.5, 1 - 0.5**0.5
-    assert own(cycles=3) == pytest.approx([2.0, high, 1.0, low] * 3)
-    assert own(cycles=3, warmup=2) == pytest.approx([0.0, 1.0, *own(cycles=3)])
-    for cycles in (1, 2, 5):
-        plain = torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))], lr=2.0)
-        theirs = get_scheduler(
-            "cosine_with_restarts",
-            plain,
-            num_warmup_steps=3,
-            num_training_steps=15,
-            num_cycles=cycles,
-        )
-        assert own(cycles=cycles, warmup=3) == _rates(theirs, 15)
-
-
-def test_cycles_that_would_not_be_made_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"cycles 3 does .* give --optim\.schedule cosine_with_r"):
-        Optim(schedule="cosine", cycles=3)
-    assert Optim(schedule="cosine", cycles=1).cycles == 1
