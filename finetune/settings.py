@@ -39,7 +39,8 @@ class Optim:
     lr: float = 1e-4
     """Learning rate after warm-up: about 1e-4 for LoRA, 5e-6 where every weight is trained."""
     schedule: Schedule = "constant"
-    """Course of the learning rate over the run, one of diffusers' own."""
+    """Course of the learning rate over the run, one of diffusers' own; "cosine_with_restarts" falls
+    once, as "cosine" does."""
     warmup: int = 0
     """Steps of linear warm-up; "constant" knows none, "constant_with_warmup" does."""
     weight_decay: float = 1e-2

@@ -106,6 +106,8 @@ def test_what_is_refused_there_is_named_here(plain: Path, capsys: pytest.Capture
         translate([*start, "--with_prior_preservation"])
     translate([*start, "--optimizer", "lion", "--rank", "4", "--use_8bit_adam"])
     assert f"--optimizer is left out: {WHY['optimizer']}" in capsys.readouterr().err
+    translate([*start, "--lr_scheduler", "cosine_with_restarts", "--lr_num_cycles", "3"])
+    assert "falls once here, without a restart" in capsys.readouterr().err
     translate([*start, "--validation_images", "a.png", "b.png", "--use_dora"])
     assert [line.split()[1] for line in capsys.readouterr().err.splitlines()] == [
         "--validation_images",
