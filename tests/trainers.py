@@ -205,3 +205,24 @@ def check_scaler_goes_on(
         else:
             assert one == other
     assert run_facts(run / "broken")["precision"] == "fp16"
+
+
+def check_grey_is_said(
+    train: Callable[..., None], grey: Any, colour: Any, setting: str, capsys: Any
+) -> None:
+    """Colour images learned in one channel: in the plan, at the start, in run.json to the end.
+
+    Args:
+        grey, colour: settings of one channel on a set of each kind; runs in the same folder.
+        setting: the number of channels.
+    """
+    said = f"{setting} 1: colour images become grey; {setting} 3 keeps their colours"
+    run = colour.run_dir
+    train(colour, dry_run=True)
+    assert f" {said}\n" in capsys.readouterr().err
+    train(colour)
+    assert f"Beware: {said}." in capsys.readouterr().err
+    assert run_facts(Path(run))["warnings"] == [f"Beware: {said}."]
+    train(replace(grey, run_dir=f"{run}-grey"), dry_run=True)
+    train(replace(colour, run_dir=f"{run}-colour", **{setting: 3}), dry_run=True)
+    assert "beware" not in capsys.readouterr().err

@@ -20,6 +20,7 @@ from tests.trainers import (
     ROOT,
     TWO,
     check_broken_equals_unbroken,
+    check_grey_is_said,
     check_killed_equals_unbroken,
     check_scaler_goes_on,
     launch,
@@ -193,17 +194,8 @@ def test_epoch_rows_are_means_and_leave_out_skipped_steps() -> None:
 def test_colour_that_becomes_grey_is_said(
     make_folder: Callable[..., Path], tiny: VaeSettings, capsys: pytest.CaptureFixture
 ) -> None:
-    """In the plan, at the start, and in run.json to the end."""
-    said = "in_channels 1: colour images become grey; in_channels 3 keeps their colours"
     colour = replace(tiny, data=str(make_folder("colour", 4, 16, "RGB")), num_epochs=1)
-    train(colour, dry_run=True)
-    assert f" {said}\n" in capsys.readouterr().err
-    train(colour)
-    assert f"Beware: {said}." in capsys.readouterr().err
-    assert run_facts(Path(tiny.run_dir))["warnings"] == [f"Beware: {said}."]
-    train(replace(tiny, run_dir=f"{tiny.run_dir}-grey"), dry_run=True)
-    train(replace(colour, in_channels=3, run_dir=f"{tiny.run_dir}-colour"), dry_run=True)
-    assert "beware" not in capsys.readouterr().err
+    check_grey_is_said(train, tiny, colour, "in_channels", capsys)
 
 
 def test_a_dry_run_tells_the_plan_and_writes_nothing(
