@@ -15,6 +15,7 @@ from torch.autograd.function import FunctionCtx
 
 from core.device import processor
 from finetune.low_rank import AMD
+from finetune.norms import normalise, normalise_back
 
 MEASURED = AMD or "Intel" in processor()  # not elsewhere yet
 FASTER = MEASURED and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
@@ -89,10 +90,15 @@ class PackedBlock:
 def is_usual(block: ResnetBlock2D) -> bool:
     """Whether `PackedBlock` can stand for this block, whose convolutions can be packed."""
     frozen = not any(parameter.requires_grad for parameter in block.parameters())
+    return frozen and is_plain_block(block)
+
+
+def is_plain_block(block: ResnetBlock2D) -> bool:
+    """Whether a block computes S x + W2 * silu(norm2(W1 * silu(norm1(x)) + t)) and no more."""
     timed = block.time_embedding_norm == "default" and not block.skip_time_act
     plain = block.upsample is None and block.downsample is None and block.dropout.p == 0
     scaled = block.output_scale_factor == 1 and isinstance(block.nonlinearity, torch.nn.SiLU)
-    return frozen and timed and plain and scaled
+    return timed and plain and scaled
 
 
 class Residual(torch.autograd.Function):
@@ -106,11 +112,11 @@ class Residual(torch.autograd.Function):
     def forward(
         ctx: FunctionCtx, x: torch.Tensor, t: torch.Tensor | None, block: PackedBlock
     ) -> torch.Tensor:
-        normal1, *moments1 = _normalise(block.norm1, x)
+        normal1, *moments1 = normalise(block.norm1, x)
         between = block.conv1.ahead(F.silu(normal1))
         if t is not None:
             between += t[:, :, None, None]
-        normal2, *moments2 = _normalise(block.norm2, between)
+        normal2, *moments2 = normalise(block.norm2, between)
         y = block.conv2.ahead(F.silu(normal2))
         y += x if block.shortcut is None else block.shortcut.ahead(x)
         ctx.block = block
@@ -123,9 +129,9 @@ class Residual(torch.autograd.Function):
         x, normal1, *moments1, between, normal2, mean2, scale2 = ctx.saved_tensors
         dy = channels_last(dy)
         grad = silu_back(block.conv2.back(dy, normal2.shape), normal2)
-        grad = _normalise_back(block.norm2, grad, between, mean2, scale2)
+        grad = normalise_back(block.norm2, grad, between, mean2, scale2)
         grad = silu_back(block.conv1.back(grad, normal1.shape), normal1)
-        dx = _normalise_back(block.norm1, grad, x, *moments1)
+        dx = normalise_back(block.norm1, grad, x, *moments1)
         dx += dy if block.shortcut is None else block.shortcut.back(dy, x.shape)
         return dx, None, None
 
@@ -133,25 +139,6 @@ class Residual(torch.autograd.Function):
 def channels_last(x: torch.Tensor) -> torch.Tensor:
     """The same B x C x H x W, each pixel's channels side by side in memory."""
     return x.contiguous(memory_format=torch.channels_last)
-
-
-def _normalise(norm: torch.nn.GroupNorm, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Group norm of x; each group's mean, and 1 / deviation."""
-    sizes = _sizes(norm, x)
-    return torch.native_group_norm(x, norm.weight, norm.bias, *sizes, norm.eps)
-
-
-def _normalise_back(
-    norm: torch.nn.GroupNorm, dy: torch.Tensor, x: torch.Tensor, *moments: torch.Tensor
-) -> torch.Tensor:
-    """The gradient of x."""
-    backward = torch.ops.aten.native_group_norm_backward
-    return backward(dy, x, *moments, norm.weight, *_sizes(norm, x), [True, False, False])[0]
-
-
-def _sizes(norm: torch.nn.GroupNorm, x: torch.Tensor) -> tuple[int, int, int, int]:
-    batch, channels, height, width = x.shape
-    return batch, channels, height * width, norm.num_groups
 
 
 def _blocks(weight: torch.Tensor, x: torch.Tensor, padding: Any, stride: Any) -> torch.Tensor:

@@ -128,7 +128,7 @@ class Latents:
         self.vae = vae
         self.device = accelerator.device
         self.augment = settings.augment
-        self.at_once = at_once(pixels[0, :, :, 0].size)  # images
+        self.at_once = at_once(4 * pixels[0, :, :, 0].size)  # beside all networks, so fewer
         self.pixels = pixels
         with torch.no_grad():
             one = self._moments([0], torch.ones(1, NUMBERS))

@@ -18,6 +18,7 @@ from finetune import low_rank
 from finetune.adapters import NAME
 from finetune.attention import attend
 from finetune.convolution import (
+    FASTER,
     Convolution,
     Packed,
     PackedBlock,
@@ -26,10 +27,28 @@ from finetune.convolution import (
     channels_last,
     is_usual,
 )
-from finetune.settings import Lora
+from finetune.lean import make_lean
+from finetune.models import Denoiser
+from finetune.settings import DreamBoothSettings, Lora
 from finetune.stacks import Part, stack
 from finetune.transformer import is_usual as is_usual_transformer
 from finetune.transformer import transform
+
+
+def replace_layers(denoiser: Denoiser, settings: DreamBoothSettings, precision: str) -> None:
+    """Of networks that are frozen but for adapters or a new word, what another way does better.
+
+    Args:
+        precision: accelerate's word: no, fp16 or bf16.
+    """
+    if settings.whole:
+        return
+    eager, full = not settings.compile, precision == "no"
+    if settings.adapted and full:
+        for network in denoiser.children():
+            fuse(network, settings.lora, packing=FASTER and eager)
+    if eager and not (full and denoiser.unet.device.type == "cpu"):  # where memory is scarce
+        make_lean(denoiser.unet)
 
 
 def fuse(network: torch.nn.Module, lora: Lora, packing: bool = False) -> None:

@@ -18,6 +18,7 @@ from core.parallel import process_state
 from finetune.buckets import Buckets
 from finetune.cost import Work
 from finetune.encode import Source, cached
+from finetune.fused import replace_layers
 from finetune.models import NETWORKS, Denoiser, Place, open_empty, open_pipeline
 from finetune.new_word import Embedding
 from finetune.portions import at_once
@@ -116,6 +117,7 @@ def empty_denoiser(
             network = getattr(pipeline, name).to_empty(device=device if needed[name] else "cpu")
             for tensor in (*network.parameters(), *network.buffers()):
                 tensor.data.zero_()
+        replace_layers(denoiser, settings, precision())
     denoiser.train()
     return denoiser, Trained(denoiser)
 

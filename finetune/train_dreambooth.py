@@ -30,10 +30,9 @@ from core.session import Session
 from finetune.aliases import translate
 from finetune.buckets import Buckets, bucketed
 from finetune.captions import Words
-from finetune.convolution import FASTER
 from finetune.cost import disk_left, estimate
 from finetune.encode import Batch, Source, join
-from finetune.fused import fuse
+from finetune.fused import replace_layers
 from finetune.losses import denoising_loss, min_snr_weight, preserve_prior, target
 from finetune.models import (
     Denoiser,
@@ -134,9 +133,7 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
     # What is trained, and by what
     denoiser = Denoiser(pipeline.unet, None if words.embedded else pipeline.text_encoder)
     trained = freeze(denoiser, settings)
-    if settings.adapted and accelerator.mixed_precision == "no":
-        for network in denoiser.children():
-            fuse(network, settings.lora, packing=FASTER and not settings.compile)
+    replace_layers(denoiser, settings, accelerator.mixed_precision)
     whole = Denoiser(denoiser.unet, denoiser.text_encoder)  # what samplers and files get
     if accelerator.is_fsdp2:  # each process will hold a part of a copy
         denoiser = copy.deepcopy(denoiser)

@@ -16,6 +16,7 @@ from torch.autograd.function import FunctionCtx
 
 from finetune.attention import FEW, attention, attention_back
 from finetune.low_rank import product
+from finetune.norms import gate_back, normalise, normalise_back
 from finetune.stacks import Part
 
 
@@ -112,7 +113,7 @@ def _attend(
         weights: of what meets x; of key and value of the words; W.
     """
     *into, out = weights
-    normal, *moments = _normalise(norm, x)
+    normal, *moments = normalise(norm, x)
     packs = [product(normal, into[0], None).view(images, -1, len(into[0]))]
     packs += [] if words is None else [product(words, into[1], None)]
     mixed, softmax, *apart = attention(layer.heads, *packs)
@@ -136,7 +137,7 @@ def _attend_back(
     dmixed = product(dy, out.T, None).view(units // heads, positions, -1)
     dpacks = attention_back(heads, dmixed, softmax, *apart)
     dfirst = dpacks[0].view(len(x), -1)
-    dx = _normalise_back(norm, product(dfirst, into[0].T, None), x, mean, scale).add_(dy)
+    dx = normalise_back(norm, product(dfirst, into[0].T, None), x, mean, scale).add_(dy)
     dweights = [dfirst.T @ normal, dy.T @ mixed]
     if words is not None:
         dweights.insert(1, dpacks[1].flatten(0, 1).T @ words.flatten(0, 1))
@@ -148,7 +149,7 @@ def _feed(
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """x + (u * gelu(g)) W2^T + b2, where u and g are the halves of norm(x) W1^T + b1, N x C; and
     what the way back needs. rise: W1 and b1. fall: W2 and b2."""
-    normal, *moments = _normalise(norm, x)
+    normal, *moments = normalise(norm, x)
     raised = product(normal, rise.weight, rise.bias)
     up, gate = raised.chunk(2, -1)
     opened = F.gelu(gate)
@@ -166,24 +167,5 @@ def _feed_back(
     """The gradient of x."""
     x, mean, scale, raised, opened = kept
     between = product(dy, fall.weight.T, None)
-    up, gate = raised.chunk(2, -1)
-    draised = torch.empty_like(raised)
-    dup, dgate = draised.chunk(2, -1)
-    torch.mul(between, opened, out=dup)
-    torch.ops.aten.gelu_backward.grad_input(between.mul_(up), gate, grad_input=dgate)
-    dnormal = product(draised, rise.weight.T, None)
-    return _normalise_back(norm, dnormal, x, mean, scale).add_(dy)
-
-
-def _normalise(norm: torch.nn.LayerNorm, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Layer norm of N x C; each row's mean, and 1 / deviation."""
-    return torch.native_layer_norm(rows, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
-
-
-def _normalise_back(
-    norm: torch.nn.LayerNorm, dy: torch.Tensor, rows: torch.Tensor, *moments: torch.Tensor
-) -> torch.Tensor:
-    """The gradient of the rows."""
-    back = torch.ops.aten.native_layer_norm_backward
-    wanted = [True, False, False]
-    return back(dy, rows, norm.normalized_shape, *moments, norm.weight, norm.bias, wanted)[0]
+    dnormal = product(gate_back(between, raised, opened), rise.weight.T, None)
+    return normalise_back(norm, dnormal, x, mean, scale).add_(dy)
