@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import CLIPTextModel
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from core.errors import UserError
 from finetune.models import check_unknown
@@ -47,15 +47,20 @@ def add_word(pipeline: StableDiffusionPipeline, token: Token) -> str:
     """
     tokenizer, encoder = pipeline.tokenizer, pipeline.text_encoder
     check_unknown(tokenizer, token.name)
-    numbers = tokenizer(token.initialiser, add_special_tokens=False).input_ids
-    if not numbers:
-        raise UserError("token.initialiser is empty; give a word such as pterosaur.")
+    numbers = _initial(tokenizer, token)
     pieces = encoder.get_input_embeddings().weight.detach()[numbers]
     _learn(pipeline, start_of(pieces, token.vectors), token.name)
     first = tokenizer.convert_tokens_to_ids(token.name)
     encoder.set_input_embeddings(Embedding(encoder.get_input_embeddings(), first))
     encoder.requires_grad_(False)
-    return _told(token, len(pieces)) if len(pieces) > 1 else ""
+    return where_it_starts(tokenizer, token)
+
+
+def _initial(tokenizer: CLIPTokenizer, token: Token) -> list[int]:
+    numbers = tokenizer(token.initialiser, add_special_tokens=False).input_ids
+    if not numbers:
+        raise UserError("token.initialiser is empty; give a word such as pterosaur.")
+    return numbers
 
 
 def start_of(pieces: torch.Tensor, vectors: int) -> torch.Tensor:
@@ -66,8 +71,11 @@ def start_of(pieces: torch.Tensor, vectors: int) -> torch.Tensor:
     return torch.stack([run.mean(dim=0) for run in pieces.tensor_split(vectors)])
 
 
-def _told(token: Token, pieces: int) -> str:
-    """Where a word starts whose initialiser is several pieces."""
+def where_it_starts(tokenizer: CLIPTokenizer, token: Token) -> str:
+    """A sentence for a word whose initialiser is several tokens; "" where it is one."""
+    pieces = len(_initial(tokenizer, token))
+    if pieces == 1:
+        return ""
     how = " starts from their mean"
     if token.vectors > 1:
         source = "them, in turn" if pieces <= token.vectors else "the mean of their share each"

@@ -25,6 +25,7 @@ from finetune.models import (
     locate,
     locate_pinned,
 )
+from finetune.new_word import where_it_starts
 from finetune.rehearsal import (
     empty_denoiser,
     empty_inputs,
@@ -171,6 +172,8 @@ def print_plan(settings: DreamBoothSettings, subject: Subject) -> None:
     print(f"captions   {distinct} distinct, such as '{subject.captions[0]}'{unread(settings)}")
     for line in [*_cut(subject, pipeline), *warnings(settings, size)]:
         print(f"beware     {line}")
+    if settings.token is not None and (told := where_it_starts(pipeline.tokenizer, settings.token)):
+        print(f"new word   {told}")
     if held_out is not None:
         print(f"held out   {len(held_out)} validation images")
     if found is not None:
