@@ -2,6 +2,7 @@
 draws."""
 
 import random
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from unittest import mock
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from core.errors import UserError
@@ -80,9 +82,16 @@ class Killed(Exception):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(40))
-def test_any_mix_trains_resumes_exports_and_draws(number: int, tmp_path: Path) -> None:
+def test_any_mix_trains_resumes_exports_and_draws(
+    number: int, tmp_path: Path, half: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     chance = random.Random(number)
     settings = mixed(chance, tmp_path)
+    precision = random.Random(f"precision {number}").choice(("no", "bf16", "fp16"))
+    if precision == "fp16":
+        half(2.0**10)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", precision)
+    AcceleratorState._reset_state(reset_partial_state=True)
     whole = replace(settings, run_dir=str(tmp_path / "whole"))
     train(whole)
     killed = chance.choice((2, 3, 4))  # after so many steps
