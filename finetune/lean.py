@@ -8,6 +8,7 @@ saved stay as they are.
 """
 
 import copy
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -34,7 +35,12 @@ def make_lean(unet: UNet2DConditionModel) -> None:
     Of a UNet that is compiled torch itself chooses what to keep.
     """
     tuned = [layer for layer in unet.modules() if isinstance(layer, BaseTunerLayer)]
-    parts = {part for layer in tuned for part in layer.modules()}
+    adapters = {
+        part
+        for layer in tuned
+        for name, part in layer.named_modules()
+        if not name.startswith("base_layer")
+    }
     for layer in unet.modules():
         if isinstance(layer, ResnetBlock2D) and is_plain_block(layer):
             _replace(layer, _add_residual, _wide(layer.norm1), _wide(layer.norm2))
@@ -45,7 +51,7 @@ def make_lean(unet: UNet2DConditionModel) -> None:
             _replace(layer.norm, _normalise, _wide(layer.norm))
         elif isinstance(layer, GEGLU):
             _replace(layer, _gate)
-        elif isinstance(layer, torch.nn.Conv2d) and layer not in parts:
+        elif isinstance(layer, torch.nn.Conv2d) and layer not in adapters:
             if layer.padding_mode == "zeros" and isinstance(layer.padding, tuple):
                 _replace(layer, _convolve)
         elif isinstance(layer, Linear) and is_plain(layer):
@@ -80,7 +86,7 @@ class Normal(torch.autograd.Function):
     def forward(
         ctx: FunctionCtx, x: torch.Tensor, norm: Norm, silu: bool, half: torch.dtype
     ) -> torch.Tensor:
-        y, *moments = normalise(norm, x.float())
+        y, *moments = normalise(norm, x.float().contiguous())
         ctx.norm, ctx.silu = norm, silu
         ctx.save_for_backward(x, *moments)
         return (F.silu(y) if silu else y).to(half)
@@ -88,9 +94,11 @@ class Normal(torch.autograd.Function):
     @staticmethod
     def backward(ctx: FunctionCtx, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, *moments = ctx.saved_tensors
-        wide, dy = x.float(), dy.float()
+        # Older versions of torch read a group norm's dy as if it lay in memory as x does
+        wide, dy = x.float().contiguous(), dy.float().contiguous()
         if ctx.silu:
-            dy = torch.ops.aten.silu_backward(dy, normalise(ctx.norm, wide)[0])
+            y = normalise(ctx.norm, wide)[0]
+            dy = torch.ops.aten.silu_backward.grad_input(dy, y, grad_input=y)  # in place
         return normalise_back(ctx.norm, dy, wide, *moments).to(x.dtype), None, None, None
 
 
@@ -172,7 +180,9 @@ def _adapt(layer: Linear, x: torch.Tensor, *others: Any, **named: Any) -> torch.
 class Beside(torch.autograd.Function):
     """y = x W^T + b + s (x A^T) B^T, with gradients of x, A and B; W and b are frozen.
 
-    Products are of W's type, half precise; A and B are float32, and so are their gradients.
+    Products are of W's type, half precise; A and B are float32, and so are their gradients. Of a
+    scale below 1 the power of 2 is applied early, which keeps sums in fp16's range and rounds
+    nothing; the rest of it at float32.
 
     Args:
         x: ... x I. W: O x I. b: O or None. A: r x I. B: O x r. s: the scale, alpha / r.
@@ -192,17 +202,19 @@ class Beside(torch.autograd.Function):
         down, up = down.to(weight.dtype), up.to(weight.dtype)
         low = rows @ down.T  # N x r
         y = F.linear(rows, weight, bias).addmm_(low, up.T, alpha=scale)
-        ctx.save_for_backward(rows, low, weight, down, up)
-        ctx.scale, ctx.shape = scale, x.shape
+        ctx.early = 2.0 ** min(0, math.frexp(scale)[1] - 1)
+        ctx.late = scale / ctx.early
+        ctx.save_for_backward(rows, low * ctx.early, weight, down, up)
+        ctx.shape = x.shape
         return y.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: FunctionCtx, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         rows, low, weight, down, up = ctx.saved_tensors
         dy = dy.reshape(-1, dy.shape[-1])  # N x O
-        dlow = dy @ up  # N x r, without the scale, by which it would be rounded once more
+        dlow = (dy @ up) * ctx.early  # N x r
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = (dy @ weight).addmm_(dlow, down, alpha=ctx.scale).view(ctx.shape)
+            dx = (dy @ weight).addmm_(dlow, down, alpha=ctx.late).view(ctx.shape)
         ddown, dup = (dlow.T @ rows).float(), (dy.T @ low).float()
-        return dx, None, None, ddown.mul_(ctx.scale), dup.mul_(ctx.scale), None
+        return dx, None, None, ddown.mul_(ctx.late), dup.mul_(ctx.late), None

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
+from diffusers.models.resnet import ResnetBlock2D
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.autograd.function import FunctionCtx
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -116,6 +117,8 @@ def test_a_step_stays_on_the_card(
         }
         word = {None: "no", torch.float16: "fp16", torch.bfloat16: "bf16"}[precision]
         replace_layers(denoiser, own, word)
+        blocks = [m for m in denoiser.unet.modules() if isinstance(m, ResnetBlock2D)]
+        assert all(("forward" in vars(block)) is not own.whole for block in blocks)
         if own.gradient_checkpointing:
             checkpoint_activations(denoiser)
         denoiser.train()

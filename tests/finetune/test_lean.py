@@ -1,6 +1,7 @@
 """A lean UNet computes what autograd does under autocast, and keeps less."""
 
 import copy
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,16 +9,21 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate.state import AcceleratorState
 from diffusers import UNet2DConditionModel
 from diffusers.models.resnet import ResnetBlock2D
 from peft.tuners.lora import Linear
 
+import finetune.fused
+import finetune.lean
 from finetune.convolution import Convolution
 from finetune.fused import replace_layers
 from finetune.lean import Frozen, Gated, Normal, _adapt, _forward, make_lean
 from finetune.models import Denoiser, open_pipeline
+from finetune.norms import normalise_back
 from finetune.rehearsal import checkpoint_activations
 from finetune.settings import DreamBoothSettings, Lora, Token
+from finetune.train_dreambooth import train
 from finetune.trained import freeze
 from tests.finetune.test_adapters import EVERYWHERE, tuned
 
@@ -48,6 +54,23 @@ def test_a_norm_to_the_bit(kind: str, silu: bool, dtype: torch.dtype) -> None:
     (gradient,) = torch.autograd.grad(found, x, dy)
     assert torch.equal(gradient, torch.autograd.grad(wanted, x, dy)[0])
     assert gradient.dtype == dtype
+
+
+@pytest.mark.parametrize("silu", [True, False])
+def test_a_norms_gradient_lies_as_x_does(silu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After it stands a permutation, in Stable Diffusion 2; older versions of torch rely on it."""
+    orders = []
+
+    def spy(norm: Any, dy: torch.Tensor, x: torch.Tensor, *moments: torch.Tensor) -> torch.Tensor:
+        orders.append((dy.stride(), x.stride()))
+        return normalise_back(norm, dy, x, *moments)
+
+    monkeypatch.setattr(finetune.lean, "normalise_back", spy)
+    x = normal_x(2, 16, 8, 6, dtype=torch.bfloat16)
+    y = Normal.apply(x, torch.nn.GroupNorm(4, 16).requires_grad_(False), silu, torch.bfloat16)
+    y.permute(0, 2, 3, 1).reshape(2, 48, 16).square().sum().backward()
+    assert orders
+    assert all(dy == own for dy, own in orders)
 
 
 @pytest.mark.parametrize("dtype", [*HALVES, torch.float32])
@@ -81,11 +104,25 @@ def test_a_frozen_convolution(options: dict[str, int], dtype: torch.dtype) -> No
     torch.testing.assert_close(*gradients)
 
 
+def test_a_frozen_convolution_keeps_nothing() -> None:
+    layer = torch.nn.Conv2d(16, 24, 3).requires_grad_(False)
+    x = normal_x(2, 16, 9, 8)
+    met = x * 2
+    left = weakref.ref(met.untyped_storage())
+    y = Convolution.apply(met, Frozen(layer))
+    del met
+    assert left() is None
+    y.sum().backward()
+
+
 @pytest.mark.parametrize("half", HALVES)
 @pytest.mark.parametrize("bias", [True, False])
-def test_adapters_are_no_less_exact_than_pefts(base: Path, bias: bool, half: torch.dtype) -> None:
+@pytest.mark.parametrize("alpha", [6.0, 3.0])
+def test_adapters_are_no_less_exact_than_pefts(
+    base: Path, alpha: float, bias: bool, half: torch.dtype
+) -> None:
     """Result and gradients, beside those at float64."""
-    lora = Lora(rank=4, alpha=6.0)
+    lora = Lora(rank=4, alpha=alpha)
     unet = tuned(base, lora, text=False).unet
     name = "to_out.0" if bias else "to_v"
     layer = next(m for n, m in unet.named_modules() if n.endswith(name) and isinstance(m, Linear))
@@ -111,6 +148,36 @@ def test_adapters_are_no_less_exact_than_pefts(base: Path, bias: bool, half: tor
         assert found.shape == wanted.shape
         assert (found - wanted).norm() < 1.1 * (other - wanted).norm()
         assert (found - wanted).norm() < 0.02 * wanted.norm()
+
+
+def test_a_small_scale_keeps_fp16_in_its_range(base: Path) -> None:
+    """As peft's does; applied last, it would come too late for the sum before it."""
+    unet = tuned(base, Lora(rank=64, alpha=1.0), text=False).unet
+    layer = next(m for m in unet.modules() if isinstance(m, Linear))
+    layer.base_layer.half()
+    torch.manual_seed(0)
+    x = torch.randn(4096, layer.in_features)
+    with torch.autocast("cpu", torch.float16):
+        y = _adapt(layer, x)
+    parameters = [p for p in layer.parameters() if p.requires_grad]
+    for gradient in torch.autograd.grad(y, parameters, torch.full_like(y, 2.0**9)):
+        assert gradient.isfinite().all()
+
+
+def test_what_stays_pefts_own(base: Path) -> None:
+    """Adapters that are off, and those with dropout."""
+    unet = tuned(base, Lora(rank=2), text=False).unet
+    to_half(unet, torch.bfloat16)
+    layer = next(m for m in unet.modules() if isinstance(m, Linear))
+    x = torch.randn(5, layer.in_features).bfloat16()
+    make_lean(unet)
+    assert not torch.equal(layer(x), layer.base_layer(x))
+    unet.disable_adapters()
+    assert torch.equal(layer(x), layer.base_layer(x))
+    other = tuned(base, Lora(rank=2, dropout=0.5), text=False).unet
+    to_half(other, torch.bfloat16)
+    make_lean(other)
+    assert not any("forward" in vars(m) for m in other.modules() if isinstance(m, Linear))
 
 
 def step(
@@ -245,3 +312,17 @@ def test_where_it_is_lean(
     block = next(m for m in denoiser.modules() if isinstance(m, ResnetBlock2D))
     way = getattr(vars(block).get("forward"), "func", None)
     assert (way is _forward) is lean
+
+
+@pytest.mark.parametrize("precision", ["bf16", "no"])
+def test_runs_and_their_plans_are_lean(
+    settings: Make, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[UNet2DConditionModel] = []
+    monkeypatch.setattr(finetune.fused, "make_lean", seen.append)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", precision)
+    for dry_run in (True, False):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        train(settings(steps=1), dry_run)
+        assert len(seen) == (precision == "bf16") * (1 if dry_run else 2)
+    AcceleratorState._reset_state(reset_partial_state=True)
