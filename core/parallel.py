@@ -37,8 +37,14 @@ def process_device(wanted: str | None = None) -> str:
     return pick_device(wanted or (str(state.device) if state.num_processes > 1 else None))
 
 
+PRECISIONS = ("no", "fp16", "bf16")
+
+
 def check_launch(in_parts: bool) -> None:
     """Raise UserError for a way of `accelerate launch` that this training has not."""
+    precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if precision not in PRECISIONS:
+        raise UserError(f"Of mixed precision there are {', '.join(PRECISIONS)}, not {precision}.")
     fsdp, zero = (parse_flag_from_env(f"ACCELERATE_USE_{name}") for name in ("FSDP", "DEEPSPEED"))
     if (fsdp or zero) and not in_parts:
         raise UserError(

@@ -45,6 +45,7 @@ BEFORE = {"config.yaml", "run.json", "log.txt", "samples"}
 """In a folder where training has not begun. samples/: images asked of a model of that name."""
 WRITTEN = ("config.yaml", "run.json", "metrics.jsonl", "weights*", "best", "checkpoints/step-*")
 LOCK = ".lock"
+SECRET = "--hub_token"
 """In a run folder; locked by the process that trains it."""
 
 
@@ -80,7 +81,7 @@ class Run:
         self.info = old | {
             "schema": SCHEMA,
             "family": family,
-            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            "command": shlex.join(public([Path(sys.argv[0]).name, *sys.argv[1:]])),
             **commit(),
             "versions": versions(),
             "python": platform.python_version(),
@@ -188,6 +189,17 @@ def trained_steps(run: Path, weights: str = "newest") -> int | None:
     return read_json(file).get("step" if weights == "best" else "steps") if file.exists() else None
 
 
+def public(words: list[str]) -> list[str]:
+    """A command line without what nobody else should read: diffusers' scripts take a token."""
+    kept = list(words)
+    for place, word in enumerate(words):
+        if word.startswith(f"{SECRET}="):
+            kept[place] = f"{SECRET}=..."
+        elif place and words[place - 1] == SECRET:
+            kept[place] = "..."
+    return kept
+
+
 def check_same_settings(path: Path, family: str, settings: Any) -> None:
     """Raise UserError if `path` holds a run that these settings cannot continue."""
     if not path.exists():
@@ -212,6 +224,9 @@ def check_same_settings(path: Path, family: str, settings: Any) -> None:
         for key in sorted(saved.keys() | given.keys())
         if saved.get(key) != given.get(key) and key not in MAY_CHANGE
     ]
+    done = max((step_of(saved) for saved in checkpoints(path)), default=0)
+    if done > settings.steps:
+        raise UserError(f"{path} has already done {done} steps; ask for more than that.")
     if changes:
         raise UserError(
             f"{path} was started with other settings ({'; '.join(changes)}). "

@@ -12,6 +12,7 @@ Ctrl-C ends the step in hand, writes a checkpoint and leaves; the same command g
 
 import importlib.util
 import math
+import shlex
 import signal
 import sys
 import time
@@ -73,14 +74,14 @@ class Session:
         settings: TrainerSettings,
         image_set: ImageSet,
         accumulate: int = 1,
-        advice: str = "try a lower learning rate or fp32",
+        advice: str = "",
         in_parts: bool = False,
         clip_norm: float = 0.0,
     ) -> None:
         """Raises UserError for what cannot be done, before anything is written.
 
         Args:
-            advice: what to do about losses that are not finite.
+            advice: what to do about losses that are not finite, besides learning more slowly.
             in_parts: whether these weights and their moments can be held in parts.
             clip_norm: of the gradient, for DeepSpeed, which clips by itself; 0: no limit.
         """
@@ -103,7 +104,8 @@ class Session:
             prepare_zero(self.accelerator, clip_norm)
         self.family = family
         self.settings = settings
-        self.advice = advice
+        slower = "try a lower learning rate"
+        self.advice = advice or (slower if self.precision == "no" else f"{slower} or fp32")
         self.image_set = image_set
         self.main = self.accelerator.is_main_process
         if self.accelerator.device.type == "cpu":
@@ -169,12 +171,8 @@ class Session:
             self.say(f"Going on from step {self.step} of {self.run.path}.")
             for item in state.values():
                 if isinstance(item, LambdaLR):
-                    self._say_if_redrawn(item)
+                    self._redraw(item)
         self.run.rewind_metrics(self.step)
-        if self.step > self.settings.steps:
-            raise UserError(
-                f"{self.run.path} has already done {self.step} steps; ask for more than that."
-            )
         self.accelerator.init_trackers(
             "osteon", config={k: str(v) for k, v in leaves(to_dict(self.settings)).items()}
         )
@@ -270,10 +268,10 @@ class Session:
             bad = [name for name in names if not math.isfinite(row.get(name, 0.0))]
             if bad:
                 self._leave("failed")
-                raise UserError(
-                    f"{bad[0]} is not finite at step {step}. The last good checkpoint is kept in "
-                    f"{self.run.path}; {self.advice}."
-                )
+                kept = checkpoints(self.run.path)
+                left = "No checkpoint had been written yet"
+                left = f"The last good checkpoint is {kept[-1]}" if kept else left
+                raise UserError(f"{bad[0]} is not finite at step {step}. {left}; {self.advice}.")
         self._waiting.clear()
 
     def due(self, every: int) -> bool:
@@ -302,7 +300,8 @@ class Session:
         if last:
             part_ways(self.accelerator)
         self.say(f"Trained {self.run.path} to step {self.step} in {self.seconds:.0f} s.")
-        self.say(f"Next: {next_command or f'osteon generate --run {self.run.path} --seeds 0-15'}")
+        path = shlex.quote(str(self.run.path))
+        self.say(f"Next: {next_command or f'osteon generate --run {path} --seeds 0-15'}")
 
     # -- inside
 
@@ -321,13 +320,18 @@ class Session:
                 self.say(f"{damaged} cannot be read; it is now {aside.name}, and does not count.")
         return None, None
 
-    def _say_if_redrawn(self, schedule: LambdaLR) -> None:
-        """Where more steps, or fewer, give the learning rate another course than it has had."""
-        was, step = schedule.get_last_lr()[0], schedule.last_epoch
-        becomes = schedule.base_lrs[0] * schedule.lr_lambdas[0](step)
+    def _redraw(self, schedule: LambdaLR) -> None:
+        """More steps, or fewer, give the learning rate another course than it has had: from here
+        on it is that one."""
+        was, step = schedule.get_last_lr(), schedule.last_epoch
+        courses = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+        becomes = [rate * course(step) for rate, course in courses]
         if becomes != was:
+            for group, rate in zip(schedule.optimizer.param_groups, becomes, strict=True):
+                group["lr"] = rate
+            schedule._last_lr = becomes
             self.say(
-                f"The learning rate jumps from {was:.3g} to {becomes:.3g} at step {step}: "
+                f"The learning rate jumps from {was[0]:.3g} to {becomes[0]:.3g} at step {step}: "
                 f"its schedule is drawn anew, over {self.settings.steps} steps."
             )
 

@@ -12,11 +12,10 @@ import os
 import sys
 from collections.abc import Sequence
 from itertools import takewhile
-from pathlib import Path
 
 from core.complaints import leaf_names
 from core.errors import UserError
-from core.images import list_images
+from core.sets import open_set
 from finetune.settings import DreamBoothSettings, Prior
 
 SIGN = "--pretrained_model_name_or_path"
@@ -187,7 +186,7 @@ def _spread_batch(given: dict[str, str], ours: dict[str, str], lora: bool) -> No
     ours["batch"], ours["accumulate"] = str(batch), str(pieces)
     if given.pop("scale_lr", None):
         ours["optim.lr"] = str(_number("learning_rate", ours["optim.lr"]) * batch)
-    images = len(list_images(Path(ours.get("data", "."))))
+    images = len(open_set(ours.get("data", ".")))
     if "prior.prompt" in ours:
         count = ours.get("prior.count", str(Prior.count))
         images = max(images, int(_number("num_class_images", count, whole=True)))
@@ -216,7 +215,10 @@ def _number(name: str, text: str, whole: bool = False) -> float:
 
 
 def _pairs(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Words of our own (with a dot or a name of ours alone), and their options by name."""
+    """Words of our own (with a dot or a name of ours alone), and their options by name.
+
+    Raises UserError for an empty text.
+    """
     ours: list[str] = []
     theirs: dict[str, str] = {}
     place = 0
@@ -225,6 +227,8 @@ def _pairs(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
         values = list(takewhile(lambda word: not word.startswith("--"), words[place + 1 :]))
         if name in OURS and name not in NAMES:
             ours += [words[place], *values]
+        elif values and not any(values):  # as of a shell's variable that is not set
+            raise UserError(f"--{name} is given nothing; say what, or leave it out.")
         else:
             theirs[name] = " ".join(values) or "true"
         place += 1 + len(values)

@@ -148,7 +148,7 @@ def estimate(
     image = guess = measure = 0.0
     most = max(looks.sheet, looks.held_out)
     if most:
-        image, guess = _try_drawing(work, min(most, work.at_once), device)
+        image, guess = try_drawing(work, min(most, work.at_once), device)
     if looks.held_out:
         measure = work.measure()
     checkpoint = saved * (FLOAT + beside(settings)) * len(trained)
@@ -210,7 +210,7 @@ def _try_copies(
         return seconds, (time.monotonic() - began) / (FLOAT * count)
 
 
-def _try_drawing(work: Work, count: int, device: torch.device) -> tuple[float, float]:
+def try_drawing(work: Work, count: int, device: torch.device) -> tuple[float, float]:
     """Seconds of drawing one of `count` images, and of one forward pass for it."""
     marks = []
 

@@ -1,6 +1,7 @@
 """The model to start from: a folder in diffusers' format or a hub id, found, checked and opened."""
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -109,7 +110,7 @@ def locate(base: str, revision: str | None = None, weights: bool = True) -> Plac
         UserError: not there, withdrawn, gated, misspelt, unreachable, incomplete, or another kind
             of model.
     """
-    for folder in (Path(base).expanduser(), ROOT / base):
+    for folder in (Path(os.path.expanduser(base)), ROOT / base):
         if folder.exists():
             return Place(base, _checked(folder, weights), None)
     folder = _cached(base, revision, weights) or _fetched(base, revision, weights)
@@ -239,8 +240,8 @@ def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
 
 
 def check_unknown(tokenizer: CLIPTokenizer, word: str) -> None:
-    """Raise UserError where a word to be taught is known already."""
-    if word in tokenizer.get_vocab():
+    """Raise UserError where a word to be taught is known already, or a part of words is."""
+    if {word, f"{word.lower()}</w>"} & tokenizer.get_vocab().keys():
         raise UserError(f"The base knows '{word}' already; give another token.name.")
 
 

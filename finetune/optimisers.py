@@ -37,14 +37,19 @@ def build_optimiser(
     if optim.name == "adamw":
         kind = PackedAdamW if packed else torch.optim.AdamW
         return kind(groups, **options, fused=device.type in ("cpu", "cuda"))
-    extra, module, name = EXTRAS[optim.name]
+    return extra_optimiser(optim.name)(groups, **options)
+
+
+def extra_optimiser(name: str) -> Any:
+    """The class of an optimiser that is not torch's. Raises UserError where its package is
+    missing."""
+    extra, module, kind = EXTRAS[name]
     try:
-        kind = getattr(importlib.import_module(module), name)
+        return getattr(importlib.import_module(module), kind)
     except ImportError:
         raise UserError(
-            f'optim.name {optim.name} needs {module.split(".")[0]}: pip install -e ".[{extra}]"'
+            f'optim.name {name} needs {module.split(".")[0]}: pip install -e ".[{extra}]"'
         ) from None
-    return kind(groups, **options)
 
 
 def build_schedule(optimiser: torch.optim.Optimizer, optim: Optim, steps: int) -> Any:

@@ -16,7 +16,17 @@ from core.plan import activation_bytes, check_disk, count_parameters
 from core.runs import check_same_inputs
 from core.sets import open_set
 from finetune.captions import lengths
-from finetune.cost import FLOAT, Looks, Work, beside, disk_left, disk_needed, estimate, reckon
+from finetune.cost import (
+    FLOAT,
+    Looks,
+    Work,
+    beside,
+    disk_left,
+    disk_needed,
+    estimate,
+    reckon,
+    try_drawing,
+)
 from finetune.models import (
     NETWORKS,
     Denoiser,
@@ -26,6 +36,7 @@ from finetune.models import (
     locate_pinned,
 )
 from finetune.new_word import where_it_starts
+from finetune.optimisers import EXTRAS, extra_optimiser
 from finetune.rehearsal import (
     empty_denoiser,
     empty_inputs,
@@ -45,6 +56,7 @@ from finetune.subjects import (
 )
 from finetune.validation import IMAGES
 
+BEFORE = "           and before it about"
 TRIABLE = 200e6  # parameters up to which a run is tried on a CPU too
 
 
@@ -118,8 +130,11 @@ def look_ahead(
     """The validation images, and the class images as far as they are there.
 
     Raises UserError for what would stop the run later, when much is drawn and encoded already:
-    images that are not there or not those of before, a base that does not fit, a full disk.
+    images that are not there or not those of before, a base that does not fit, an optimiser that
+    is not installed, a full disk.
     """
+    if settings.optim.name in EXTRAS:
+        extra_optimiser(settings.optim.name)
     run = Path(settings.run_dir)
     held_out = held_out_subject(settings) if settings.validate_every else None
     subjects, found = {"instance": subject}, None
@@ -184,12 +199,16 @@ def print_plan(settings: DreamBoothSettings, subject: Subject) -> None:
     looks = looks_of(settings, subject, held_out)
     inputs = empty_inputs(settings, place, denoiser, size, device)
     work = empty_work(settings, place, pipeline, denoiser, inputs, size)
+    missing = len(found.missing) if found is not None else 0
     if device.type == "meta":
-        _print_reckoned(settings, work, looks, denoiser, inputs, total, len(trained))
+        _print_reckoned(settings, work, looks, denoiser, inputs, total, len(trained), missing)
     else:
         cost = estimate(settings, work, looks, trained, device, run)
         parts = ", ".join(f"{name} {seconds:.0f}" for name, seconds in cost["parts"].items())
         print(f"time       about {cost['seconds']:.0f} s on {device}, as tried here ({parts})")
+        if missing:
+            image, _ = try_drawing(work, min(missing, work.at_once), device)
+            print(f"{BEFORE} {missing * image:.0f} s, to draw {missing} class images")
         print(f"memory     about {cost['memory_mb']} MB on one process")
     left = disk_left(settings, len(trained), total, looks, size)
     print(f"disk       {needed / 1e6:.0f} MB at most, {left / 1e6:.0f} at the end in {run}")
@@ -223,21 +242,27 @@ def _print_reckoned(
     inputs: tuple[torch.Tensor, ...],
     total: int,
     trained: int,
+    missing: int,
 ) -> None:
-    """Time and memory where a try would take too long."""
+    """Time and memory where a try would take too long. missing: class images."""
 
     def guess() -> None:
         one = (part[:1] for part in inputs)
         with torch.no_grad():
             denoiser(*one)
 
-    parts = reckon(settings, work.piece, guess, work.denoised).parts(settings, looks)
-    minutes = sum(parts.values()) / 60
-    told = f"{minutes / 60:.1f} hours" if minutes >= 60 else f"{minutes:.0f} min"
+    one = reckon(settings, work.piece, guess, work.denoised)
+    told = _long(sum(one.parts(settings, looks).values()))
     print(f"time       about {told} on this processor, by its operations; not tried")
+    if missing:
+        print(f"{BEFORE} {_long(missing * one.image)}, to draw {missing} class images")
     kept, passing = memory_needed(settings, denoiser, inputs, total, trained)
     print(f"memory     about {kept / 1e6:.0f} MB for weights, gradients and moments,")
     print(f"           and {passing / 1e6:.0f} MB in passing, on one process")
+
+
+def _long(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.0f} min"
 
 
 def memory_needed(

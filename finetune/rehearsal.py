@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from transformers import CLIPTokenizer
 
+from core.errors import UserError
 from core.parallel import process_state
 from finetune.buckets import Buckets
 from finetune.cost import Work
@@ -77,13 +78,21 @@ def checkpoint_activations(denoiser: Denoiser) -> None:
 
 
 def empty_pipeline(place: Place) -> StableDiffusionPipeline:
-    """The base without weights, on the "meta" device."""
+    """The base without weights, on the "meta" device. Raises UserError where it is damaged."""
     diffusers.utils.logging.set_verbosity_error()
-    unet, text_encoder, vae = open_empty(place.folder)
+    try:
+        unet, text_encoder, vae = open_empty(place.folder)
+        tokenizer = CLIPTokenizer.from_pretrained(place.folder / "tokenizer")
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{place.folder}, its configurations or tokenizer, cannot be read ({reason}); "
+            "fetch or copy it again."
+        ) from error
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder.eval(),
-        tokenizer=CLIPTokenizer.from_pretrained(place.folder / "tokenizer"),
+        tokenizer=tokenizer,
         unet=unet,
         scheduler=rescheduled(DDIMScheduler, place.config("scheduler")),
         safety_checker=None,

@@ -237,6 +237,11 @@ class DreamBoothSettings:
             raise ValueError("unet false leaves nothing to train; give text_encoder or token")
         if self.token is not None and not self.token.name.strip():
             raise ValueError("token.name must not be empty")
+        if self.token is not None and self.token.name != self.token.name.lower():
+            raise ValueError(
+                "token.name must be in small letters, as the base reads every text; "
+                f"give {self.token.name.lower()}"
+            )
         prodigy = self.optim.name == "prodigy"
         if prodigy and self.token is not None and self.token.lr != self.optim.lr:
             raise ValueError(f"prodigy takes one learning rate: give token.lr {self.optim.lr}")

@@ -87,8 +87,23 @@ def test_more_steps_go_on_and_fewer_are_refused(unbroken: ToySettings, tmp_path:
     whole = replace(unbroken, run_dir=str(tmp_path / "whole"), steps=9)
     train(whole)
     assert equal(weights(Path(unbroken.run_dir)), weights(Path(whole.run_dir)))
+    run = Path(unbroken.run_dir)
+    before = [(run / name).read_text() for name in ("run.json", "config.yaml", "metrics.jsonl")]
     with pytest.raises(UserError, match="already done 9 steps"):
         train(replace(unbroken, steps=3))
+    after = [(run / name).read_text() for name in ("run.json", "config.yaml", "metrics.jsonl")]
+    assert after == before
+
+
+@pytest.mark.parametrize("typed", [["--hub_token", "hf_x"], ["--hub_token=hf_x"]])
+def test_a_token_stays_out_of_the_run(
+    unbroken: ToySettings, typed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", "--a", "b c", *typed, "--d"])
+    train(replace(unbroken, steps=9))
+    text = (Path(unbroken.run_dir) / "run.json").read_text()
+    assert "hf_x" not in text
+    assert "train.py --a 'b c' --hub_token" in text
 
 
 def test_other_settings_are_refused_by_name(unbroken: ToySettings, make_folder: Make) -> None:
@@ -301,13 +316,14 @@ def falling(settings: ToySettings) -> list[float]:
 
 
 def test_a_learning_rate_that_rises_again_is_said(make_folder: Make, tmp_path: Path) -> None:
-    """More steps stretch a schedule that had come to its end; the same steps do not."""
+    """More steps stretch a schedule that had come to its end, from the next step on; the same
+    steps do not."""
     own = ToySettings(str(make_folder()), str(tmp_path / "run"), steps=2)
     log = tmp_path / "run/log.txt"
     assert falling(own) == [0.1, 0.05]
     assert falling(own) == []
     assert "learning rate" not in log.read_text()
-    assert falling(replace(own, steps=4)) == [0.0, 0.025]
+    assert falling(replace(own, steps=4)) == [0.05, 0.025]
     said = "The learning rate jumps from 0 to 0.05 at step 2: its schedule is drawn anew, over 4"
     assert log.read_text().count("learning rate") == log.read_text().count(said) == 1
 

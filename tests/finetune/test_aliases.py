@@ -173,6 +173,24 @@ def test_a_count_that_is_none_is_refused(plain: Path, line: str) -> None:
         translate([f"--{word}" for word in (*start.split(), line)])
 
 
+@pytest.mark.parametrize("name", ["instance_prompt", "class_prompt", "class_data_dir"])
+@pytest.mark.parametrize("joined", [True, False])
+def test_an_empty_text_is_refused(plain: Path, name: str, joined: bool) -> None:
+    """As a shell's variable that is not set leaves it; not taken as "true"."""
+    given = [f"--{name}="] if joined else [f"--{name}", ""]
+    start = ["--pretrained_model_name_or_path=x", f"--instance_data_dir={plain}"]
+    with pytest.raises(UserError, match=f"--{name} is given nothing"):
+        translate([*start, "--with_prior_preservation", *given])
+
+
+@pytest.mark.parametrize("part", ["", ":train"])
+def test_epochs_of_a_prepared_set(captioned: Path, part: str) -> None:
+    start = ["--pretrained_model_name_or_path=x", f"--instance_data_dir={captioned}{part}"]
+    ours = translate([*start, "--num_train_epochs=3", "--validation_prompt=x"], lora=True)
+    assert ours[ours.index("--steps") + 1] == "6"  # five images in batches of four
+    assert ours[ours.index("--preview_every") + 1] == "100"
+
+
 def test_a_full_command_line(
     base: Path, plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from transformers import CLIPTokenizer
 
 from core.errors import UserError
 from core.families import load_sampler
 from finetune.captions import Words
-from finetune.models import Denoiser, open_pipeline, tokenize
+from finetune.models import ROOT, Denoiser, check_unknown, open_pipeline, tokenize
 from finetune.new_word import FILE, add_word, settled, vectors_of
 from finetune.settings import Concept, DreamBoothSettings, Lora, Optim, Token
 from finetune.train_dreambooth import train
@@ -137,3 +138,18 @@ def test_a_word_that_nothing_says_is_refused(
     pipeline = open_pipeline(base)
     add_word(pipeline, WORD)
     assert Words(["a ramp"], pipeline, trained=True, learned=False).cut == 0  # held-out images
+
+
+def test_a_word_that_is_known_as_a_whole() -> None:
+    """The vocabulary marks whole words, which are not in it as they are typed."""
+    tokenizer = CLIPTokenizer.from_pretrained(ROOT / "models" / "sd2-mini" / "tokenizer")
+    assert "pteranodon" not in tokenizer.get_vocab()
+    for word in ("pteranodon", "Pteranodon"):
+        with pytest.raises(UserError, match=f"The base knows '{word}' already"):
+            check_unknown(tokenizer, word)
+    check_unknown(tokenizer, "<pteranodon>")
+
+
+def test_capitals_which_the_base_never_reads() -> None:
+    with pytest.raises(ValueError, match=r"small letters.*give <wing>"):
+        DreamBoothSettings(data="x", run_dir="y", prompt="a <Wing>", token=Token("<Wing>", "a"))

@@ -1,6 +1,7 @@
 """What a run will take: said before, found so after, and finding out leaves no trace."""
 
 import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -240,6 +241,13 @@ def test_a_long_caption_is_told_by_us_alone(
     assert "Token indices" not in caplog.text
 
 
+def test_a_dry_run_counts_class_images_too(
+    settings: Make, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    train(settings(prior=Prior("a thing", 60, folder=str(tmp_path / "class"))), dry_run=True)
+    assert re.search(r"and before it about \d+ s, to draw 60 class images", capsys.readouterr().out)
+
+
 def test_a_base_without_weights_is_found_out(settings: Make, base: Path, tmp_path: Path) -> None:
     bare = Path(shutil.copytree(base, tmp_path / "bare"))
     for file in bare.glob("*/*.safetensors"):
@@ -249,7 +257,12 @@ def test_a_base_without_weights_is_found_out(settings: Make, base: Path, tmp_pat
 
 
 def test_a_dry_run_refuses_what_the_run_refuses(
-    settings: Make, plain: Path, captioned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Make,
+    base: Path,
+    plain: Path,
+    captioned: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """In the same words, and before anything is drawn, encoded or written."""
     tiny_pipeline("epsilon").save_pretrained(tmp_path / "epsilon")
@@ -258,9 +271,12 @@ def test_a_dry_run_refuses_what_the_run_refuses(
     begun = settings(data=str(data), run_dir=str(tmp_path / "begun"), steps=1)
     train(begun)
     shutil.copy(data / "00.png", data / "01.png")
+    broken = Path(shutil.copytree(base, tmp_path / "broken"))
+    (broken / "tokenizer" / "tokenizer.json").write_text('{"version":')
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.setattr(finetune.train_dreambooth, "open_pipeline", lambda *_: pytest.fail("late"))
-    monkeypatch.setitem(sys.modules, "tensorboard", None)  # not installed
+    for absent in ("tensorboard", "bitsandbytes.optim"):
+        monkeypatch.setitem(sys.modules, absent, None)  # not installed
 
     def refused(own: DreamBoothSettings, words: str, **environment: str) -> None:
         for dry_run in (True, False):
@@ -276,7 +292,11 @@ def test_a_dry_run_refuses_what_the_run_refuses(
     refused(settings(prior=stale), "class images of another kind")
     refused(settings(tracker="tensorboard"), "tensorboard is not installed")
     refused(settings(), "fp16 needs a GPU", USE_CPU="true", MIXED_PRECISION="fp16")
+    refused(settings(), "there are no, fp16, bf16, not fp8", MIXED_PRECISION="fp8")
     refused(settings(), "FSDP and DeepSpeed are for dreambooth", USE_FSDP="true")
+    refused(settings(optim=Optim("adamw8bit"), prior=Prior("a thing")), "needs bitsandbytes: pip")
+    refused(settings(base=str(broken)), "configurations or tokenizer, cannot be read")
+    refused(settings(base="~nobody-here/x"), "~nobody-here/x")
     refused(replace(begun, steps=2), "images of .* have changed")
     refused(settings(base=str(tmp_path / "epsilon"), zero_terminal_snr=True), "v-prediction")
     refused(settings(prompt="a r", token=Token("r", "ramp")), "The base knows 'r' already")

@@ -1,5 +1,6 @@
 """The real script: trains, resumes exactly, and leaves weights that plain diffusers loads."""
 
+import math
 import os
 import signal
 from collections.abc import Callable
@@ -214,6 +215,19 @@ def test_more_steps_go_on_from_the_last(settings: Make, tmp_path: Path) -> None:
     assert [row["loss"] for row in rows] == losses_of(unbroken)
     assert [row["lr"] for row in rows] == pytest.approx([0, 1e-3 / 3, 2e-3 / 3, 1e-3, 1e-3])
     assert "jumps" not in (tmp_path / "broken" / "log.txt").read_text()
+
+
+def test_a_finished_cosine_goes_on_at_the_new_rate(settings: Make) -> None:
+    """Not by one more step at the old one, which had come to nothing."""
+    optim = Optim(lr=1e-3, schedule="cosine")
+    for steps in (3, 6):
+        own = settings(steps=steps, optim=optim)
+        train(own)
+    rows = read_metrics(Path(own.run_dir))
+    rates = [1e-3 * (1 + math.cos(math.pi * step / 6)) / 2 for step in (3, 4, 5)]
+    assert [row["lr"] for row in rows[3:]] == pytest.approx(rates)
+    log = (Path(own.run_dir) / "log.txt").read_text()
+    assert "jumps from 0 to 0.0005 at step 3" in log
 
 
 def test_two_processes_train_like_one(settings: Make, tmp_path: Path) -> None:
