@@ -225,6 +225,11 @@ def check_same_settings(path: Path, family: str, settings: Any) -> None:
         if saved.get(key) != given.get(key) and key not in MAY_CHANGE
     ]
     done = max((step_of(saved) for saved in checkpoints(path)), default=0)
+    if not done and info_of(path).get("status") == "finished":
+        raise UserError(
+            f"{path} is finished, and there is no checkpoint to go on from: it would begin anew. "
+            "Give another --run_dir, or remove that one first."
+        )
     if done > settings.steps:
         raise UserError(f"{path} has already done {done} steps; ask for more than that.")
     if changes:

@@ -81,6 +81,9 @@ def warnings(settings: DreamBoothSettings, size: int) -> list[str]:
     if late:
         said = ", ".join(map(str, late))
         found.append(f"keep_weights {said}: beyond the {settings.steps} steps, never reached")
+    warmup, steps = settings.optim.warmup, settings.steps
+    if settings.optim.schedule != "constant" and warmup >= steps:
+        found.append(f"optim.warmup {warmup} of {steps} steps: the learning rate never arrives")
     if settings.zero_terminal_snr and settings.min_snr_gamma is not None:
         found.append("min_snr_gamma gives pure noise, which zero_terminal_snr adds, a weight of 0")
     for concept in settings.subjects:

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -93,6 +94,18 @@ def test_more_steps_go_on_and_fewer_are_refused(unbroken: ToySettings, tmp_path:
         train(replace(unbroken, steps=3))
     after = [(run / name).read_text() for name in ("run.json", "config.yaml", "metrics.jsonl")]
     assert after == before
+
+
+def test_a_finished_run_without_checkpoints_is_not_begun_anew(unbroken: ToySettings) -> None:
+    """Somebody made room on the disk; what was trained would be lost."""
+    run = Path(unbroken.run_dir)
+    before = weights(run)
+    shutil.rmtree(run / "checkpoints")
+    for steps in (unbroken.steps, 9):
+        with pytest.raises(UserError, match="is finished, and there is no checkpoint"):
+            train(replace(unbroken, steps=steps))
+    assert equal(weights(run), before)
+    assert info(run)["status"] == "finished"
 
 
 @pytest.mark.parametrize("typed", [["--hub_token", "hf_x"], ["--hub_token=hf_x"]])

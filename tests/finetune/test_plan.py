@@ -213,10 +213,18 @@ def test_what_to_beware_of_is_said_at_every_start(
         keep_weights=(1, 5, 9),
         zero_terminal_snr=True,
         min_snr_gamma=5.0,
+        optim=Optim(schedule="cosine", warmup=9),
         tracker="tensorboard",
     )
     found = warnings(own, 32)
-    for words in ("keep_weights 5, 9", "a weight of 0", f"{twice}, images: ", "00.png = 05.png"):
+    never = "optim.warmup 9 of 1 steps: the learning rate never arrives"
+    for words in (
+        "keep_weights 5, 9",
+        "a weight of 0",
+        never,
+        f"{twice}, images: ",
+        "00.png = 05.png",
+    ):
         assert any(words in line for line in found), words
     train(own)
     facts = run_facts(Path(own.run_dir))
