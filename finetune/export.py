@@ -30,7 +30,15 @@ from finetune.models import NETWORKS, open_pipeline
 from finetune.networks import save_pipeline
 from finetune.new_word import FILE as WORD
 from finetune.webui import write as write_webui
-from finetune.weights import CARD, base_of, compare_states, open_tuned, outputs, read_card
+from finetune.weights import (
+    CARD,
+    base_of,
+    check_named,
+    compare_states,
+    open_tuned,
+    outputs,
+    read_card,
+)
 
 CLOSE = 1e-3  # of the largest output: merging adds the same numbers in another order
 FOLDERS = {"diffusers", "webui", "pipeline", "previews"}
@@ -45,8 +53,8 @@ def export(run: Path, out: Path, name: str = "newest") -> list[Path]:
     Args:
         name: of the run's weights: "newest", "best" as measured, or a step's number.
 
-    Raises UserError for a run without such weights or whose base is another by now, RuntimeError
-    for files that do not read back.
+    Raises UserError for a run without such weights, with damaged ones, or whose base is another by
+    now, RuntimeError for files that do not read back.
     """
     kept = {each: path for each, path in kept_weights(run).items() if (path / CARD).exists()}
     if not kept:
@@ -56,6 +64,7 @@ def export(run: Path, out: Path, name: str = "newest") -> list[Path]:
     weights = kept[name]
     check_replaceable(out)
     card = read_card(weights)
+    check_named(weights, card)
     whole = (weights / "model_index.json").exists()
     with atomic_folder(out) as folder:
         if whole:
