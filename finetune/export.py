@@ -20,7 +20,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from core.errors import Parser, UserError, command
-from core.files import atomic_folder, write_text
+from core.files import atomic_folder, read_json, write_json, write_text
 from core.runs import kept_weights, trained_steps
 from finetune.adapters import FILE, NAME
 from finetune.hub import check_push, push
@@ -124,7 +124,11 @@ def copy_additions(weights: Path, target: Path) -> None:
 
 @torch.no_grad()
 def write_merged(pipeline: StableDiffusionPipeline, target: Path) -> None:
-    """Merge adapters, go to fp16, save, open again and compare. `pipeline` is changed."""
+    """Merge adapters, go to fp16, save, open again and compare. `pipeline` is changed.
+
+    The text encoder's configuration says float32: its loader goes by that, and the UNet's opens
+    everything so, however it is saved.
+    """
     wanted = outputs(pipeline)
     if _adapted(pipeline.unet) or _adapted(pipeline.text_encoder):
         pipeline.fuse_lora()
@@ -134,6 +138,8 @@ def write_merged(pipeline: StableDiffusionPipeline, target: Path) -> None:
             raise RuntimeError(f"Merging changed the {name} of the pipeline.")
     pipeline.to(torch.float16)
     save_pipeline(pipeline, target)
+    config = target / "text_encoder" / "config.json"
+    write_json(config, read_json(config) | {"dtype": "float32"})
     again = open_pipeline(target)
     for part in NETWORKS:  # one at a time is float32 again
         own, got = getattr(pipeline, part), getattr(again, part)

@@ -273,6 +273,8 @@ def test_whole_networks_export_merged(settings: Make, tmp_path: Path) -> None:
     assert all(key.startswith("text_model.") for key in saved)  # older versions read it
     folders = export(Path(own.run_dir), tmp_path / "out")
     assert [folder.name for folder in folders] == ["pipeline"]
+    opened = StableDiffusionPipeline.from_pretrained(*folders)
+    assert opened.text_encoder.dtype == opened.unet.dtype == torch.float32
     with pytest.raises(UserError, match="no fine-tuned weights"):
         export(tmp_path, tmp_path / "other")
     (tmp_path / "taken").mkdir()
