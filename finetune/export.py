@@ -26,7 +26,7 @@ from finetune.adapters import FILE, NAME
 from finetune.hub import check_push, push
 from finetune.model_card import CARD as README
 from finetune.model_card import MARK, model_card
-from finetune.models import NETWORKS, open_pipeline
+from finetune.models import NETWORKS, locate, open_pipeline
 from finetune.networks import save_pipeline
 from finetune.new_word import FILE as WORD
 from finetune.webui import write as write_webui
@@ -66,11 +66,12 @@ def export(run: Path, out: Path, name: str = "newest") -> list[Path]:
     card = read_card(weights)
     check_named(weights, card)
     whole = (weights / "model_index.json").exists()
+    place = locate(str(weights)) if whole else base_of(weights, card)
     with atomic_folder(out) as folder:
         if whole:
             pipeline = open_pipeline(weights)
         else:
-            pipeline = open_tuned(base_of(weights, card), weights, card, NAME)
+            pipeline = open_tuned(place, weights, card, NAME)
             copy_additions(weights, folder / "diffusers")
         if (weights / FILE).exists():
             networks = [n for n in (pipeline.unet, pipeline.text_encoder) if _adapted(n)]
@@ -79,7 +80,7 @@ def export(run: Path, out: Path, name: str = "newest") -> list[Path]:
             write_webui(networks, NAME, folder / "webui" / f"{run.name}.safetensors", v2)
         write_merged(pipeline, folder / "pipeline")
         pictures = copy_previews(run, name, folder)
-        write_text(folder / README, model_card(run, card, name, weights, pictures))
+        write_text(folder / README, model_card(run, card, name, weights, place, pictures))
     return sorted(path for path in out.iterdir() if path.is_dir())
 
 

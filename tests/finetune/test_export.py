@@ -236,9 +236,9 @@ def test_the_licence_is_the_bases_own(tmp_path: Path, monkeypatch: pytest.Monkey
     snapshot.mkdir(parents=True)
     (snapshot / "README.md").write_text("---\nlicense: other\nlicense_name: x\ntags: [y]\n---\n")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    lines = front_matter({"base": "a/b", "revision": "c0ffee"}, "it's", whole=False)
+    lines = front_matter({"base": "a/b", "revision": "c0ffee"}, "it's", ["lora"])
     assert lines.startswith("base_model: a/b\nlicense: other\nlicense_name: x\nlibrary_name")
-    assert "base_model" not in front_matter({"base": "a/b", "revision": None}, "", whole=True)
+    assert "base_model" not in front_matter({"base": "a/b", "revision": None}, "", ["full"])
 
 
 @pytest.mark.parametrize(
