@@ -10,6 +10,7 @@ Each is opened again and compared with the run before the folder gets its name.
 """
 
 import argparse
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -51,11 +52,13 @@ def export(run: Path, out: Path, name: str = "newest") -> list[Path]:
     """Write `out`; the folders in it.
 
     Args:
+        run: is named after its folder, so that "." is as good a path as any.
         name: of the run's weights: "newest", "best" as measured, or a step's number.
 
     Raises UserError for a run without such weights, with damaged ones, or whose base is another by
     now, RuntimeError for files that do not read back.
     """
+    run = run.resolve()
     kept = {each: path for each, path in kept_weights(run).items() if (path / CARD).exists()}
     if not kept:
         raise UserError(f"{run} holds no fine-tuned weights; train it to its end first.")
@@ -67,7 +70,7 @@ def export(run: Path, out: Path, name: str = "newest") -> list[Path]:
     check_named(weights, card)
     whole = (weights / "model_index.json").exists()
     place = locate(str(weights)) if whole else base_of(weights, card)
-    with atomic_folder(out) as folder:
+    with atomic_folder(out.resolve()) as folder:
         if whole:
             pipeline = open_pipeline(weights)
         else:
@@ -85,8 +88,11 @@ def export(run: Path, out: Path, name: str = "newest") -> list[Path]:
 
 
 def check_replaceable(out: Path) -> None:
-    """Raise UserError unless `out` is not there, or an older export and nothing else."""
+    """Raise UserError unless `out` is an older export and nothing else, or can be made."""
     if not out.exists():
+        there = next(path for path in (out, *out.absolute().parents) if os.path.lexists(path))
+        if not there.is_dir():
+            raise UserError(f"{there} is in the way, and no folder; give another --out.")
         return
     card = out / README
     if not card.is_file() or MARK not in card.read_text(encoding="utf-8", errors="replace"):

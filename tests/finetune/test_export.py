@@ -318,3 +318,32 @@ def test_the_weights_of_a_kept_step_export(settings: Make, tmp_path: Path) -> No
     assert "`webui/` holds each layer's whole difference" in card
     with pytest.raises(UserError, match="'3' should be one of: newest, 1"):
         export(run, out, "3")
+
+
+def test_a_run_is_named_after_its_folder(
+    settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From within it, too, and twice."""
+    own = settings(lora=Lora(rank=2), steps=1, run_dir=str(tmp_path / "my run"))
+    train(own)
+    monkeypatch.chdir(own.run_dir)
+    for _ in range(2):
+        main(["--run", ".", "--out", "an export"])
+        assert [f.name for f in Path("an export/webui").iterdir()] == ["my run.safetensors"]
+        assert "\n# my run\n" in Path("an export/README.md").read_text()
+    monkeypatch.chdir("an export")
+    export(Path(own.run_dir), Path("."))
+    assert sorted(f.name for f in Path(own.run_dir).glob("*an export*")) == ["an export"]
+
+
+@pytest.mark.parametrize("out", ["five/0.png/x", "five/0.png/x/y", "five/gone"])
+def test_what_stands_in_the_way_of_an_export_is_named(tmp_path: Path, out: str) -> None:
+    weights = tmp_path / "run" / "weights"
+    weights.mkdir(parents=True)
+    (weights / "osteon.json").write_text("{}")
+    (tmp_path / "five").mkdir()
+    (tmp_path / "five" / "0.png").write_text("precious")
+    (tmp_path / "five" / "gone").symlink_to("nowhere")
+    with pytest.raises(UserError, match=r"five/(0.png|gone) is in the way.*another --out"):
+        export(tmp_path / "run", tmp_path / out)
+    assert (tmp_path / "five" / "0.png").read_text() == "precious"
