@@ -11,6 +11,7 @@ Each is opened again and compared with the run before the folder gets its name.
 
 import argparse
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -183,8 +184,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if given.push:
         return print(push(out, given.push, given.private))
     print(
-        f"Next: read {out / README}; `hf upload OWNER/NAME {out}`, or --push OWNER/NAME, "
-        "puts it on the hub."
+        f"Next: read {out / README}; `hf upload OWNER/NAME {shlex.quote(str(out))}`, or --push "
+        "OWNER/NAME, puts it on the hub."
     )
 
 

@@ -216,8 +216,9 @@ def test_a_push_that_cannot_be_is_one_line(
         raise ConnectionError("no route\nto the hub")
 
     monkeypatch.setattr(hub, "upload_folder", refuse)
-    with pytest.raises(UserError, match=r"no route to the hub.*hf upload me/wing"):
-        push(tmp_path, "me/wing", private=False)
+    mine = tmp_path / "my wing"
+    with pytest.raises(UserError, match=rf"no route to the hub.*hf upload me/wing '{mine}'`"):
+        push(mine, "me/wing", private=False)
     assert hub.asked == [("me/wing", None, True)]
     monkeypatch.setattr("finetune.hub.get_token", lambda: None)
     with pytest.raises(SystemExit) as stop:
@@ -321,14 +322,15 @@ def test_the_weights_of_a_kept_step_export(settings: Make, tmp_path: Path) -> No
 
 
 def test_a_run_is_named_after_its_folder(
-    settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """From within it, too, and twice."""
+    """From within it, too, and twice; what is printed is a shell's one word."""
     own = settings(lora=Lora(rank=2), steps=1, run_dir=str(tmp_path / "my run"))
     train(own)
     monkeypatch.chdir(own.run_dir)
     for _ in range(2):
         main(["--run", ".", "--out", "an export"])
+        assert "`hf upload OWNER/NAME 'an export'`" in capsys.readouterr().out
         assert [f.name for f in Path("an export/webui").iterdir()] == ["my run.safetensors"]
         assert "\n# my run\n" in Path("an export/README.md").read_text()
     monkeypatch.chdir("an export")
