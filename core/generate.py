@@ -6,6 +6,7 @@ kept, so a stopped command goes on. Several processes share the seeds.
 
 import argparse
 import json
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -205,7 +206,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     if process_state().is_main_process:
         print(f"{len(list(folder.glob('*.png')))} images in {folder}")
-        print(f"Next: osteon compare --real data/SET --fake {folder} --out reports/NAME")
+        drawn = shlex.quote(str(folder))
+        print(f"Next: osteon compare --real data/SET --fake {drawn} --out reports/NAME")
 
 
 def add_seeds(parser: argparse.ArgumentParser, default: str) -> None:

@@ -13,7 +13,7 @@ from core.errors import UserError
 from core.runs import kept_weights
 from finetune.adapters import FILE
 from finetune.models import Place, open_pipeline
-from finetune.weights import read_card
+from finetune.weights import load_adapters, read_card
 
 
 class Blend:
@@ -97,7 +97,7 @@ class Blend:
         self._loaded = []
         written = [*map(_written, wanted)]
         for number, weights in enumerate(wanted):
-            self.pipeline.load_lora_weights(weights, adapter_name=name_of(number))
+            load_adapters(self.pipeline, weights, name_of(number))
         self._loaded = written
 
 

@@ -10,6 +10,8 @@ Each is opened again and compared with the run before the folder gets its name.
 """
 
 import argparse
+import os
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -20,17 +22,25 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from core.errors import Parser, UserError, command
-from core.files import atomic_folder, write_text
+from core.files import atomic_folder, read_json, write_json, write_text
 from core.runs import kept_weights, trained_steps
 from finetune.adapters import FILE, NAME
 from finetune.hub import check_push, push
 from finetune.model_card import CARD as README
 from finetune.model_card import MARK, model_card
-from finetune.models import NETWORKS, open_pipeline
+from finetune.models import NETWORKS, locate, open_pipeline
 from finetune.networks import save_pipeline
 from finetune.new_word import FILE as WORD
 from finetune.webui import write as write_webui
-from finetune.weights import CARD, base_of, compare_states, open_tuned, outputs, read_card
+from finetune.weights import (
+    CARD,
+    base_of,
+    check_named,
+    compare_states,
+    open_tuned,
+    outputs,
+    read_card,
+)
 
 CLOSE = 1e-3  # of the largest output: merging adds the same numbers in another order
 FOLDERS = {"diffusers", "webui", "pipeline", "previews"}
@@ -43,11 +53,13 @@ def export(run: Path, out: Path, name: str = "newest") -> list[Path]:
     """Write `out`; the folders in it.
 
     Args:
+        run: is named after its folder, so that "." is as good a path as any.
         name: of the run's weights: "newest", "best" as measured, or a step's number.
 
-    Raises UserError for a run without such weights or whose base is another by now, RuntimeError
-    for files that do not read back.
+    Raises UserError for a run without such weights, with damaged ones, or whose base is another by
+    now, RuntimeError for files that do not read back.
     """
+    run = run.resolve()
     kept = {each: path for each, path in kept_weights(run).items() if (path / CARD).exists()}
     if not kept:
         raise UserError(f"{run} holds no fine-tuned weights; train it to its end first.")
@@ -56,12 +68,14 @@ def export(run: Path, out: Path, name: str = "newest") -> list[Path]:
     weights = kept[name]
     check_replaceable(out)
     card = read_card(weights)
+    check_named(weights, card)
     whole = (weights / "model_index.json").exists()
-    with atomic_folder(out) as folder:
+    place = locate(str(weights)) if whole else base_of(weights, card)
+    with atomic_folder(out.resolve()) as folder:
         if whole:
             pipeline = open_pipeline(weights)
         else:
-            pipeline = open_tuned(base_of(weights, card), weights, card, NAME)
+            pipeline = open_tuned(place, weights, card, NAME)
             copy_additions(weights, folder / "diffusers")
         if (weights / FILE).exists():
             networks = [n for n in (pipeline.unet, pipeline.text_encoder) if _adapted(n)]
@@ -70,13 +84,16 @@ def export(run: Path, out: Path, name: str = "newest") -> list[Path]:
             write_webui(networks, NAME, folder / "webui" / f"{run.name}.safetensors", v2)
         write_merged(pipeline, folder / "pipeline")
         pictures = copy_previews(run, name, folder)
-        write_text(folder / README, model_card(run, card, name, weights, pictures))
+        write_text(folder / README, model_card(run, card, name, weights, place, pictures))
     return sorted(path for path in out.iterdir() if path.is_dir())
 
 
 def check_replaceable(out: Path) -> None:
-    """Raise UserError unless `out` is not there, or an older export and nothing else."""
+    """Raise UserError unless `out` is an older export and nothing else, or can be made."""
     if not out.exists():
+        there = next(path for path in (out, *out.absolute().parents) if os.path.lexists(path))
+        if not there.is_dir():
+            raise UserError(f"{there} is in the way, and no folder; give another --out.")
         return
     card = out / README
     if not card.is_file() or MARK not in card.read_text(encoding="utf-8", errors="replace"):
@@ -115,7 +132,11 @@ def copy_additions(weights: Path, target: Path) -> None:
 
 @torch.no_grad()
 def write_merged(pipeline: StableDiffusionPipeline, target: Path) -> None:
-    """Merge adapters, go to fp16, save, open again and compare. `pipeline` is changed."""
+    """Merge adapters, go to fp16, save, open again and compare. `pipeline` is changed.
+
+    The text encoder's configuration says float32: its loader goes by that, and the UNet's opens
+    everything so, however it is saved.
+    """
     wanted = outputs(pipeline)
     if _adapted(pipeline.unet) or _adapted(pipeline.text_encoder):
         pipeline.fuse_lora()
@@ -125,6 +146,8 @@ def write_merged(pipeline: StableDiffusionPipeline, target: Path) -> None:
             raise RuntimeError(f"Merging changed the {name} of the pipeline.")
     pipeline.to(torch.float16)
     save_pipeline(pipeline, target)
+    config = target / "text_encoder" / "config.json"
+    write_json(config, read_json(config) | {"dtype": "float32"})
     again = open_pipeline(target)
     for part in NETWORKS:  # one at a time is float32 again
         own, got = getattr(pipeline, part), getattr(again, part)
@@ -161,8 +184,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if given.push:
         return print(push(out, given.push, given.private))
     print(
-        f"Next: read {out / README}; `hf upload OWNER/NAME {out}`, or --push OWNER/NAME, "
-        "puts it on the hub."
+        f"Next: read {out / README}; `hf upload OWNER/NAME {shlex.quote(str(out))}`, or --push "
+        "OWNER/NAME, puts it on the hub."
     )
 
 

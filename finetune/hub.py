@@ -1,6 +1,7 @@
 """An export to the Hugging Face hub, when asked."""
 
 import re
+import shlex
 from pathlib import Path
 
 from huggingface_hub import HfApi, get_token
@@ -35,6 +36,6 @@ def push(folder: Path, name: str, private: bool) -> str:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
             f"{folder} could not be pushed to {name} ({reason}); go online as one who may write "
-            f"there, or upload it later: `hf upload {name} {folder}`."
+            f"there, or upload it later: `hf upload {name} {shlex.quote(str(folder))}`."
         ) from error
     return str(address)

@@ -1,11 +1,14 @@
 """A run's weights/: written aside, read back and compared, and only then given their name."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
+from safetensors import SafetensorError
 
 from core.errors import UserError
 from core.files import atomic_folder, read_json, write_json
@@ -20,6 +23,7 @@ from finetune.models import (
     tokenize,
 )
 from finetune.networks import save_pipeline
+from finetune.new_word import FILE as WORD
 from finetune.new_word import add_word, load_word, save_word, settled
 from finetune.schedules import end_in_noise
 from finetune.settings import DreamBoothSettings
@@ -30,18 +34,33 @@ CARD = "osteon.json"
 
 
 def read_card(weights: Path) -> dict[str, Any]:
-    """What a run's weights were trained with; {} where that is not written."""
+    """What a run's weights were trained with; {} where that is not written.
+
+    Raises UserError where it is something else.
+    """
     file = weights / CARD
     card: dict[str, Any] = read_json(file) if file.exists() else {}
+    if not isinstance(card, dict):
+        raise UserError(f"{file} is damaged; copy it again, or train the run anew.")
     return card
+
+
+def check_named(weights: Path, card: dict[str, Any], facts: tuple[str, ...] = ("base",)) -> None:
+    """Raise UserError unless `card` has these facts of the base."""
+    if not all(isinstance(card.get(fact), str) for fact in facts):
+        raise UserError(
+            f"{weights / CARD} does not name the base; copy it again, or train the run anew."
+        )
 
 
 def base_of(weights: Path, card: dict[str, Any]) -> Place:
     """The base that `weights` add to, as `card` names it.
 
-    Raises UserError as `locate` does, and where the one that is there now is another.
+    Raises UserError as `locate` does, where `card` does not name it, and where the one that is
+    there now is another.
     """
-    place = locate(card["base"], card["revision"])
+    check_named(weights, card, ("base", "base_identity"))
+    place = locate(card["base"], card.get("revision"))
     predicts = place.prediction_type
     if (place.identity, predicts) != (
         card["base_identity"],
@@ -65,14 +84,40 @@ def open_tuned(
 
     Args:
         like: as in `open_pipeline`; nothing is added to an autoencoder.
+
+    Raises UserError where a file cannot be read.
     """
     pipeline = open_pipeline(place.folder, like)
-    load_word(pipeline, folder)
+    with readable(folder / WORD):
+        load_word(pipeline, folder)
     if (folder / FILE).exists():
-        pipeline.load_lora_weights(folder, adapter_name=name)
+        load_adapters(pipeline, folder, name)
     if card.get("zero_terminal_snr"):
         end_in_noise(pipeline)
     return pipeline
+
+
+def load_adapters(pipeline: StableDiffusionPipeline, folder: Path, name: str) -> None:
+    """The LoRA in `folder`, as the adapter `name`. Raises UserError where it cannot be read."""
+    with readable(folder / FILE):
+        pipeline.load_lora_weights(folder, adapter_name=name)
+
+
+@contextmanager
+def readable(file: Path) -> Iterator[None]:
+    """Raise UserError where what is done meanwhile finds `file` damaged, as one half copied is.
+
+    What the disk itself refuses has a number, and is told by `core.errors.command`.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if getattr(error, "errno", None) is not None:
+            raise
+        raise UserError(
+            f"{file} is damaged, or was not copied to its end; copy it again, or train the run "
+            "anew."
+        ) from error
 
 
 def write_weights(

@@ -110,6 +110,8 @@ def test_two_processes_share_the_seeds(run: Path, tmp_path: Path) -> None:
 def test_the_command_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["--run", str(run), "--seeds", "0-2,7", "--prompt", "light", "--gain", "1.5"])
     assert "4 images in" in capsys.readouterr().out
+    main(["--run", str(run), "--seeds", "0", "--set", "one light"])
+    assert f"--fake '{run / 'samples/one light'}' --out" in capsys.readouterr().out
     wrong = ["--seeds", "x"], ["--gain"], ["--run", "absent"], ["--batch", "0"], ["--device", "no"]
     for words in wrong:
         with pytest.raises(SystemExit) as stop:

@@ -216,8 +216,9 @@ def test_a_push_that_cannot_be_is_one_line(
         raise ConnectionError("no route\nto the hub")
 
     monkeypatch.setattr(hub, "upload_folder", refuse)
-    with pytest.raises(UserError, match=r"no route to the hub.*hf upload me/wing"):
-        push(tmp_path, "me/wing", private=False)
+    mine = tmp_path / "my wing"
+    with pytest.raises(UserError, match=rf"no route to the hub.*hf upload me/wing '{mine}'`"):
+        push(mine, "me/wing", private=False)
     assert hub.asked == [("me/wing", None, True)]
     monkeypatch.setattr("finetune.hub.get_token", lambda: None)
     with pytest.raises(SystemExit) as stop:
@@ -236,9 +237,9 @@ def test_the_licence_is_the_bases_own(tmp_path: Path, monkeypatch: pytest.Monkey
     snapshot.mkdir(parents=True)
     (snapshot / "README.md").write_text("---\nlicense: other\nlicense_name: x\ntags: [y]\n---\n")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    lines = front_matter({"base": "a/b", "revision": "c0ffee"}, "it's", whole=False)
+    lines = front_matter({"base": "a/b", "revision": "c0ffee"}, "it's", ["lora"])
     assert lines.startswith("base_model: a/b\nlicense: other\nlicense_name: x\nlibrary_name")
-    assert "base_model" not in front_matter({"base": "a/b", "revision": None}, "", whole=True)
+    assert "base_model" not in front_matter({"base": "a/b", "revision": None}, "", ["full"])
 
 
 @pytest.mark.parametrize(
@@ -273,6 +274,8 @@ def test_whole_networks_export_merged(settings: Make, tmp_path: Path) -> None:
     assert all(key.startswith("text_model.") for key in saved)  # older versions read it
     folders = export(Path(own.run_dir), tmp_path / "out")
     assert [folder.name for folder in folders] == ["pipeline"]
+    opened = StableDiffusionPipeline.from_pretrained(*folders)
+    assert opened.text_encoder.dtype == opened.unet.dtype == torch.float32
     with pytest.raises(UserError, match="no fine-tuned weights"):
         export(tmp_path, tmp_path / "other")
     (tmp_path / "taken").mkdir()
@@ -316,3 +319,33 @@ def test_the_weights_of_a_kept_step_export(settings: Make, tmp_path: Path) -> No
     assert "`webui/` holds each layer's whole difference" in card
     with pytest.raises(UserError, match="'3' should be one of: newest, 1"):
         export(run, out, "3")
+
+
+def test_a_run_is_named_after_its_folder(
+    settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """From within it, too, and twice; what is printed is a shell's one word."""
+    own = settings(lora=Lora(rank=2), steps=1, run_dir=str(tmp_path / "my run"))
+    train(own)
+    monkeypatch.chdir(own.run_dir)
+    for _ in range(2):
+        main(["--run", ".", "--out", "an export"])
+        assert "`hf upload OWNER/NAME 'an export'`" in capsys.readouterr().out
+        assert [f.name for f in Path("an export/webui").iterdir()] == ["my run.safetensors"]
+        assert "\n# my run\n" in Path("an export/README.md").read_text()
+    monkeypatch.chdir("an export")
+    export(Path(own.run_dir), Path("."))
+    assert sorted(f.name for f in Path(own.run_dir).glob("*an export*")) == ["an export"]
+
+
+@pytest.mark.parametrize("out", ["five/0.png/x", "five/0.png/x/y", "five/gone"])
+def test_what_stands_in_the_way_of_an_export_is_named(tmp_path: Path, out: str) -> None:
+    weights = tmp_path / "run" / "weights"
+    weights.mkdir(parents=True)
+    (weights / "osteon.json").write_text("{}")
+    (tmp_path / "five").mkdir()
+    (tmp_path / "five" / "0.png").write_text("precious")
+    (tmp_path / "five" / "gone").symlink_to("nowhere")
+    with pytest.raises(UserError, match=r"five/(0.png|gone) is in the way.*another --out"):
+        export(tmp_path / "run", tmp_path / out)
+    assert (tmp_path / "five" / "0.png").read_text() == "precious"

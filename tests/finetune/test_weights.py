@@ -1,5 +1,6 @@
 """weights/ is checked as it will be read: eagerly, and in little memory."""
 
+import errno
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -9,14 +10,17 @@ import pytest
 import torch
 
 import finetune.weights
+from core.errors import UserError
+from core.families import load_sampler
 from core.files import read_json, write_json
 from core.runs import read_metrics
+from finetune.export import export
 from finetune.models import locate, open_pipeline
 from finetune.networks import save_pipeline
 from finetune.new_word import add_word
 from finetune.settings import DreamBoothSettings, Lora, Token
 from finetune.train_dreambooth import train
-from finetune.weights import check_pipeline, on_cpu, outputs, write_weights
+from finetune.weights import check_pipeline, on_cpu, outputs, readable, write_weights
 from tests.finetune.test_adapters import tuned
 
 Make = Callable[..., DreamBoothSettings]
@@ -134,3 +138,47 @@ def test_the_copy_on_the_cpu_says_the_same_in_the_same_memory(base: Path) -> Non
     assert all(each.requires_grad for each in pipeline.unet.parameters())
     wanted, got = outputs(pipeline), outputs(twin)
     assert all(torch.equal(wanted[key], got[key]) for key in wanted)
+
+
+def test_damaged_weights_are_one_sentence(settings: Make, tmp_path: Path) -> None:
+    """Half copied, or named after another file; by whatever is asked of them."""
+    word = {"token": Token("<wing>", "bat"), "prompt": "a <wing>"}
+    own = settings(lora=Lora(rank=2), steps=2, keep_weights=(1,), **word)
+    train(own)
+    run, out = Path(own.run_dir), tmp_path / "out"
+    card = read_json(run / "weights" / "osteon.json")
+    damage = {
+        "pytorch_lora_weights.safetensors": [None],
+        "learned_embeds.safetensors": [None, b""],
+        "osteon.json": [b"{}", b"[]", b'{"size": 32}', b'{"base": 3, "base_identity": "x"}'],
+    }
+    for name, contents in damage.items():
+        file = run / "weights" / name
+        whole = file.read_bytes()
+        for content in contents:
+            file.write_bytes(whole[: len(whole) // 2] if content is None else content)
+            for use in (lambda: export(run, out), lambda: load_sampler(run, "cpu")):
+                with pytest.raises(UserError, match=rf"{name}.*train the run") as refused:
+                    use()
+                assert len(str(refused.value).splitlines()) == 1
+            file.write_bytes(whole)
+    assert not list(tmp_path.glob("*out*"))
+    write_json(run / "weights" / "osteon.json", {k: card[k] for k in card if k != "revision"})
+    assert load_sampler(run, "cpu").default_prompts == ["a <wing>"]
+
+
+def test_damaged_adapters_are_neither_picked_nor_mixed_in(settings: Make) -> None:
+    own = settings(lora=Lora(rank=2), steps=2, keep_weights=(1,))
+    train(own)
+    run = Path(own.run_dir)
+    sampler = load_sampler(run, "cpu")
+    file = run / "weights-000001" / "pytorch_lora_weights.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"weights-000001.*is damaged"):
+        sampler([0], ["a ramp"], steps=1, weights=1)
+    sampler([0], ["a ramp"], steps=1, weights=2)
+
+
+def test_what_the_disk_refuses_is_not_called_damage(tmp_path: Path) -> None:
+    with pytest.raises(PermissionError), readable(tmp_path):
+        raise PermissionError(errno.EACCES, "denied", "x")
