@@ -62,7 +62,8 @@ def open_image(path: Path, mode: str | None = "RGB") -> Image.Image:
             with Image.open(path) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise UserError(
-                        f"{path}: {image.width}x{image.height} is over {MAX_PIXELS} pixels"
+                        f"{path}: {image.width}x{image.height} is over {MAX_PIXELS} pixels; "
+                        "make it smaller or remove it"
                     )
                 image.load()
                 upright = ImageOps.exif_transpose(image)
@@ -70,7 +71,9 @@ def open_image(path: Path, mode: str | None = "RGB") -> Image.Image:
     except UserError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise UserError(f"{path}: too many pixels (a decompression bomb?)") from None
+        raise UserError(
+            f"{path}: too many pixels (a decompression bomb?); make it smaller or remove it"
+        ) from None
     except Exception as error:
         unknown = isinstance(error, UnidentifiedImageError)  # its message repeats the path
         reason = "no image by its content" if unknown else str(error)
@@ -78,7 +81,8 @@ def open_image(path: Path, mode: str | None = "RGB") -> Image.Image:
             reason = error.strerror.lower()
         if path.is_file() and path.stat().st_size == 0:
             reason = "empty file"
-        raise UserError(f"{path}: not a readable image ({reason})") from None
+        remedy = "replace or remove it" if path.exists() else "give one that is there"
+        raise UserError(f"{path}: not a readable image ({reason}); {remedy}") from None
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
