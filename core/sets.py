@@ -23,6 +23,10 @@ EDITS = "edits.jsonl"
 MEMORY_LIMIT = 512 * 2**20  # bytes of decoded pixels kept in memory; above it a memory map is used
 
 
+class Empty(UserError):
+    """A folder or split that is there and holds no image."""
+
+
 @dataclass(frozen=True)
 class ImageSet:
     """Images in a fixed order with what is known of each."""
@@ -104,7 +108,7 @@ def open_set(path: str | Path, split: str | None = None) -> ImageSet:
     metadata.jsonl or .csv, or from a .txt file beside each image.
 
     Raises:
-        UserError: nothing there, no such split, or no image in it.
+        UserError: nothing there, no such split, no image in it, or one that is named and missing.
     """
     folder, named = parted(path)
     split = split or named
@@ -128,10 +132,11 @@ def open_set(path: str | Path, split: str | None = None) -> ImageSet:
         info = read_json(folder / "set.json")
     if not paths:
         there = "" if prepared else left_out(folder)
-        raise UserError(
+        raise Empty(
             f"{folder} holds no image{f' in {split}' if split else ''}"
             f"{f' but {there}; {TAKE}' if there else ''}."
         )
+    _check_there(folder, split, dict(zip(paths, rows, strict=True)))
     name = f"{folder.name}:{split}" if prepared else folder.name
     return ImageSet(name, paths, rows, info)
 
@@ -161,6 +166,24 @@ def image_files(folder: Path, split: str, names: Iterable[str]) -> list[Path]:
         if not own:
             raise UserError(f"{path} leads out of the set {folder}; put the image itself there.")
     return paths
+
+
+def _check_there(folder: Path, split: str | None, rows: dict[Path, dict[str, Any]]) -> None:
+    """Raise UserError for images that are listed and missing: deleted since, or links to nowhere.
+
+    Here, where a set is opened, so that no run draws or encodes for hours before it finds out.
+    """
+    gone = [path for path in rows if not path.is_file()]
+    if not gone:
+        return
+    first = f"{gone[0]} is not there"
+    if len(gone) > 1:
+        first += f", and {len(gone) - 1} more of {len(rows)} are not"
+    if split is None:
+        raise UserError(f"{first}: a link that leads nowhere; mend or delete it.")
+    edit = {"split": split, "file_name": rows[gone[0]]["file_name"], "exclude": True}
+    line = json.dumps(edit, ensure_ascii=False)
+    raise UserError(f"{first}; restore it, or leave it out by a line {line} in {folder / EDITS}.")
 
 
 def held_out_of(path: str) -> ImageSet:

@@ -56,6 +56,26 @@ def test_images_lie_in_their_set_which_may_lie_elsewhere(prepared: Path, tmp_pat
             open_set(prepared)
 
 
+def test_an_image_that_is_gone_is_named_with_the_remedy(
+    prepared: Path, make_folder: Callable[..., Path]
+) -> None:
+    (prepared / "train/001.png").unlink()
+    with pytest.raises(UserError, match=r"train/001\.png is not there; restore it, or") as error:
+        open_set(prepared)
+    line, _, file = str(error.value).rpartition("by a line ")[2].rpartition(" in ")
+    Path(file.removesuffix(".")).write_text(line + "\n")  # as it was told
+    assert [path.name for path in open_set(prepared).paths] == ["000.png", "002.png", "003.png"]
+    assert len(open_set(prepared, "test")) == 2
+    for name in ("000.png", "001.png"):
+        (prepared / "test" / name).unlink()
+    with pytest.raises(UserError, match=r"test/000\.png is not there, and 1 more of 2 are not;"):
+        open_set(prepared, "test")
+    folder = make_folder("plain")
+    (folder / "link.png").symlink_to(folder / "gone.png")
+    with pytest.raises(UserError, match=r"link\.png is not there: a link that leads nowhere; mend"):
+        open_set(folder)
+
+
 def test_what_is_no_folder_is_told_apart(prepared: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a file; give a folder"):
         open_set(prepared / "set.json")
@@ -173,6 +193,8 @@ def test_noted_edits_are_heeded_and_the_source_stays(tmp_path: Path) -> None:
     rows = [{"file_name": f"{n}.png", "text": f"old {n}"} for n in range(3)]
     write_jsonl(tmp_path / "train/metadata.jsonl", rows)
     write_json(tmp_path / "set.json", {"mode": "L"})
+    for row in rows:
+        (tmp_path / "train" / row["file_name"]).touch()
     before = (tmp_path / "train/metadata.jsonl").read_bytes()
     record_edit(tmp_path, "train", "0.png", text="new")
     record_edit(tmp_path, "train", "1.png", exclude=True)
