@@ -4,6 +4,7 @@ import hashlib
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
 UNREAD = {".heic", ".heif", ".avif", ".jxl"}  # pictures, but Pillow does not always read them
 TAKE = "osteon prepare folder takes those below; save others as PNG or JPEG"
 """What to do about pictures that are `left_out`."""
+GREYS = {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "F"}
+"""Pillow's modes without colour."""
 MAX_PIXELS = 100_000_000  # above this a file is taken for a decompression bomb
 XMP_SYNTHETIC = (
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
@@ -48,10 +51,13 @@ def left_out(folder: Path) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in sorted(found.items(), reverse=True))
 
 
-def open_image(path: Path, mode: str | None = "RGB") -> Image.Image:
+def open_image(path: Path, mode: str | None = "RGB", quick: bool = False) -> Image.Image:
     """Decode one file to 8-bit grey ("L") or colour ("RGB"), upright, transparency on white.
 
     16-bit and float greys are windowed to their own minimum and maximum. `mode` None: as stored.
+
+    Args:
+        quick: a JPEG at an eighth of its sides, for which all of the file is read, too.
 
     Raises:
         UserError: not an image, truncated, empty, or more than MAX_PIXELS pixels.
@@ -65,6 +71,8 @@ def open_image(path: Path, mode: str | None = "RGB") -> Image.Image:
                         f"{path}: {image.width}x{image.height} is over {MAX_PIXELS} pixels; "
                         "make it smaller or remove it"
                     )
+                if quick:  # of no effect on other formats
+                    image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
                 image.load()
                 upright = ImageOps.exif_transpose(image)
                 return to_mode(upright, mode) if mode else upright
@@ -83,6 +91,18 @@ def open_image(path: Path, mode: str | None = "RGB") -> Image.Image:
             reason = "empty file"
         remedy = "replace or remove it" if path.exists() else "give one that is there"
         raise UserError(f"{path}: not a readable image ({reason}); {remedy}") from None
+
+
+def is_grey(path: Path) -> bool:
+    """Whether an image has no colour, by its header if that says so, else by its pixels.
+
+    Raises UserError as `open_image` does, of those whose pixels are asked.
+    """
+    with suppress(Exception), Image.open(path) as image:
+        if image.mode in GREYS:
+            return True
+    pixels = np.asarray(open_image(path, quick=True))
+    return bool((pixels == pixels[..., :1]).all())
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:

@@ -13,7 +13,16 @@ import numpy as np
 
 from core.errors import UserError
 from core.files import atomic_path, read_json, read_jsonl
-from core.images import TAKE, fingerprint, fit, left_out, list_images, open_image, to_array
+from core.images import (
+    TAKE,
+    fingerprint,
+    fit,
+    is_grey,
+    left_out,
+    list_images,
+    open_image,
+    to_array,
+)
 from core.radiographs import DOMAINS, RADIOGRAPH
 from core.tables import TABLES, rows_by_path, text_beside
 
@@ -45,10 +54,10 @@ class ImageSet:
     def captions(self) -> list[str]:
         return [str(row.get("text") or "") for row in self.rows]
 
-    @property
+    @cached_property
     def mode(self) -> str:
-        """ "L" or "RGB"; a plain folder is grey only if its first image is."""
-        return self.info.get("mode") or _mode_of(self.paths[0])
+        """ "L" or "RGB"; a plain folder is grey only if all its images are."""
+        return self.info.get("mode") or ("L" if all(map(is_grey, self.paths)) else "RGB")
 
     def check_mirrored(self, setting: str) -> None:
         """Raise UserError, naming the setting that would mirror them, where X-rays are among these
@@ -242,10 +251,3 @@ def _plain_rows(folder: Path, paths: list[Path]) -> list[dict[str, Any]]:
         text = str(row.get("text") or "").strip() or text_beside(path)
         rows.append({**row, "file_name": path.name, "text": text})
     return rows
-
-
-def _mode_of(path: Path) -> str:
-    image = open_image(path, "RGB")
-    pixels = np.asarray(image)
-    grey = (pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 1] == pixels[..., 2]).all()
-    return "L" if grey else "RGB"

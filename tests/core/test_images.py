@@ -12,6 +12,7 @@ from core.images import (
     fingerprint,
     fit,
     grid,
+    is_grey,
     list_images,
     open_image,
     png_text,
@@ -42,6 +43,26 @@ def test_every_mode_becomes_grey_or_colour(tmp_path: Path, mode: str) -> None:
     image.save(path)
     for wanted in ("L", "RGB"):
         assert open_image(path, wanted).mode == wanted
+
+
+def test_grey_is_told_by_header_or_pixels(tmp_path: Path) -> None:
+    noise = Image.effect_noise((64, 64), 50)
+    colour = Image.merge("RGB", [noise, noise.rotate(90), noise])
+    for name, image, grey in (
+        ("grey.png", noise, True),
+        ("depth.png", Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8)), True),
+        ("stored.png", noise.convert("RGB"), True),
+        ("stored.jpg", noise.convert("RGB"), True),
+        ("colour.png", colour, False),
+        ("colour.jpg", colour, False),
+        ("palette.gif", colour.quantize(16), False),
+        ("tiny.jpg", Image.new("RGB", (3, 2), "red"), False),
+    ):
+        image.save(tmp_path / name)
+        assert is_grey(tmp_path / name) is grey, name
+    (tmp_path / "text.png").write_text("hello")
+    with pytest.raises(UserError, match=r"text\.png: not a readable image"):
+        is_grey(tmp_path / "text.png")
 
 
 def test_sixteen_bits_are_windowed_not_clipped(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import core.sets
 from core.errors import UserError
@@ -91,6 +92,19 @@ def test_a_plain_folder_opens_too(make_folder: Callable[..., Path], tmp_path: Pa
     for path, said in (("empty", "holds no image"), ("absent", "osteon prepare")):
         with pytest.raises(UserError, match=said):
             open_set(tmp_path / path)
+
+
+def test_one_grey_image_first_leaves_a_folder_in_colour(
+    prepared: Path, make_folder: Callable[..., Path]
+) -> None:
+    folder = make_folder("mixed", mode="RGB")
+    Image.open(folder / "000.png").convert("L").save(folder / "000.png")
+    mixed = open_set(folder)
+    assert mixed.mode == "RGB"
+    assert mixed.pixels(8).shape == (5, 8, 8, 3)
+    assert mixed.greyed("channels", 1)
+    Image.open(folder / "001.png").save(prepared / "train/001.png")
+    assert open_set(prepared).mode == "L"  # as it states
 
 
 def test_a_plain_folder_has_the_captions_beside_its_images(
