@@ -3,6 +3,9 @@
 import hashlib
 import json
 import shlex
+import shutil
+import sys
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -46,6 +49,8 @@ class ImageSet:
     """One per image: file_name, text (a caption, "" if none), then typed columns."""
     info: dict[str, Any]
     """set.json; {} for a plain folder."""
+    folder: Path | None = None
+    """That it was opened from, or the first of several; None: that of the images."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -83,7 +88,8 @@ class ImageSet:
     def pixels(self, size: int, mode: str | None = None) -> np.ndarray:
         """Every image decoded once: uint8, N x H x W (grey) or N x H x W x 3.
 
-        Above MEMORY_LIMIT a memory map in the set's .cache folder, reused while contents agree.
+        Above MEMORY_LIMIT a memory map in the folder's .cache, or, where that cannot be written, in
+        the system's temporary folder; reused while contents agree.
         """
         mode = mode or self.mode
         shape = (len(self), size, size) + ((3,) if mode == "RGB" else ())
@@ -93,14 +99,40 @@ class ImageSet:
 
     def _memory_map(self, shape: tuple[int, ...], mode: str) -> np.ndarray:
         key = hashlib.sha256(repr((self.fingerprint, shape, mode)).encode()).hexdigest()[:16]
-        file = self.paths[0].parents[1] / ".cache" / f"{key}.npy"
-        if not file.exists():
+        near = (self.folder or self.paths[0].parent) / ".cache"
+        temporary = Path(tempfile.gettempdir()) / f"osteon-{Path.home().name}"
+        files = [place / f"{key}.npy" for place in (near, temporary)]
+        file = next((file for file in files if file.exists()), None)
+        if file is None:
+            size = int(np.prod(shape, dtype=np.int64))
+            file = next((file for file in files if _takes(file.parent, size)), None)
+            if file is None:
+                raise UserError(
+                    f"{near} and {temporary} cannot take {size / 1e6:.0f} MB of pixels; make room, "
+                    "or set TMPDIR to a folder that can."
+                )
+            if file.parent == temporary:
+                told = f"{near} cannot take {size / 1e6:.0f} MB of pixels; they go to {temporary}."
+                print(told, file=sys.stderr)
             with atomic_path(file) as partial:  # each process writes its own, the last one stays
                 target = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
                 for place, path in enumerate(self.paths):
                     target[place] = np.asarray(fit(open_image(path, mode), shape[1]))
                 target.flush()
         return np.load(file, mmap_mode="r")
+
+
+def _takes(place: Path, size: int) -> bool:
+    """Whether files of so many bytes can be written there. It is tried: the rights of a mounted
+    drive do not tell; and writing to a memory map on a full disk would end the process."""
+    try:
+        if shutil.disk_usage(place.parent).free <= size:
+            return False
+        place.mkdir(exist_ok=True)
+        with tempfile.TemporaryFile(dir=place):
+            return True
+    except OSError:
+        return False
 
 
 def parted(path: str | Path) -> tuple[Path, str | None]:
@@ -147,7 +179,7 @@ def open_set(path: str | Path, split: str | None = None) -> ImageSet:
         )
     _check_there(folder, split, dict(zip(paths, rows, strict=True)))
     name = f"{folder.name}:{split}" if prepared else folder.name
-    return ImageSet(name, paths, rows, info)
+    return ImageSet(name, paths, rows, info, folder)
 
 
 def training_of(data: str | Path) -> str:

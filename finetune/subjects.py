@@ -61,6 +61,7 @@ def _joined(subjects: list[Subject], times: list[int]) -> Subject:
             [path for images, n in zip(sets, times, strict=True) for path in images.paths * n],
             [row for images, n in zip(sets, times, strict=True) for row in images.rows * n],
             {"mode": "L" if grey else "RGB"},
+            sets[0].folder,
         ),
         [text for one, n in zip(subjects, times, strict=True) for text in one.captions * n],
     )

@@ -2,8 +2,10 @@
 
 import json
 import multiprocessing
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -170,6 +172,35 @@ def test_a_memory_map_holds_the_same_pixels(
     assert isinstance(mapped, np.memmap)
     assert np.array_equal(plain, mapped)
     assert image_set.pixels(8, "RGB").shape == (4, 8, 8, 3)
+
+
+def test_the_memory_map_stays_in_the_set_or_goes_where_it_can(
+    prepared: Path,
+    make_folder: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(core.sets, "MEMORY_LIMIT", 10)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "elsewhere"))
+    folder = make_folder("photos")
+    wanted = open_set(folder).pixels(8)
+    assert [file.parent for file in tmp_path.rglob("*.npy")] == [folder / ".cache"]
+    assert len(open_set(folder)) == 5  # the map is no image
+    open_set(prepared).pixels(8)
+    assert len(list((prepared / ".cache").glob("*.npy"))) == 1
+    assert capsys.readouterr().err == ""
+
+    shutil.rmtree(folder / ".cache")
+    (folder / ".cache").touch()  # no folder can be made there, as on a read-only drive
+    for told in (True, False):  # the second time it is there
+        assert np.array_equal(open_set(folder).pixels(8), wanted)
+        assert ("photos/.cache cannot take" in capsys.readouterr().err) is told
+    assert len(list((tmp_path / "elsewhere").rglob("*.npy"))) == 1
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
+    with pytest.raises(UserError, match="make room, or set TMPDIR"):
+        open_set(folder).pixels(4)
 
 
 def decode(folder: Path, meet: Any, said: Any) -> None:
