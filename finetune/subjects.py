@@ -13,7 +13,7 @@ from tqdm import tqdm
 from core.errors import UserError
 from core.files import read_json, write_json
 from core.images import fingerprint_of, list_images, write_png
-from core.sets import ImageSet, open_set, parted
+from core.sets import ImageSet, is_set, open_set, parted
 from finetune.augment import check_domain
 from finetune.models import Place
 from finetune.portions import portions
@@ -172,8 +172,8 @@ class ClassImages:
 
 
 def class_images(prior: Prior, place: Place, size: int) -> ClassImages:
-    """A folder of your own images (without class.json) is used as it is; else image s, by the base,
-    has the prompt s modulo their number.
+    """A prepared set or a folder of your own images (without class.json) is used as it is; else
+    image s, by the base, has the prompt s modulo their number.
 
     Raises UserError where a folder holds class images of another model, configuration, prompt, size
     or scheduler, or too few of your own.
@@ -234,11 +234,15 @@ def class_subject(
 
 
 def own_class_images(prior: Prior, folder: Path) -> ImageSet | None:
-    """The images of a folder that was not drawn for here; None where there are none.
+    """The images of a prepared set, or its split, or of a folder that was not drawn for here; None
+    where there are none.
 
     Raises UserError where there are fewer than `prior.count`.
     """
-    if not folder.is_dir() or not list_images(folder) or (folder / CONTRACT).exists():
+    place, split = parted(folder)
+    given = split is not None or is_set(place) or folder.is_file()  # the last is refused
+    drawn = not folder.is_dir() or not list_images(folder) or (folder / CONTRACT).exists()
+    if drawn and not given:
         return None
     images = open_set(folder)
     if len(images) < prior.count:

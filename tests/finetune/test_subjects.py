@@ -160,3 +160,32 @@ def test_own_class_images_are_used_as_they_are(base: Path, plain: Path) -> None:
     subject = class_subject(prior, locate(str(base)), 32, Accelerator(cpu=True), sampler)
     assert len(subject) == 5
     assert {path.parent for path in subject.images.paths} == {plain}
+
+
+def test_a_prepared_set_is_images_of_your_own(
+    base: Path, captioned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or its split; and nothing is drawn or written, though an older version wrote into it."""
+    data = Path(shutil.copytree(captioned, tmp_path / "cls"))
+    write_json(data / "class.json", {"prompt": "another"})
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    place, accelerator = locate(str(base)), Accelerator(cpu=True)
+
+    def drawn(folder: str, count: int = 3) -> set[Path]:
+        prior = Prior("a ramp", count, folder=folder)
+        subject = class_subject(prior, place, 32, accelerator, lambda *_: pytest.fail("drawn"))
+        assert subject.captions == ["a ramp"] * 5
+        return {path.parent.relative_to(data) for path in subject.images.paths}
+
+    assert drawn(str(data)) == {Path("train")}
+    assert drawn(f"{data}:validation") == {Path("validation")}
+    for folder, count, said in (
+        (f"{data}:test", 3, "has no test split"),
+        ("gone:train", 3, "gone is not there"),
+        (str(data / "set.json"), 3, "is a file"),
+        (str(data), 6, "5 images of your own"),
+    ):
+        with pytest.raises(UserError, match=said):
+            drawn(folder, count)
+    assert sorted(tmp_path.rglob("*")) == before
