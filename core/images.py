@@ -20,6 +20,7 @@ TAKE = "osteon prepare folder takes those below; save others as PNG or JPEG"
 GREYS = {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "F"}
 """Pillow's modes without colour."""
 MAX_PIXELS = 100_000_000  # above this a file is taken for a decompression bomb
+MOST_CHECKED = 4000  # images of a set that are read whole before a run
 XMP_SYNTHETIC = (
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
     'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description '
@@ -91,6 +92,33 @@ def open_image(path: Path, mode: str | None = "RGB", quick: bool = False) -> Ima
             reason = "empty file"
         remedy = "replace or remove it" if path.exists() else "give one that is there"
         raise UserError(f"{path}: not a readable image ({reason}); {remedy}") from None
+
+
+def check_images(paths: Sequence[Path], most: int = MOST_CHECKED) -> None:
+    """Raise UserError, as `open_image` does, for one that cannot be read: before a run, for little.
+
+    The first `most` are read to their end, but hardly decoded: a PNG by its checksums. Of others
+    only the header is read.
+    """
+    for number, path in enumerate(paths):
+        if not _sound(path, whole=number < most):
+            open_image(path)  # says what is wrong, or that nothing is
+
+
+def _sound(path: Path, whole: bool) -> bool:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    return False
+                if whole and image.format == "PNG":
+                    image.verify()
+                elif whole:
+                    open_image(path, quick=True)
+    except Exception:
+        return False
+    return True
 
 
 def is_grey(path: Path) -> bool:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from core.errors import UserError
 from core.files import read_json, write_json
-from core.images import fingerprint_of, list_images, write_png
+from core.images import check_images, fingerprint_of, list_images, write_png
 from core.sets import ImageSet, is_set, open_set, parted
 from finetune.augment import check_domain
 from finetune.models import Place
@@ -68,8 +68,10 @@ def _joined(subjects: list[Subject], times: list[int]) -> Subject:
 
 
 def _subject(concept: Concept, split: str | None = None) -> Subject:
+    """Raises UserError, before anything is drawn or encoded, for an image that cannot be read."""
     data, prompt = concept.data, concept.prompt
     images = open_set(data, split)
+    check_images(images.paths)
     if prompt is not None:
         if not prompt.strip():
             raise UserError('--prompt is empty; write what the images show, like "a photo of ...".')
@@ -176,7 +178,7 @@ def class_images(prior: Prior, place: Place, size: int) -> ClassImages:
     image s, by the base, has the prompt s modulo their number.
 
     Raises UserError where a folder holds class images of another model, configuration, prompt, size
-    or scheduler, or too few of your own.
+    or scheduler, one that cannot be read, or too few of your own.
     """
     contract = contract_of(prior, place, size)
     folder = class_folder(prior, contract)
@@ -189,6 +191,7 @@ def class_images(prior: Prior, place: Place, size: int) -> ClassImages:
     rows = [{"file_name": f.name, "text": text} for f, text in zip(files, captions, strict=True)]
     subject = Subject(ImageSet(folder.name, files, rows, {"mode": "RGB"}), captions)
     missing = [seed for seed, file in enumerate(files) if not file.exists()]
+    check_images([file for file in files if file.exists()])
     return ClassImages(folder, subject, missing, own=False)
 
 
@@ -237,7 +240,7 @@ def own_class_images(prior: Prior, folder: Path) -> ImageSet | None:
     """The images of a prepared set, or its split, or of a folder that was not drawn for here; None
     where there are none.
 
-    Raises UserError where there are fewer than `prior.count`.
+    Raises UserError where there are fewer than `prior.count`, or one cannot be read.
     """
     place, split = parted(folder)
     given = split is not None or is_set(place) or folder.is_file()  # the last is refused
@@ -250,6 +253,7 @@ def own_class_images(prior: Prior, folder: Path) -> ImageSet | None:
             f"{folder} has {len(images)} images of your own, and prior.count asks for "
             f"{prior.count}; give --prior.count {len(images)} or another --prior.folder."
         )
+    check_images(images.paths)
     return images
 
 

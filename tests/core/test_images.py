@@ -9,6 +9,7 @@ from PIL import Image
 import core.images
 from core.errors import UserError
 from core.images import (
+    check_images,
     fingerprint,
     fit,
     grid,
@@ -96,6 +97,31 @@ def test_damaged_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(core.images, "MAX_PIXELS", 100)
     with pytest.raises(UserError, match=r"pixels; make it smaller or remove it$"):
         open_image(tmp_path / "whole.png")
+
+
+def test_a_check_says_what_opening_would_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise, whole = Image.effect_noise((64, 64), 50), []
+    for suffix in ("png", "jpg", "gif", "tiff", "webp"):
+        whole.append(tmp_path / f"whole.{suffix}")
+        noise.save(whole[-1])
+        cut = tmp_path / f"cut.{suffix}"
+        cut.write_bytes(whole[-1].read_bytes()[:-600])
+        with pytest.raises(UserError) as wanted:
+            open_image(cut)
+        with pytest.raises(UserError) as said:
+            check_images([*whole, cut])
+        assert str(said.value) == str(wanted.value)
+    (tmp_path / "text.png").write_text("hello")
+    with pytest.raises(UserError, match="no image by its content"):
+        check_images([*whole, tmp_path / "text.png"], most=1)
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("decoded"))
+    check_images([whole[0]])  # a PNG has checksums
+    check_images(whole, most=1)
+    monkeypatch.setattr(core.images, "MAX_PIXELS", 100)
+    with pytest.raises(UserError, match="is over 100 pixels"):
+        check_images(whole)
 
 
 def test_fit_crops_the_centre() -> None:
