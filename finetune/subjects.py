@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import Accelerator
+from PIL import Image
 from tqdm import tqdm
 
 from core.errors import UserError
@@ -191,7 +192,7 @@ def class_images(prior: Prior, place: Place, size: int) -> ClassImages:
     rows = [{"file_name": f.name, "text": text} for f, text in zip(files, captions, strict=True)]
     subject = Subject(ImageSet(folder.name, files, rows, {"mode": "RGB"}), captions)
     missing = [seed for seed, file in enumerate(files) if not file.exists()]
-    check_images([file for file in files if file.exists()])
+    _check_drawn([file for file in files if file.exists()], size)
     return ClassImages(folder, subject, missing, own=False)
 
 
@@ -277,3 +278,16 @@ def _check_contract(folder: Path, contract: dict[str, object]) -> None:
             f"{folder} holds class images of another kind ({'; '.join(changes)}); "
             "give another --prior.folder, or delete that one."
         )
+
+
+def _check_drawn(files: list[Path], size: int) -> None:
+    """Raise UserError for a class image that cannot be read, or is not as the base drew it."""
+    check_images(files)
+    for file in files:
+        with Image.open(file) as image:
+            width, height = image.size
+        if (width, height) != (size, size):
+            raise UserError(
+                f"{file} is {width}x{height}, and class images here are drawn at {size}x{size}; "
+                "delete it to have it drawn anew, or give another --prior.folder."
+            )

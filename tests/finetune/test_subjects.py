@@ -223,4 +223,7 @@ def test_an_image_gone_or_broken_stops_dry_run_and_run_alike(
     own, ours = (Prior("a thing", 1, folder=str(folder)) for folder in (mine, drawn))
     refused(mine / "02.png", b"x", r"a/02.png: not a readable image", prior=own)
     refused(drawn / "000000.png", b"x", r"b/000000.png: not a readable image", prior=ours)
+    large = unseen.read_bytes()
+    words = r"b/000000.png is 40x36, and class images here are drawn at 32x32; delete it"
+    refused(drawn / "000000.png", large, words, prior=ours, size=32)
     assert sorted(tmp_path.rglob("*")) == before
