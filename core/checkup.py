@@ -15,7 +15,7 @@ from core.alike import SIDE, hash_of, near
 from core.errors import UserError
 from core.images import TAKE, left_out, open_image
 from core.kinds import find_clip, kinds_of, odd_ones
-from core.sets import SPLITS, ImageSet, is_set, open_set
+from core.sets import SPLITS, Empty, ImageSet, is_set, open_set
 
 Row = tuple[bool, str, str]
 MOST = 4000  # images of a split that are looked at; the first ones
@@ -58,16 +58,23 @@ def _survey(
 ) -> tuple[dict[str, ImageSet], dict[str, np.ndarray], list[Row]]:
     """Splits, hashes of their first images, and all rows but CLIP's."""
     folder = Path(str(path))
-    splits = {"images": open_set(folder)} if not is_set(folder) else {}
+    splits, faults = {}, []
+    if not is_set(folder):
+        splits["images"] = open_set(folder)
     for split in SPLITS if is_set(folder) else ():
+        if not (folder / split / "metadata.jsonl").exists():
+            continue
         try:
             splits[split] = open_set(folder, split)
-        except UserError:  # an empty split
+        except Empty:
             continue
-    if not splits:
+        except UserError as error:
+            what, _, remedy = str(error).rstrip(".").partition("; ")
+            faults.append((False, f"{split}: {what}", remedy))
+    if not splits and not faults:
         raise UserError(f"{folder} holds no image; make it with `osteon prepare` (see --help).")
     hashes: dict[str, np.ndarray] = {}
-    rows = _unseen(folder)
+    rows = _unseen(folder) + faults
     for name, images in splits.items():
         found, own = _look(name, images, most)
         hashes[name] = found

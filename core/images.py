@@ -4,6 +4,7 @@ import hashlib
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,10 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
 UNREAD = {".heic", ".heif", ".avif", ".jxl"}  # pictures, but Pillow does not always read them
 TAKE = "osteon prepare folder takes those below; save others as PNG or JPEG"
 """What to do about pictures that are `left_out`."""
+GREYS = {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "F"}
+"""Pillow's modes without colour."""
 MAX_PIXELS = 100_000_000  # above this a file is taken for a decompression bomb
+MOST_CHECKED = 4000  # images of a set that are read whole before a run
 XMP_SYNTHETIC = (
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
     'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description '
@@ -48,10 +52,13 @@ def left_out(folder: Path) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in sorted(found.items(), reverse=True))
 
 
-def open_image(path: Path, mode: str | None = "RGB") -> Image.Image:
+def open_image(path: Path, mode: str | None = "RGB", quick: bool = False) -> Image.Image:
     """Decode one file to 8-bit grey ("L") or colour ("RGB"), upright, transparency on white.
 
     16-bit and float greys are windowed to their own minimum and maximum. `mode` None: as stored.
+
+    Args:
+        quick: a JPEG at an eighth of its sides, for which all of the file is read, too.
 
     Raises:
         UserError: not an image, truncated, empty, or more than MAX_PIXELS pixels.
@@ -62,15 +69,20 @@ def open_image(path: Path, mode: str | None = "RGB") -> Image.Image:
             with Image.open(path) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise UserError(
-                        f"{path}: {image.width}x{image.height} is over {MAX_PIXELS} pixels"
+                        f"{path}: {image.width}x{image.height} is over {MAX_PIXELS} pixels; "
+                        "make it smaller or remove it"
                     )
+                if quick:  # of no effect on other formats
+                    image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
                 image.load()
                 upright = ImageOps.exif_transpose(image)
                 return to_mode(upright, mode) if mode else upright
     except UserError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise UserError(f"{path}: too many pixels (a decompression bomb?)") from None
+        raise UserError(
+            f"{path}: too many pixels (a decompression bomb?); make it smaller or remove it"
+        ) from None
     except Exception as error:
         unknown = isinstance(error, UnidentifiedImageError)  # its message repeats the path
         reason = "no image by its content" if unknown else str(error)
@@ -78,7 +90,47 @@ def open_image(path: Path, mode: str | None = "RGB") -> Image.Image:
             reason = error.strerror.lower()
         if path.is_file() and path.stat().st_size == 0:
             reason = "empty file"
-        raise UserError(f"{path}: not a readable image ({reason})") from None
+        remedy = "replace or remove it" if path.exists() else "give one that is there"
+        raise UserError(f"{path}: not a readable image ({reason}); {remedy}") from None
+
+
+def check_images(paths: Sequence[Path], most: int = MOST_CHECKED) -> None:
+    """Raise UserError, as `open_image` does, for one that cannot be read: before a run, for little.
+
+    The first `most` are read to their end, but hardly decoded: a PNG by its checksums. Of others
+    only the header is read.
+    """
+    for number, path in enumerate(paths):
+        if not _sound(path, whole=number < most):
+            open_image(path)  # says what is wrong, or that nothing is
+
+
+def _sound(path: Path, whole: bool) -> bool:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    return False
+                if whole and image.format == "PNG":
+                    image.verify()
+                elif whole:
+                    open_image(path, quick=True)
+    except Exception:
+        return False
+    return True
+
+
+def is_grey(path: Path) -> bool:
+    """Whether an image has no colour, by its header if that says so, else by its pixels.
+
+    Raises UserError as `open_image` does, of those whose pixels are asked.
+    """
+    with suppress(Exception), Image.open(path) as image:
+        if image.mode in GREYS:
+            return True
+    pixels = np.asarray(open_image(path, quick=True))
+    return bool((pixels == pixels[..., :1]).all())
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:

@@ -3,6 +3,9 @@
 import hashlib
 import json
 import shlex
+import shutil
+import sys
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +16,16 @@ import numpy as np
 
 from core.errors import UserError
 from core.files import atomic_path, read_json, read_jsonl
-from core.images import TAKE, fingerprint, fit, left_out, list_images, open_image, to_array
+from core.images import (
+    TAKE,
+    fingerprint,
+    fit,
+    is_grey,
+    left_out,
+    list_images,
+    open_image,
+    to_array,
+)
 from core.radiographs import DOMAINS, RADIOGRAPH
 from core.tables import TABLES, rows_by_path, text_beside
 
@@ -21,6 +33,10 @@ SPLITS = ("train", "validation", "test")
 EDITS = "edits.jsonl"
 """In a prepared set's folder: captions changed and images left out, after it was made."""
 MEMORY_LIMIT = 512 * 2**20  # bytes of decoded pixels kept in memory; above it a memory map is used
+
+
+class Empty(UserError):
+    """A folder or split that is there and holds no image."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +49,8 @@ class ImageSet:
     """One per image: file_name, text (a caption, "" if none), then typed columns."""
     info: dict[str, Any]
     """set.json; {} for a plain folder."""
+    folder: Path | None = None
+    """That it was opened from, or the first of several; None: that of the images."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -41,10 +59,10 @@ class ImageSet:
     def captions(self) -> list[str]:
         return [str(row.get("text") or "") for row in self.rows]
 
-    @property
+    @cached_property
     def mode(self) -> str:
-        """ "L" or "RGB"; a plain folder is grey only if its first image is."""
-        return self.info.get("mode") or _mode_of(self.paths[0])
+        """ "L" or "RGB"; a plain folder is grey only if all its images are."""
+        return self.info.get("mode") or ("L" if all(map(is_grey, self.paths)) else "RGB")
 
     def check_mirrored(self, setting: str) -> None:
         """Raise UserError, naming the setting that would mirror them, where X-rays are among these
@@ -70,7 +88,8 @@ class ImageSet:
     def pixels(self, size: int, mode: str | None = None) -> np.ndarray:
         """Every image decoded once: uint8, N x H x W (grey) or N x H x W x 3.
 
-        Above MEMORY_LIMIT a memory map in the set's .cache folder, reused while contents agree.
+        Above MEMORY_LIMIT a memory map in the folder's .cache, or, where that cannot be written, in
+        the system's temporary folder; reused while contents agree.
         """
         mode = mode or self.mode
         shape = (len(self), size, size) + ((3,) if mode == "RGB" else ())
@@ -80,14 +99,40 @@ class ImageSet:
 
     def _memory_map(self, shape: tuple[int, ...], mode: str) -> np.ndarray:
         key = hashlib.sha256(repr((self.fingerprint, shape, mode)).encode()).hexdigest()[:16]
-        file = self.paths[0].parents[1] / ".cache" / f"{key}.npy"
-        if not file.exists():
+        near = (self.folder or self.paths[0].parent) / ".cache"
+        temporary = Path(tempfile.gettempdir()) / f"osteon-{Path.home().name}"
+        files = [place / f"{key}.npy" for place in (near, temporary)]
+        file = next((file for file in files if file.exists()), None)
+        if file is None:
+            size = int(np.prod(shape, dtype=np.int64))
+            file = next((file for file in files if _takes(file.parent, size)), None)
+            if file is None:
+                raise UserError(
+                    f"{near} and {temporary} cannot take {size / 1e6:.0f} MB of pixels; make room, "
+                    "or set TMPDIR to a folder that can."
+                )
+            if file.parent == temporary:
+                told = f"{near} cannot take {size / 1e6:.0f} MB of pixels; they go to {temporary}."
+                print(told, file=sys.stderr)
             with atomic_path(file) as partial:  # each process writes its own, the last one stays
                 target = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
                 for place, path in enumerate(self.paths):
                     target[place] = np.asarray(fit(open_image(path, mode), shape[1]))
                 target.flush()
         return np.load(file, mmap_mode="r")
+
+
+def _takes(place: Path, size: int) -> bool:
+    """Whether files of so many bytes can be written there. It is tried: the rights of a mounted
+    drive do not tell; and writing to a memory map on a full disk would end the process."""
+    try:
+        if shutil.disk_usage(place.parent).free <= size:
+            return False
+        place.mkdir(exist_ok=True)
+        with tempfile.TemporaryFile(dir=place):
+            return True
+    except OSError:
+        return False
 
 
 def parted(path: str | Path) -> tuple[Path, str | None]:
@@ -104,7 +149,7 @@ def open_set(path: str | Path, split: str | None = None) -> ImageSet:
     metadata.jsonl or .csv, or from a .txt file beside each image.
 
     Raises:
-        UserError: nothing there, no such split, or no image in it.
+        UserError: nothing there, no such split, no image in it, or one that is named and missing.
     """
     folder, named = parted(path)
     split = split or named
@@ -128,12 +173,13 @@ def open_set(path: str | Path, split: str | None = None) -> ImageSet:
         info = read_json(folder / "set.json")
     if not paths:
         there = "" if prepared else left_out(folder)
-        raise UserError(
+        raise Empty(
             f"{folder} holds no image{f' in {split}' if split else ''}"
             f"{f' but {there}; {TAKE}' if there else ''}."
         )
+    _check_there(folder, split, dict(zip(paths, rows, strict=True)))
     name = f"{folder.name}:{split}" if prepared else folder.name
-    return ImageSet(name, paths, rows, info)
+    return ImageSet(name, paths, rows, info, folder)
 
 
 def training_of(data: str | Path) -> str:
@@ -161,6 +207,24 @@ def image_files(folder: Path, split: str, names: Iterable[str]) -> list[Path]:
         if not own:
             raise UserError(f"{path} leads out of the set {folder}; put the image itself there.")
     return paths
+
+
+def _check_there(folder: Path, split: str | None, rows: dict[Path, dict[str, Any]]) -> None:
+    """Raise UserError for images that are listed and missing: deleted since, or links to nowhere.
+
+    Here, where a set is opened, so that no run draws or encodes for hours before it finds out.
+    """
+    gone = [path for path in rows if not path.is_file()]
+    if not gone:
+        return
+    first = f"{gone[0]} is not there"
+    if len(gone) > 1:
+        first += f", and {len(gone) - 1} more of {len(rows)} are not"
+    if split is None:
+        raise UserError(f"{first}: a link that leads nowhere; mend or delete it.")
+    edit = {"split": split, "file_name": rows[gone[0]]["file_name"], "exclude": True}
+    line = json.dumps(edit, ensure_ascii=False)
+    raise UserError(f"{first}; restore it, or leave it out by a line {line} in {folder / EDITS}.")
 
 
 def held_out_of(path: str) -> ImageSet:
@@ -219,10 +283,3 @@ def _plain_rows(folder: Path, paths: list[Path]) -> list[dict[str, Any]]:
         text = str(row.get("text") or "").strip() or text_beside(path)
         rows.append({**row, "file_name": path.name, "text": text})
     return rows
-
-
-def _mode_of(path: Path) -> str:
-    image = open_image(path, "RGB")
-    pixels = np.asarray(image)
-    grey = (pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 1] == pixels[..., 2]).all()
-    return "L" if grey else "RGB"

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import Accelerator
+from PIL import Image
 from tqdm import tqdm
 
 from core.errors import UserError
 from core.files import read_json, write_json
-from core.images import fingerprint_of, list_images, write_png
-from core.sets import ImageSet, open_set, parted
+from core.images import check_images, fingerprint_of, list_images, write_png
+from core.sets import ImageSet, is_set, open_set, parted
 from finetune.augment import check_domain
 from finetune.models import Place
 from finetune.portions import portions
@@ -61,14 +62,17 @@ def _joined(subjects: list[Subject], times: list[int]) -> Subject:
             [path for images, n in zip(sets, times, strict=True) for path in images.paths * n],
             [row for images, n in zip(sets, times, strict=True) for row in images.rows * n],
             {"mode": "L" if grey else "RGB"},
+            sets[0].folder,
         ),
         [text for one, n in zip(subjects, times, strict=True) for text in one.captions * n],
     )
 
 
 def _subject(concept: Concept, split: str | None = None) -> Subject:
+    """Raises UserError, before anything is drawn or encoded, for an image that cannot be read."""
     data, prompt = concept.data, concept.prompt
     images = open_set(data, split)
+    check_images(images.paths)
     if prompt is not None:
         if not prompt.strip():
             raise UserError('--prompt is empty; write what the images show, like "a photo of ...".')
@@ -171,11 +175,11 @@ class ClassImages:
 
 
 def class_images(prior: Prior, place: Place, size: int) -> ClassImages:
-    """A folder of your own images (without class.json) is used as it is; else image s, by the base,
-    has the prompt s modulo their number.
+    """A prepared set or a folder of your own images (without class.json) is used as it is; else
+    image s, by the base, has the prompt s modulo their number.
 
     Raises UserError where a folder holds class images of another model, configuration, prompt, size
-    or scheduler, or too few of your own.
+    or scheduler, one that cannot be read, or too few of your own.
     """
     contract = contract_of(prior, place, size)
     folder = class_folder(prior, contract)
@@ -188,6 +192,7 @@ def class_images(prior: Prior, place: Place, size: int) -> ClassImages:
     rows = [{"file_name": f.name, "text": text} for f, text in zip(files, captions, strict=True)]
     subject = Subject(ImageSet(folder.name, files, rows, {"mode": "RGB"}), captions)
     missing = [seed for seed, file in enumerate(files) if not file.exists()]
+    _check_drawn([file for file in files if file.exists()], size)
     return ClassImages(folder, subject, missing, own=False)
 
 
@@ -233,11 +238,15 @@ def class_subject(
 
 
 def own_class_images(prior: Prior, folder: Path) -> ImageSet | None:
-    """The images of a folder that was not drawn for here; None where there are none.
+    """The images of a prepared set, or its split, or of a folder that was not drawn for here; None
+    where there are none.
 
-    Raises UserError where there are fewer than `prior.count`.
+    Raises UserError where there are fewer than `prior.count`, or one cannot be read.
     """
-    if not folder.is_dir() or not list_images(folder) or (folder / CONTRACT).exists():
+    place, split = parted(folder)
+    given = split is not None or is_set(place) or folder.is_file()  # the last is refused
+    drawn = not folder.is_dir() or not list_images(folder) or (folder / CONTRACT).exists()
+    if drawn and not given:
         return None
     images = open_set(folder)
     if len(images) < prior.count:
@@ -245,6 +254,7 @@ def own_class_images(prior: Prior, folder: Path) -> ImageSet | None:
             f"{folder} has {len(images)} images of your own, and prior.count asks for "
             f"{prior.count}; give --prior.count {len(images)} or another --prior.folder."
         )
+    check_images(images.paths)
     return images
 
 
@@ -268,3 +278,16 @@ def _check_contract(folder: Path, contract: dict[str, object]) -> None:
             f"{folder} holds class images of another kind ({'; '.join(changes)}); "
             "give another --prior.folder, or delete that one."
         )
+
+
+def _check_drawn(files: list[Path], size: int) -> None:
+    """Raise UserError for a class image that cannot be read, or is not as the base drew it."""
+    check_images(files)
+    for file in files:
+        with Image.open(file) as image:
+            width, height = image.size
+        if (width, height) != (size, size):
+            raise UserError(
+                f"{file} is {width}x{height}, and class images here are drawn at {size}x{size}; "
+                "delete it to have it drawn anew, or give another --prior.folder."
+            )

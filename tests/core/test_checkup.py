@@ -131,6 +131,16 @@ def test_before_a_run_what_is_not_fine_is_said(
     assert "train: only the first 3 images were looked at" in rows
 
 
+def test_a_split_whose_image_is_gone_is_told_not_passed_over(faulty: Path) -> None:
+    (faulty / "validation/2.png").unlink()
+    (faulty / "test/metadata.jsonl").write_text("")  # an empty split is none
+    bad = {what: remedy for fine, what, remedy in check_set(faulty) if not fine}
+    gone = f"validation: {faulty / 'validation/2.png'} is not there"
+    assert bad[gone].startswith("restore it, or leave it out by a line")
+    assert any(gone in line for line in warnings_of(faulty, captions=True))
+    assert not any(what.startswith("test:") for what in bad)
+
+
 def test_a_plain_folder_is_looked_at_too(tmp_path: Path) -> None:
     Image.effect_noise((64, 64), 80).save(tmp_path / "a.png")
     rows = check_set(tmp_path)

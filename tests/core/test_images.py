@@ -9,9 +9,11 @@ from PIL import Image
 import core.images
 from core.errors import UserError
 from core.images import (
+    check_images,
     fingerprint,
     fit,
     grid,
+    is_grey,
     list_images,
     open_image,
     png_text,
@@ -44,6 +46,26 @@ def test_every_mode_becomes_grey_or_colour(tmp_path: Path, mode: str) -> None:
         assert open_image(path, wanted).mode == wanted
 
 
+def test_grey_is_told_by_header_or_pixels(tmp_path: Path) -> None:
+    noise = Image.effect_noise((64, 64), 50)
+    colour = Image.merge("RGB", [noise, noise.rotate(90), noise])
+    for name, image, grey in (
+        ("grey.png", noise, True),
+        ("depth.png", Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8)), True),
+        ("stored.png", noise.convert("RGB"), True),
+        ("stored.jpg", noise.convert("RGB"), True),
+        ("colour.png", colour, False),
+        ("colour.jpg", colour, False),
+        ("palette.gif", colour.quantize(16), False),
+        ("tiny.jpg", Image.new("RGB", (3, 2), "red"), False),
+    ):
+        image.save(tmp_path / name)
+        assert is_grey(tmp_path / name) is grey, name
+    (tmp_path / "text.png").write_text("hello")
+    with pytest.raises(UserError, match=r"text\.png: not a readable image"):
+        is_grey(tmp_path / "text.png")
+
+
 def test_sixteen_bits_are_windowed_not_clipped(tmp_path: Path) -> None:
     values = np.array([[1000, 2000], [3000, 5000]], dtype=np.uint16)
     Image.fromarray(values).save(tmp_path / "x.png")
@@ -70,11 +92,36 @@ def test_damaged_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     Image.effect_noise((64, 64), 50).save(tmp_path / "whole.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:500])
     for name in ("empty", "text", "cut"):
-        with pytest.raises(UserError, match=f"{name}.png"):
+        with pytest.raises(UserError, match=rf"{name}\.png: .*; replace or remove it$"):
             open_image(tmp_path / f"{name}.png")
     monkeypatch.setattr(core.images, "MAX_PIXELS", 100)
-    with pytest.raises(UserError, match="pixels"):
+    with pytest.raises(UserError, match=r"pixels; make it smaller or remove it$"):
         open_image(tmp_path / "whole.png")
+
+
+def test_a_check_says_what_opening_would_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise, whole = Image.effect_noise((64, 64), 50), []
+    for suffix in ("png", "jpg", "gif", "tiff", "webp"):
+        whole.append(tmp_path / f"whole.{suffix}")
+        noise.save(whole[-1])
+        cut = tmp_path / f"cut.{suffix}"
+        cut.write_bytes(whole[-1].read_bytes()[:-600])
+        with pytest.raises(UserError) as wanted:
+            open_image(cut)
+        with pytest.raises(UserError) as said:
+            check_images([*whole, cut])
+        assert str(said.value) == str(wanted.value)
+    (tmp_path / "text.png").write_text("hello")
+    with pytest.raises(UserError, match="no image by its content"):
+        check_images([*whole, tmp_path / "text.png"], most=1)
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("decoded"))
+    check_images([whole[0]])  # a PNG has checksums
+    check_images(whole, most=1)
+    monkeypatch.setattr(core.images, "MAX_PIXELS", 100)
+    with pytest.raises(UserError, match="is over 100 pixels"):
+        check_images(whole)
 
 
 def test_fit_crops_the_centre() -> None:

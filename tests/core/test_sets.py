@@ -2,12 +2,15 @@
 
 import json
 import multiprocessing
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import core.sets
 from core.errors import UserError
@@ -56,6 +59,26 @@ def test_images_lie_in_their_set_which_may_lie_elsewhere(prepared: Path, tmp_pat
             open_set(prepared)
 
 
+def test_an_image_that_is_gone_is_named_with_the_remedy(
+    prepared: Path, make_folder: Callable[..., Path]
+) -> None:
+    (prepared / "train/001.png").unlink()
+    with pytest.raises(UserError, match=r"train/001\.png is not there; restore it, or") as error:
+        open_set(prepared)
+    line, _, file = str(error.value).rpartition("by a line ")[2].rpartition(" in ")
+    Path(file.removesuffix(".")).write_text(line + "\n")  # as it was told
+    assert [path.name for path in open_set(prepared).paths] == ["000.png", "002.png", "003.png"]
+    assert len(open_set(prepared, "test")) == 2
+    for name in ("000.png", "001.png"):
+        (prepared / "test" / name).unlink()
+    with pytest.raises(UserError, match=r"test/000\.png is not there, and 1 more of 2 are not;"):
+        open_set(prepared, "test")
+    folder = make_folder("plain")
+    (folder / "link.png").symlink_to(folder / "gone.png")
+    with pytest.raises(UserError, match=r"link\.png is not there: a link that leads nowhere; mend"):
+        open_set(folder)
+
+
 def test_what_is_no_folder_is_told_apart(prepared: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a file; give a folder"):
         open_set(prepared / "set.json")
@@ -71,6 +94,19 @@ def test_a_plain_folder_opens_too(make_folder: Callable[..., Path], tmp_path: Pa
     for path, said in (("empty", "holds no image"), ("absent", "osteon prepare")):
         with pytest.raises(UserError, match=said):
             open_set(tmp_path / path)
+
+
+def test_one_grey_image_first_leaves_a_folder_in_colour(
+    prepared: Path, make_folder: Callable[..., Path]
+) -> None:
+    folder = make_folder("mixed", mode="RGB")
+    Image.open(folder / "000.png").convert("L").save(folder / "000.png")
+    mixed = open_set(folder)
+    assert mixed.mode == "RGB"
+    assert mixed.pixels(8).shape == (5, 8, 8, 3)
+    assert mixed.greyed("channels", 1)
+    Image.open(folder / "001.png").save(prepared / "train/001.png")
+    assert open_set(prepared).mode == "L"  # as it states
 
 
 def test_a_plain_folder_has_the_captions_beside_its_images(
@@ -138,6 +174,35 @@ def test_a_memory_map_holds_the_same_pixels(
     assert image_set.pixels(8, "RGB").shape == (4, 8, 8, 3)
 
 
+def test_the_memory_map_stays_in_the_set_or_goes_where_it_can(
+    prepared: Path,
+    make_folder: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(core.sets, "MEMORY_LIMIT", 10)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "elsewhere"))
+    folder = make_folder("photos")
+    wanted = open_set(folder).pixels(8)
+    assert [file.parent for file in tmp_path.rglob("*.npy")] == [folder / ".cache"]
+    assert len(open_set(folder)) == 5  # the map is no image
+    open_set(prepared).pixels(8)
+    assert len(list((prepared / ".cache").glob("*.npy"))) == 1
+    assert capsys.readouterr().err == ""
+
+    shutil.rmtree(folder / ".cache")
+    (folder / ".cache").touch()  # no folder can be made there, as on a read-only drive
+    for told in (True, False):  # the second time it is there
+        assert np.array_equal(open_set(folder).pixels(8), wanted)
+        assert ("photos/.cache cannot take" in capsys.readouterr().err) is told
+    assert len(list((tmp_path / "elsewhere").rglob("*.npy"))) == 1
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
+    with pytest.raises(UserError, match="make room, or set TMPDIR"):
+        open_set(folder).pixels(4)
+
+
 def decode(folder: Path, meet: Any, said: Any) -> None:
     """Another process that decodes the set; `meet`: until both are about to."""
     core.sets.MEMORY_LIMIT = 10
@@ -173,6 +238,8 @@ def test_noted_edits_are_heeded_and_the_source_stays(tmp_path: Path) -> None:
     rows = [{"file_name": f"{n}.png", "text": f"old {n}"} for n in range(3)]
     write_jsonl(tmp_path / "train/metadata.jsonl", rows)
     write_json(tmp_path / "set.json", {"mode": "L"})
+    for row in rows:
+        (tmp_path / "train" / row["file_name"]).touch()
     before = (tmp_path / "train/metadata.jsonl").read_bytes()
     record_edit(tmp_path, "train", "0.png", text="new")
     record_edit(tmp_path, "train", "1.png", exclude=True)

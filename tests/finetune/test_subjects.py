@@ -14,6 +14,7 @@ import pytest
 from accelerate import Accelerator
 from PIL import Image
 
+import finetune.train_dreambooth
 from core.errors import UserError
 from core.files import read_json, write_json
 from core.images import png_text
@@ -21,6 +22,7 @@ from finetune.models import locate, open_pipeline
 from finetune.sample import StableDiffusionSampler
 from finetune.settings import Concept, DreamBoothSettings, Prior
 from finetune.subjects import Subject, class_subject, default_prompts, instance_subject
+from finetune.train_dreambooth import train
 
 Make = Callable[..., DreamBoothSettings]
 
@@ -160,3 +162,68 @@ def test_own_class_images_are_used_as_they_are(base: Path, plain: Path) -> None:
     subject = class_subject(prior, locate(str(base)), 32, Accelerator(cpu=True), sampler)
     assert len(subject) == 5
     assert {path.parent for path in subject.images.paths} == {plain}
+
+
+def test_a_prepared_set_is_images_of_your_own(
+    base: Path, captioned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or its split; and nothing is drawn or written, though an older version wrote into it."""
+    data = Path(shutil.copytree(captioned, tmp_path / "cls"))
+    write_json(data / "class.json", {"prompt": "another"})
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    place, accelerator = locate(str(base)), Accelerator(cpu=True)
+
+    def drawn(folder: str, count: int = 3) -> set[Path]:
+        prior = Prior("a ramp", count, folder=folder)
+        subject = class_subject(prior, place, 32, accelerator, lambda *_: pytest.fail("drawn"))
+        assert subject.captions == ["a ramp"] * 5
+        return {path.parent.relative_to(data) for path in subject.images.paths}
+
+    assert drawn(str(data)) == {Path("train")}
+    assert drawn(f"{data}:validation") == {Path("validation")}
+    for folder, count, said in (
+        (f"{data}:test", 3, "has no test split"),
+        ("gone:train", 3, "gone is not there"),
+        (str(data / "set.json"), 3, "is a file"),
+        (str(data), 6, "5 images of your own"),
+    ):
+        with pytest.raises(UserError, match=said):
+            drawn(folder, count)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_image_gone_or_broken_stops_dry_run_and_run_alike(
+    settings: Make, captioned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By one sentence, before a base is opened: of images, validation images and class images."""
+    data = Path(shutil.copytree(captioned, tmp_path / "data"))
+    mine, drawn = (Path(shutil.copytree(captioned / "train", tmp_path / n)) for n in ("a", "b"))
+    write_json(drawn / "class.json", {})
+    (drawn / "00.png").rename(drawn / "000000.png")
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr(finetune.train_dreambooth, "open_pipeline", lambda *_: pytest.fail("late"))
+
+    def refused(file: Path, content: bytes | None, words: str, **changes: Any) -> None:
+        kept, said = file.read_bytes(), set()
+        file.write_bytes(content) if content is not None else file.unlink()
+        for dry_run in (True, False):
+            with pytest.raises(UserError, match=words) as error:
+                train(settings(data=str(data), **changes), dry_run)
+            said.add(str(error.value))
+        assert len(said) == 1
+        file.write_bytes(kept)
+
+    torn = (data / "train/03.png").read_bytes()[:500]
+    refused(data / "train/03.png", None, "train/03.png is not there; restore it")
+    refused(data / "train/03.png", torn, r"train/03.png: not a readable .*; replace or remove it")
+    unseen = data / "validation/01.png"
+    refused(unseen, None, "validation/01.png is not there", validate_every=2)
+    refused(unseen, b"", r"validation/01.png: .* \(empty file\)", validate_every=2)
+    own, ours = (Prior("a thing", 1, folder=str(folder)) for folder in (mine, drawn))
+    refused(mine / "02.png", b"x", r"a/02.png: not a readable image", prior=own)
+    refused(drawn / "000000.png", b"x", r"b/000000.png: not a readable image", prior=ours)
+    large = unseen.read_bytes()
+    words = r"b/000000.png is 40x36, and class images here are drawn at 32x32; delete it"
+    refused(drawn / "000000.png", large, words, prior=ours, size=32)
+    assert sorted(tmp_path.rglob("*")) == before
