@@ -20,7 +20,7 @@ from core.config import parse
 from core.ema import Ema
 from core.errors import UserError, command
 from core.files import atomic_folder
-from core.images import grid, write_png
+from core.images import check_images, grid, write_png
 from core.parallel import part_of
 from core.plan import check_disk, count_parameters
 from core.runs import Run
@@ -46,6 +46,7 @@ DISK_BYTES = 400_000_000  # checkpoints of both stages, previews, weights
 def train(settings: BaseSettings, dry_run: bool = False) -> None:
     """Both stages; see the module's docstring."""
     image_set = open_set(settings.data)
+    check_images(image_set.paths)
     if not any(image_set.captions):
         raise UserError(f"{settings.data} has no captions; prepare it with captions.")
     check_disk(Path(settings.run_dir), DISK_BYTES)

@@ -17,7 +17,7 @@ from core.config import parse
 from core.curves import plot, write_csv
 from core.ema import Ema
 from core.errors import command
-from core.images import grid, write_png
+from core.images import check_images, grid, write_png
 from core.measures import Measure
 from core.plan import activation_bytes, check_disk, checkpoint_bytes, count_parameters
 from core.runs import read_metrics
@@ -46,6 +46,7 @@ def train(settings: WganGpSettings, dry_run: bool = False) -> None:
         UserError: bad data, a run of other settings, a full disk, a loss that is not finite.
     """
     image_set = open_set(settings.data)
+    check_images(image_set.paths)
     if settings.flip:
         image_set.check_mirrored("flip")
     limit = step_limit(settings.steps, settings.epochs, len(image_set), settings.batch)

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from core.config import parse
 from core.curves import plot, write_csv
 from core.errors import command
-from core.images import from_array, grid, write_png
+from core.images import check_images, from_array, grid, write_png
 from core.parallel import part_of
 from core.plan import activation_bytes, check_disk, checkpoint_bytes, count_parameters
 from core.runs import read_metrics
@@ -51,6 +51,7 @@ def train(settings: VaeSettings, dry_run: bool = False) -> None:
         UserError: bad data, a run of other settings, a full disk, a loss that is not finite.
     """
     image_set = open_set(settings.data)
+    check_images(image_set.paths)
     settings = resolved(settings, len(image_set))
     session = Session(FAMILY, settings, image_set, advice=health.ADVICE)
     players = make_players(settings, session.accelerator)
