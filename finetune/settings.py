@@ -89,7 +89,8 @@ class Prior:
     weight: float = 1.0
     """Of the class images' loss beside the images' own."""
     folder: str | None = None
-    """Where class images lie; one of your own is used as it is. null: data/class/<fingerprint>."""
+    """Where class images lie; one of your own, or a
+    prepared set or split, is used as it is. null: data/class/<fingerprint>."""
 
     @property
     def prompts(self) -> list[str]:
