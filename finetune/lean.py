@@ -204,7 +204,7 @@ class Beside(torch.autograd.Function):
         y = F.linear(rows, weight, bias).addmm_(low, up.T, alpha=scale)
         ctx.early = 2.0 ** min(0, math.frexp(scale)[1] - 1)
         ctx.late = scale / ctx.early
-        ctx.save_for_backward(rows, low * ctx.early, weight, down, up)
+        ctx.save_for_backward(rows, _scaled(low, ctx.early), weight, down, up)
         ctx.shape = x.shape
         return y.view(*x.shape[:-1], -1)
 
@@ -212,9 +212,13 @@ class Beside(torch.autograd.Function):
     def backward(ctx: FunctionCtx, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         rows, low, weight, down, up = ctx.saved_tensors
         dy = dy.reshape(-1, dy.shape[-1])  # N x O
-        dlow = (dy @ up) * ctx.early  # N x r
+        dlow = _scaled(dy @ up, ctx.early)  # N x r
         dx = None
         if ctx.needs_input_grad[0]:
             dx = (dy @ weight).addmm_(dlow, down, alpha=ctx.late).view(ctx.shape)
         ddown, dup = (dlow.T @ rows).float(), (dy.T @ low).float()
-        return dx, None, None, ddown.mul_(ctx.late), dup.mul_(ctx.late), None
+        return dx, None, None, _scaled(ddown, ctx.late), _scaled(dup, ctx.late), None
+
+
+def _scaled(x: torch.Tensor, scale: float) -> torch.Tensor:
+    return x if scale == 1.0 else x * scale
