@@ -3,7 +3,6 @@
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -42,13 +41,6 @@ def info(run: Path) -> dict:
 
 def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
-
-
-@pytest.fixture
-def unbroken(make_folder: Make, tmp_path: Path) -> ToySettings:
-    settings = ToySettings(data=str(make_folder()), run_dir=str(tmp_path / "unbroken"))
-    train(settings)
-    return settings
 
 
 def test_a_run_folder_holds_what_the_design_says(unbroken: ToySettings) -> None:
@@ -94,29 +86,6 @@ def test_more_steps_go_on_and_fewer_are_refused(unbroken: ToySettings, tmp_path:
         train(replace(unbroken, steps=3))
     after = [(run / name).read_text() for name in ("run.json", "config.yaml", "metrics.jsonl")]
     assert after == before
-
-
-def test_a_finished_run_without_checkpoints_is_not_begun_anew(unbroken: ToySettings) -> None:
-    """Somebody made room on the disk; what was trained would be lost."""
-    run = Path(unbroken.run_dir)
-    before = weights(run)
-    shutil.rmtree(run / "checkpoints")
-    for steps in (unbroken.steps, 9):
-        with pytest.raises(UserError, match="is finished, and there is no checkpoint"):
-            train(replace(unbroken, steps=steps))
-    assert equal(weights(run), before)
-    assert info(run)["status"] == "finished"
-
-
-@pytest.mark.parametrize("typed", [["--hub_token", "hf_x"], ["--hub_token=hf_x"]])
-def test_a_token_stays_out_of_the_run(
-    unbroken: ToySettings, typed: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["train.py", "--a", "b c", *typed, "--d"])
-    train(replace(unbroken, steps=9))
-    text = (Path(unbroken.run_dir) / "run.json").read_text()
-    assert "hf_x" not in text
-    assert "train.py --a 'b c' --hub_token" in text
 
 
 def test_other_settings_are_refused_by_name(unbroken: ToySettings, make_folder: Make) -> None:

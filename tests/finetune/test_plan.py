@@ -34,7 +34,7 @@ from finetune.rehearsal import empty_denoiser, empty_inputs, empty_pipeline
 from finetune.sample import StableDiffusionSampler
 from finetune.settings import Concept, DreamBoothSettings, Lora, Optim, Prior, Token
 from finetune.train_dreambooth import train
-from tests.finetune.tiny import tiny_pipeline, write_images
+from tests.finetune.tiny import write_images
 from tests.trainers import ACCELERATE, ENVIRONMENT, TWO, command, launch, run_facts
 
 SCRIPT = "finetune/train_dreambooth.py"
@@ -262,56 +262,6 @@ def test_a_base_without_weights_is_found_out(settings: Make, base: Path, tmp_pat
         file.unlink()
     with pytest.raises(UserError, match="lacks unet"):
         train(settings(base=str(bare)), dry_run=True)
-
-
-def test_a_dry_run_refuses_what_the_run_refuses(
-    settings: Make,
-    base: Path,
-    plain: Path,
-    captioned: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """In the same words, and before anything is drawn, encoded or written."""
-    tiny_pipeline("epsilon").save_pretrained(tmp_path / "epsilon")
-    write_json(tmp_path / "stale/class.json", {"prompt": "another"})
-    data = Path(shutil.copytree(plain, tmp_path / "data"))
-    begun = settings(data=str(data), run_dir=str(tmp_path / "begun"), steps=1)
-    train(begun)
-    shutil.copy(data / "00.png", data / "01.png")
-    broken = Path(shutil.copytree(base, tmp_path / "broken"))
-    (broken / "tokenizer" / "tokenizer.json").write_text('{"version":')
-    before = sorted(tmp_path.rglob("*"))
-    monkeypatch.setattr(finetune.train_dreambooth, "open_pipeline", lambda *_: pytest.fail("late"))
-    for absent in ("tensorboard", "bitsandbytes.optim"):
-        monkeypatch.setitem(sys.modules, absent, None)  # not installed
-
-    def refused(own: DreamBoothSettings, words: str, **environment: str) -> None:
-        for dry_run in (True, False):
-            AcceleratorState._reset_state(reset_partial_state=True)
-            with monkeypatch.context() as patch, pytest.raises(UserError, match=words):
-                for name, value in environment.items():
-                    patch.setenv(f"ACCELERATE_{name}", value)
-                train(own, dry_run)
-        AcceleratorState._reset_state(reset_partial_state=True)
-
-    stale = Prior("a thing", 5, folder=str(tmp_path / "stale"))
-    word = {"data": str(captioned), "prompt": None, "token": Token("<x>", "ramp")}
-    refused(settings(prior=stale), "class images of another kind")
-    refused(settings(tracker="tensorboard"), "tensorboard is not installed")
-    refused(settings(), "fp16 needs a GPU", USE_CPU="true", MIXED_PRECISION="fp16")
-    refused(settings(), "there are no, fp16, bf16, not fp8", MIXED_PRECISION="fp8")
-    refused(settings(), "FSDP and DeepSpeed are for dreambooth", USE_FSDP="true")
-    refused(settings(optim=Optim("adamw8bit"), prior=Prior("a thing")), "needs bitsandbytes: pip")
-    refused(settings(base=str(broken)), "configurations or tokenizer, cannot be read")
-    refused(settings(base="~nobody-here/x"), "~nobody-here/x")
-    refused(replace(begun, steps=2), "images of .* have changed")
-    refused(settings(base=str(tmp_path / "epsilon"), zero_terminal_snr=True), "v-prediction")
-    refused(settings(prompt="a r", token=Token("r", "ramp")), "The base knows 'r' already")
-    refused(settings(**word), "No caption contains the new word <x>")
-    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
-    refused(settings(prior=Prior("a thing", 5, folder=str(tmp_path / "x"))), "make room")
-    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_large_bases_are_reckoned_on_a_cpu(

@@ -1,21 +1,26 @@
 """What the trainer refuses, by name and before it writes; what it says it would do."""
 
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from accelerate.state import AcceleratorState
 from PIL import Image
 
 import finetune.train_dreambooth
 from core.config import to_yaml
 from core.errors import UserError
 from core.families import load_sampler
+from core.files import write_json
 from core.sets import record_edit
-from finetune.settings import DreamBoothSettings, Optim, Prior
+from finetune.settings import DreamBoothSettings, Optim, Prior, Token
 from finetune.train_dreambooth import main, train
+from tests.finetune.tiny import tiny_pipeline
 
 Make = Callable[..., DreamBoothSettings]
 
@@ -110,3 +115,53 @@ def test_another_prediction_type_is_refused(settings: Make, base: Path, tmp_path
         train(replace(own, steps=2))
     with pytest.raises(UserError, match="was tuned from another"):
         load_sampler(Path(own.run_dir), "cpu")
+
+
+def test_a_dry_run_refuses_what_the_run_refuses(
+    settings: Make,
+    base: Path,
+    plain: Path,
+    captioned: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In the same words, and before anything is drawn, encoded or written."""
+    tiny_pipeline("epsilon").save_pretrained(tmp_path / "epsilon")
+    write_json(tmp_path / "stale/class.json", {"prompt": "another"})
+    data = Path(shutil.copytree(plain, tmp_path / "data"))
+    begun = settings(data=str(data), run_dir=str(tmp_path / "begun"), steps=1)
+    train(begun)
+    shutil.copy(data / "00.png", data / "01.png")
+    broken = Path(shutil.copytree(base, tmp_path / "broken"))
+    (broken / "tokenizer" / "tokenizer.json").write_text('{"version":')
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr(finetune.train_dreambooth, "open_pipeline", lambda *_: pytest.fail("late"))
+    for absent in ("tensorboard", "bitsandbytes.optim"):
+        monkeypatch.setitem(sys.modules, absent, None)  # not installed
+
+    def refused(own: DreamBoothSettings, words: str, **environment: str) -> None:
+        for dry_run in (True, False):
+            AcceleratorState._reset_state(reset_partial_state=True)
+            with monkeypatch.context() as patch, pytest.raises(UserError, match=words):
+                for name, value in environment.items():
+                    patch.setenv(f"ACCELERATE_{name}", value)
+                train(own, dry_run)
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+    stale = Prior("a thing", 5, folder=str(tmp_path / "stale"))
+    word = {"data": str(captioned), "prompt": None, "token": Token("<x>", "ramp")}
+    refused(settings(prior=stale), "class images of another kind")
+    refused(settings(tracker="tensorboard"), "tensorboard is not installed")
+    refused(settings(), "fp16 needs a GPU", USE_CPU="true", MIXED_PRECISION="fp16")
+    refused(settings(), "there are no, fp16, bf16, not fp8", MIXED_PRECISION="fp8")
+    refused(settings(), "FSDP and DeepSpeed are for dreambooth", USE_FSDP="true")
+    refused(settings(optim=Optim("adamw8bit"), prior=Prior("a thing")), "needs bitsandbytes: pip")
+    refused(settings(base=str(broken)), "configurations or tokenizer, cannot be read")
+    refused(settings(base="~nobody-here/x"), "~nobody-here/x")
+    refused(replace(begun, steps=2), "images of .* have changed")
+    refused(settings(base=str(tmp_path / "epsilon"), zero_terminal_snr=True), "v-prediction")
+    refused(settings(prompt="a r", token=Token("r", "ramp")), "The base knows 'r' already")
+    refused(settings(**word), "No caption contains the new word <x>")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
+    refused(settings(prior=Prior("a thing", 5, folder=str(tmp_path / "x"))), "make room")
+    assert sorted(tmp_path.rglob("*")) == before

@@ -1,0 +1,35 @@
+"""What a run keeps to itself, and what is never done to one that has ended."""
+
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from core.errors import UserError
+from tests.core.test_session import equal, info, weights
+from tests.core.toy import ToySettings, train
+
+
+def test_a_finished_run_without_checkpoints_is_not_begun_anew(unbroken: ToySettings) -> None:
+    """Somebody made room on the disk; what was trained would be lost."""
+    run = Path(unbroken.run_dir)
+    before = weights(run)
+    shutil.rmtree(run / "checkpoints")
+    for steps in (unbroken.steps, 9):
+        with pytest.raises(UserError, match="is finished, and there is no checkpoint"):
+            train(replace(unbroken, steps=steps))
+    assert equal(weights(run), before)
+    assert info(run)["status"] == "finished"
+
+
+@pytest.mark.parametrize("typed", [["--hub_token", "hf_x"], ["--hub_token=hf_x"]])
+def test_a_token_stays_out_of_the_run(
+    unbroken: ToySettings, typed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", "--a", "b c", *typed, "--d"])
+    train(replace(unbroken, steps=9))
+    text = (Path(unbroken.run_dir) / "run.json").read_text()
+    assert "hf_x" not in text
+    assert "train.py --a 'b c' --hub_token" in text
