@@ -33,3 +33,9 @@ def test_a_token_stays_out_of_the_run(
     text = (Path(unbroken.run_dir) / "run.json").read_text()
     assert "hf_x" not in text
     assert "train.py --a 'b c' --hub_token" in text
+
+
+def test_the_next_command_can_be_pasted(unbroken: ToySettings, tmp_path: Path) -> None:
+    run = tmp_path / "my run"
+    train(replace(unbroken, run_dir=str(run)))
+    assert f"Next: osteon generate --run '{run}' --seeds" in (run / "log.txt").read_text()
