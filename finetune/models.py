@@ -1,7 +1,6 @@
 """The model to start from: a folder in diffusers' format or a hub id, found, checked and opened."""
 
 import hashlib
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -100,17 +99,22 @@ def downscale(vae: Mapping[str, Any]) -> int:
     return 2 ** (len(vae["block_out_channels"]) - 1)
 
 
-def locate(base: str, revision: str | None = None, weights: bool = True) -> Place:
+def locate(
+    base: str, revision: str | None = None, weights: bool = True, near: Path | None = None
+) -> Place:
     """Find a base on disk, in the hub's cache, or on the hub (which is asked last).
 
     Args:
         weights: False: only what describes the networks, which is little to download.
+        near: of a run from this base. A folder is looked for from there upwards, too, so that the
+            run is of use in other working directories, and on other machines.
 
     Raises:
         UserError: not there, withdrawn, gated, misspelt, unreachable, incomplete, or another kind
             of model.
     """
-    for folder in (Path(os.path.expanduser(base)), ROOT / base):
+    above = near.resolve().parents if near is not None else ()
+    for folder in (Path(base).expanduser(), ROOT / base, *(parent / base for parent in above)):
         if folder.exists():
             return Place(base, _checked(folder, weights), None)
     folder = _cached(base, revision, weights) or _fetched(base, revision, weights)
@@ -123,7 +127,7 @@ def locate_pinned(base: str, revision: str | None, run: Path, weights: bool = Tr
     Raises UserError if that one has changed.
     """
     old = info_of(run)
-    place = locate(base, old.get("base_revision") or revision, weights)
+    place = locate(base, old.get("base_revision") or revision, weights, run if old else None)
     now = {"base_identity": place.identity, "base_configs": place.configs}
     if any(old.get(fact, value) != value for fact, value in now.items()):
         raise UserError(
@@ -149,7 +153,7 @@ def open_pipeline(
     try:
         pipeline = StableDiffusionPipeline.from_pretrained(
             folder,
-            variant=_variant(folder / "unet"),
+            variant=variant_of(folder / "unet"),
             use_safetensors=True,
             local_files_only=True,
             safety_checker=None,
@@ -176,7 +180,7 @@ def open_vae(folder: Path) -> AutoencoderKL:
     try:
         vae = AutoencoderKL.from_pretrained(
             folder / "vae",
-            variant=_variant(folder / "vae"),
+            variant=variant_of(folder / "vae"),
             use_safetensors=True,
             local_files_only=True,
         )
@@ -186,7 +190,7 @@ def open_vae(folder: Path) -> AutoencoderKL:
     return vae
 
 
-def _variant(part: Path) -> str | None:
+def variant_of(part: Path) -> str | None:
     """ "fp16" where there are no other weights."""
     plain = [file for file in part.glob("*.safetensors") if ".fp16." not in file.name]
     return None if plain else "fp16"

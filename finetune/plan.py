@@ -172,7 +172,7 @@ def print_plan(settings: DreamBoothSettings, subject: Subject) -> None:
     run = Path(settings.run_dir)
     place = locate_pinned(settings.base, settings.revision, run, weights=False)
     if place.revision is None:  # a folder: its weights are there now, or never
-        locate(settings.base)
+        locate(str(place.folder))
     held_out, found = look_ahead(settings, subject, place)
     size = settings.size or place.size
     pipeline = empty_pipeline(place)

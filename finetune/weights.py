@@ -60,7 +60,7 @@ def base_of(weights: Path, card: dict[str, Any]) -> Place:
     there now is another.
     """
     check_named(weights, card, ("base", "base_identity"))
-    place = locate(card["base"], card.get("revision"))
+    place = locate(card["base"], card.get("revision"), near=weights)
     predicts = place.prediction_type
     if (place.identity, predicts) != (
         card["base_identity"],

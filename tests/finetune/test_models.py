@@ -28,6 +28,7 @@ from finetune.models import (
     send,
 )
 from finetune.schedules import training_scheduler
+from finetune.weights import base_of
 from tests.finetune.tiny import tiny_pipeline
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -127,6 +128,31 @@ def test_a_changed_base_is_noticed(base: Path, tmp_path: Path) -> None:
     assert place.identity == old["base_identity"]  # read once
     with pytest.raises(UserError, match="has changed since"):
         locate_pinned(str(folder), None, run)
+
+
+def test_a_run_finds_its_base_from_other_places(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder named from where the run was started, which lies above the run."""
+    project = tmp_path / "project"
+    shutil.copytree(base, project / "models" / "own")
+    run = project / "runs" / "x"
+    run.mkdir(parents=True)
+    monkeypatch.chdir(project)
+    identity = locate("models/own").identity
+    (run / "run.json").write_text(json.dumps({"base_identity": identity}))
+    monkeypatch.chdir(base)
+    with pytest.raises(UserError, match="models/own is not there"):
+        locate("models/own")
+    card = {"base": "models/own", "revision": None, "base_identity": identity}
+    moved = project.rename(tmp_path / "moved")
+    found = (
+        base_of(moved / "runs/x/weights", card),
+        locate_pinned("models/own", None, moved / "runs/x"),
+    )
+    assert {each.folder for each in found} == {moved / "models" / "own"}
+    with pytest.raises(UserError, match="models/own is not there"):  # a run that is begun here
+        locate_pinned("models/own", None, moved / "runs" / "new")
 
 
 def test_half_a_model_is_refused(base: Path, tmp_path: Path) -> None:
