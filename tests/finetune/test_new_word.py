@@ -150,6 +150,16 @@ def test_a_word_that_is_known_as_a_whole() -> None:
     check_unknown(tokenizer, "<pteranodon>")
 
 
+@pytest.mark.parametrize("prompt", ["sin on a single rock", "a sin, Risin high"])
+def test_a_word_that_another_contains(prompt: str) -> None:
+    """Tokenizers look for a new word everywhere, and would leave "s" and "gle" around it."""
+    given = {"data": "x", "run_dir": "y", "prompt": prompt}
+    with pytest.raises(UserError, match=r"sin is a part of '(single|risin)'.*such as <sin>"):
+        DreamBoothSettings(**given, token=Token("sin", "a"))
+    DreamBoothSettings(**(given | {"prompt": "a sin, twice: sin."}), token=Token("sin", "a"))
+    DreamBoothSettings(**(given | {"prompt": "many <sin>s"}), token=Token("<sin>", "a"))
+
+
 def test_capitals_which_the_base_never_reads() -> None:
     with pytest.raises(ValueError, match=r"small letters.*give <wing>"):
         DreamBoothSettings(data="x", run_dir="y", prompt="a <Wing>", token=Token("<Wing>", "a"))
