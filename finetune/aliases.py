@@ -84,6 +84,10 @@ WHY = {
     "optimizer": "there are AdamW and prodigy",
     "use_8bit_adam": "--optimizer names another one",
     "report_to": f"there are {', '.join(TRACKERS)}",
+    "train_data_dir": "--data is its name here",
+    "placeholder_token": "--token.name is its name here, with --lora null --unet false",
+    "initializer_token": "--token.initialiser is its name here",
+    "num_vectors": "--token.vectors is its name here",
 }
 """Why an option that was not read has no effect."""
 OURS = {"config", "dry_run", "print_config", *leaf_names(DreamBoothSettings)}
@@ -136,6 +140,9 @@ def settings_of(given: dict[str, str], lora: bool) -> dict[str, str]:
     if given.get("report_to") in TRACKERS:
         ours["tracker"] = given.pop("report_to")
     _spread_batch(given, ours, lora)
+    _all_checkpoints(ours)
+    if ours.get("prior.prompt", "").startswith("["):  # one text, no list
+        ours["prior.prompt"] = f"[{_quoted(ours['prior.prompt'])}]"
     if "mixed_precision" in given:
         os.environ["ACCELERATE_MIXED_PRECISION"] = given.pop("mixed_precision")
     return {f"--{name}": value for name, value in ours.items()}
@@ -200,6 +207,17 @@ def _spread_batch(given: dict[str, str], ours: dict[str, str], lora: bool) -> No
             counted = lora or "validation_epochs" in given
             every = epoch * taken("validation_epochs", "50") if counted else 100
             ours["preview_every"] = str(every)
+
+
+def _all_checkpoints(ours: dict[str, str]) -> None:
+    """Theirs are all kept where nothing else is said; say that ours are not."""
+    counts = [ours["checkpoint_every"], ours["steps"]]
+    every, steps = (int(count) if count.isdecimal() else 0 for count in counts)
+    if "checkpoints_kept" not in ours and 0 < 2 * every <= steps:
+        print(
+            "warning: only the newest checkpoint is kept; --checkpoints_total_limit N keeps N.",
+            file=sys.stderr,
+        )
 
 
 def _number(name: str, text: str, whole: bool = False) -> float:

@@ -132,6 +132,19 @@ def test_defaults_are_those_of_the_scripts(plain: Path) -> None:
     assert read(*prior, "--num_class_images=2")["--steps"] == "6"
 
 
+def test_that_older_checkpoints_go_is_said(plain: Path, capsys: pytest.CaptureFixture) -> None:
+    start = ["--pretrained_model_name_or_path=x", f"--instance_data_dir={plain}"]
+    kept = "only the newest checkpoint is kept; --checkpoints_total_limit N"
+    for more, told in (
+        (["--max_train_steps=1000"], True),
+        (["--max_train_steps=999"], False),
+        (["--max_train_steps=1000", "--checkpoints_total_limit=1"], False),
+        (["--max_train_steps=1000", "--checkpointing_steps=0"], False),
+    ):
+        translate([*start, *more])
+        assert (kept in capsys.readouterr().err) == told
+
+
 def test_a_constant_schedule_has_no_warm_up(plain: Path, capsys: pytest.CaptureFixture) -> None:
     """There it is ignored in silence, here it is named; none at all needs no word."""
     start = ["--pretrained_model_name_or_path=x", f"--instance_data_dir={plain}"]
@@ -149,11 +162,11 @@ def test_a_constant_schedule_has_no_warm_up(plain: Path, capsys: pytest.CaptureF
 
 def test_prompts_are_what_was_typed(plain: Path) -> None:
     start = ["--pretrained_model_name_or_path=x", f"--instance_data_dir={plain}", "--output_dir=x"]
-    for text in ("#1 dog", "a photo: it's a dog", "- dogs"):
+    for text in ("#1 dog", "a photo: it's a dog", "- dogs", "[dog, cat]", '"so"'):
         given = [f"--{name}_prompt={text}" for name in ("instance", "class", "validation")]
         ours = translate([*start, "--with_prior_preservation", *given])
         settings = parse(DreamBoothSettings, ours, "").settings
-        assert (settings.prompt, settings.prior.prompt) == (text, text)
+        assert (settings.prompt, settings.prior.prompts) == (text, [text])
         assert settings.preview_prompts == (text,)
 
 
