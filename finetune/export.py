@@ -22,7 +22,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from core.errors import Parser, UserError, command
-from core.files import atomic_folder, read_json, write_json, write_text
+from core.files import atomic_folder, write_text
 from core.runs import kept_weights, trained_steps
 from finetune.adapters import FILE, NAME
 from finetune.hub import check_push, push
@@ -49,12 +49,13 @@ KINDS = {".json", ".png", ".safetensors", ".txt"}
 SHEETS = 3
 
 
-def export(run: Path, out: Path, name: str = "newest") -> list[Path]:
+def export(run: Path, out: Path, name: str = "newest", public: bool = False) -> list[Path]:
     """Write `out`; the folders in it.
 
     Args:
         run: is named after its folder, so that "." is as good a path as any.
         name: of the run's weights: "newest", "best" as measured, or a step's number.
+        public: the card is for others to read.
 
     Raises UserError for a run without such weights, with damaged ones, or whose base is another by
     now, RuntimeError for files that do not read back.
@@ -84,7 +85,8 @@ def export(run: Path, out: Path, name: str = "newest") -> list[Path]:
             write_webui(networks, NAME, folder / "webui" / f"{run.name}.safetensors", v2)
         write_merged(pipeline, folder / "pipeline")
         pictures = copy_previews(run, name, folder)
-        write_text(folder / README, model_card(run, card, name, weights, place, pictures))
+        told = model_card(run, card, name, weights, place, pictures, public)
+        write_text(folder / README, told)
     return sorted(path for path in out.iterdir() if path.is_dir())
 
 
@@ -132,11 +134,7 @@ def copy_additions(weights: Path, target: Path) -> None:
 
 @torch.no_grad()
 def write_merged(pipeline: StableDiffusionPipeline, target: Path) -> None:
-    """Merge adapters, go to fp16, save, open again and compare. `pipeline` is changed.
-
-    The text encoder's configuration says float32: its loader goes by that, and the UNet's opens
-    everything so, however it is saved.
-    """
+    """Merge adapters, go to fp16, save, open again and compare. `pipeline` is changed."""
     wanted = outputs(pipeline)
     if _adapted(pipeline.unet) or _adapted(pipeline.text_encoder):
         pipeline.fuse_lora()
@@ -146,8 +144,6 @@ def write_merged(pipeline: StableDiffusionPipeline, target: Path) -> None:
             raise RuntimeError(f"Merging changed the {name} of the pipeline.")
     pipeline.to(torch.float16)
     save_pipeline(pipeline, target)
-    config = target / "text_encoder" / "config.json"
-    write_json(config, read_json(config) | {"dtype": "float32"})
     again = open_pipeline(target)
     for part in NETWORKS:  # one at a time is float32 again
         own, got = getattr(pipeline, part), getattr(again, part)
@@ -179,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--private goes with --push OWNER/NAME")
     if given.push:
         check_push(given.push)
-    for folder in export(given.run, out, given.weights):
+    for folder in export(given.run, out, given.weights, public=bool(given.push)):
         print(folder)
     if given.push:
         return print(push(out, given.push, given.private))

@@ -11,7 +11,7 @@ from core.config import filled, leaves, read_yaml
 from core.files import read_json
 from core.runs import trained_steps
 from finetune.adapters import FILE
-from finetune.models import ROOT, Place
+from finetune.models import ROOT, Place, variant_of
 from finetune.new_word import FILE as WORD
 from finetune.settings import DreamBoothSettings
 
@@ -35,6 +35,7 @@ def model_card(
     weights: Path,
     place: Place,
     pictures: list[str],
+    public: bool = False,
 ) -> str:
     """What it is, how to load it, what it is not.
 
@@ -42,6 +43,7 @@ def model_card(
         card: of the weights called `name`.
         place: the base, or, where its networks were trained themselves, the weights.
         pictures: beside the card.
+        public: for others to read, who need not know in which folder a base of one's own lies.
     """
     facts = read_json(run / "run.json")
     settings = leaves(filled(read_yaml(run / "config.yaml"), DreamBoothSettings))
@@ -50,6 +52,8 @@ def model_card(
     prompt = card["prompts"][0] if card.get("prompts") else ""
     revision = f" (revision {card['revision']})" if card.get("revision") else ""
     size, predicts = card.get("size"), card.get("prediction_type")
+    if public and not revision:
+        card = card | {"base": Path(card["base"]).name}
     return "\n".join(
         [
             "---",
@@ -64,7 +68,7 @@ def model_card(
             *[f"![drawn in training]({picture})" for picture in pictures],
             "",
             "```python",
-            *instructions(card, kinds, place, prompt),
+            *instructions(card, kinds, place, prompt, public),
             "```",
             "",
             merged(kinds),
@@ -138,13 +142,15 @@ def licence_of(base: str, revision: str | None) -> dict[str, str]:
     return lines if "license" in lines else {"license": "other"}
 
 
-def instructions(card: dict[str, Any], kinds: list[str], place: Place, prompt: str) -> list[str]:
+def instructions(
+    card: dict[str, Any], kinds: list[str], place: Place, prompt: str, public: bool = False
+) -> list[str]:
     """Lines of Python that draw an image, started in the export's folder."""
     ends_in_noise = bool(card.get("zero_terminal_snr")) and "full" not in kinds
     names = f"{'DDIMScheduler, ' if ends_in_noise else ''}StableDiffusionPipeline"
     lines = [
         f"from diffusers import {names}",
-        f"pipeline = {PLAIN}({_source(card, kinds, place)})  # with a GPU: .to('cuda')",
+        f"pipeline = {PLAIN}({_source(card, kinds, place, public)})  # with a GPU: .to('cuda')",
     ]
     if "full" not in kinds:  # many a base's comes in half precision, and the UNet never does
         lines += ["pipeline.text_encoder.float()  # as the UNet is"]
@@ -164,14 +170,16 @@ def instructions(card: dict[str, Any], kinds: list[str], place: Place, prompt: s
     return [*lines, f"image = pipeline({prompt!r}{sides}).images[0]"]
 
 
-def _source(card: dict[str, Any], kinds: list[str], place: Place) -> str:
+def _source(card: dict[str, Any], kinds: list[str], place: Place, public: bool) -> str:
     """What a pipeline is opened from; of a base on disk the whole path, as nobody knows from where
-    its name was meant."""
+    its name was meant, unless others are to read it."""
     if "full" in kinds:
         return "'pipeline'"
+    variant = variant_of(place.folder / "unet")
+    found = f", variant={variant!r}" if variant else ""
     if place.revision is None:
-        return repr(str(place.folder.resolve()))
-    return f"{card['base']!r}, revision={place.revision!r}"
+        return repr(card["base"] if public else str(place.folder.resolve())) + found
+    return f"{card['base']!r}, revision={place.revision!r}{found}"
 
 
 def merged(kinds: list[str]) -> str:

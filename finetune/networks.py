@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Regex, pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from core.files import atomic_path
+from core.files import atomic_path, read_json, write_json
 from finetune.base_settings import Autoencoder, TextEncoder, Unet
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -163,8 +163,14 @@ def build_scheduler() -> DDIMScheduler:
 
 
 def save_pipeline(pipeline: StableDiffusionPipeline, folder: Path) -> None:
-    """In diffusers' format, as older versions of diffusers and transformers read it too."""
+    """In diffusers' format, as older versions of diffusers and transformers read it too.
+
+    The text encoder's configuration says float32: its loader goes by that, and the UNet's opens
+    everything so, however it is saved.
+    """
     pipeline.save_pretrained(folder)
+    config = folder / "text_encoder" / "config.json"
+    write_json(config, read_json(config) | {"dtype": "float32"})
     save_tokenizer_files(pipeline.tokenizer, folder / "tokenizer")
     prefix_text_encoder(folder / "text_encoder" / "model.safetensors")
 

@@ -49,8 +49,8 @@ RUNS: dict[str, tuple[dict[str, Any], str, set[str]]] = {
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where commands are started: a base lies there, its text encoder in half precision, as that of
-    models/sd2-mini does."""
+    """Where commands are started: a base lies there, its text encoder in half precision, as those
+    of many are."""
     pipeline = tiny_pipeline()
     pipeline.text_encoder.half()
     pipeline.save_pretrained(tmp_path / "models" / "half")
@@ -108,6 +108,21 @@ def merged(card: str) -> Any:
     assert pipeline.unet.dtype == pipeline.text_encoder.dtype == torch.float32
     pipeline("a ramp", num_inference_steps=1)
     return pipeline
+
+
+def test_what_is_pushed_names_no_folder_of_ones_own(settings: Make, project: Path) -> None:
+    """Nor is it of use to others; a base of half precision files only is opened as such."""
+    own = settings(base=str(project / "models" / "mine"), steps=1, lora=Lora(rank=2))
+    tiny_pipeline().to(torch.float16).save_pretrained(own.base, variant="fp16")
+    train(own)
+    for public in (False, True):
+        export(Path(own.run_dir), project / "out", public=public)
+        card = (project / "out" / "README.md").read_text()
+        assert (str(project) in card) != public
+        source = repr("mine" if public else own.base)
+        assert f"from_pretrained({source}, variant='fp16')" in code(card)
+    (project / "mine").symlink_to(own.base)
+    exec(code(card).replace("'diffusers'", repr(str(project / "out" / "diffusers"))), {})
 
 
 def test_a_base_of_the_hub_is_that_of_the_run(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
