@@ -22,21 +22,7 @@ def save_state(tree: Any, folder: Path) -> None:
     Raises UserError if what is on disk is not what was to be written.
     """
     tensors: dict[str, torch.Tensor] = {}
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            name = str(len(tensors))
-            tensors[name] = value.detach().cpu().contiguous().clone()
-            return {"tensor": name}
-        if isinstance(value, dict):
-            return {"dict": [[key, plain(item)] for key, item in value.items()]}
-        if isinstance(value, (list, tuple)):
-            return {type(value).__name__: [plain(item) for item in value]}
-        if value is None or isinstance(value, (bool, int, float, str)):
-            return {"value": value}
-        raise TypeError(f"cannot save a {type(value).__name__} in a checkpoint")
-
-    structure = json.dumps(plain(tree))
+    structure = json.dumps(_plain(tree, tensors, set()))
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / TENSORS)
     (folder / STRUCTURE).write_text(structure)
@@ -45,6 +31,28 @@ def save_state(tree: Any, folder: Path) -> None:
             f"The checkpoint written in {folder.parent} does not read back as it was; those before "
             "it are kept. Make sure of the disk, then run the same command again."
         )
+
+
+def _plain(value: Any, tensors: dict[str, torch.Tensor], known: set[int]) -> Any:
+    """JSON for `value`. Its tensors go into `tensors`, on the CPU and no two in the same memory,
+    which safetensors refuses: `known` are the addresses. Others on the CPU are not copied.
+
+    No function in `save_state`: by its own name it would keep all tensors until Python looks for
+    such circles, and a few checkpoints later memory would be full.
+    """
+    if isinstance(value, torch.Tensor):
+        name, tensor = str(len(tensors)), value.detach().cpu().contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        tensors[name] = tensor.clone() if place in known else tensor
+        known.add(place)
+        return {"tensor": name}
+    if isinstance(value, dict):
+        return {"dict": [[key, _plain(item, tensors, known)] for key, item in value.items()]}
+    if isinstance(value, (list, tuple)):
+        return {type(value).__name__: [_plain(item, tensors, known) for item in value]}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return {"value": value}
+    raise TypeError(f"cannot save a {type(value).__name__} in a checkpoint")
 
 
 def _holds(file: Path, tensors: dict[str, torch.Tensor]) -> bool:
@@ -65,24 +73,25 @@ def _holds(file: Path, tensors: dict[str, torch.Tensor]) -> bool:
 
 def load_state(folder: Path) -> Any:
     """Read back what `save_state` wrote, tensors on the CPU. Raises UserError if it is damaged."""
-
-    def restore(node: dict[str, Any]) -> Any:
-        ((kind, value),) = node.items()
-        if kind == "tensor":
-            return tensors[value]
-        if kind == "dict":
-            return {key: restore(item) for key, item in value}
-        if kind == "list":
-            return [restore(item) for item in value]
-        if kind == "tuple":
-            return tuple(restore(item) for item in value)
-        return value
-
     try:
         tensors = load_file(folder / TENSORS)
-        return restore(json.loads((folder / STRUCTURE).read_text()))
+        return _restored(json.loads((folder / STRUCTURE).read_text()), tensors)
     except Exception as error:
         raise UserError(
             f"The checkpoint {folder} cannot be read ({error}); restore it, or delete that folder "
             "to begin anew."
         ) from None
+
+
+def _restored(node: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:
+    """What `_plain` was given."""
+    ((kind, value),) = node.items()
+    if kind == "tensor":
+        return tensors[value]
+    if kind == "dict":
+        return {key: _restored(item, tensors) for key, item in value}
+    if kind == "list":
+        return [_restored(item, tensors) for item in value]
+    if kind == "tuple":
+        return tuple(_restored(item, tensors) for item in value)
+    return value
