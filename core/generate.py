@@ -5,6 +5,7 @@ kept, so a stopped command goes on. Several processes share the seeds.
 """
 
 import argparse
+import hashlib
 import json
 import shlex
 import sys
@@ -21,7 +22,7 @@ from core.device import peak_memory_mb
 from core.errors import Parser, UserError, at_least_1, command
 from core.families import Sampler, family_of, load_sampler
 from core.files import read_jsonl, write_json, write_jsonl
-from core.images import png_text, write_png
+from core.images import fingerprint_of, png_text, write_png
 from core.parallel import process_device, process_state
 from core.prompts import read_prompts
 from core.runs import samples_folder, trained_steps
@@ -75,7 +76,8 @@ def generate(
     settings = settings_of(run, dtype, sampler.options | given)
     prompts = list(prompts) if prompts else sampler.default_prompts
     folder = samples_folder(run, name)
-    _check_same(folder, settings, sampler.options)
+    record = settings | made_of(run, settings)
+    _check_same(folder, record, sampler.options)
     wanted = {seed: prompts[seed % len(prompts)] for seed in seeds}
     missing = [seed for seed in seeds if not _is_done(folder, seed, wanted[seed])]
     mine = missing[state.process_index :: state.num_processes]
@@ -88,7 +90,7 @@ def generate(
             with torch.inference_mode(), autocast(device, dtype):
                 images = sampler(chunk, texts, **given)
             if first == 0 and state.is_main_process:  # after what the sampler refuses
-                write_json(folder / "settings.json", settings)
+                write_json(folder / "settings.json", record)
             for seed, prompt, image in zip(chunk, texts, images, strict=True):
                 write_sample(image, folder / f"{seed:06d}.png", seed, prompt, settings)
             bar.update(len(chunk))
@@ -124,6 +126,24 @@ def settings_of(run: Path, dtype: str, options: dict[str, Any]) -> dict[str, Any
     return {"run": run.name, "family": family, "trained_steps": step, "dtype": dtype, **options}
 
 
+def made_of(run: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """What settings do not say, and images depend on: of a folder that is no run, which files it
+    has, as others have its name; of LoRA runs mixed in, after how many steps they are."""
+    mixed = {other: trained_steps(Path(other)) for other in settings.get("loras") or {}}
+    found: dict[str, Any] = {"mixed_steps": mixed} if mixed else {}
+    return found if (run / "run.json").exists() else found | {"files": _digest(run)}
+
+
+def _digest(folder: Path) -> str:
+    """Of all weights in it."""
+    digests = []
+    for file in sorted(folder.rglob("*.safetensors")):
+        with file.open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256").digest()
+        digests.append((str(file.relative_to(folder)), digest))
+    return fingerprint_of(digests)
+
+
 def autocast(device: str, dtype: str) -> torch.autocast:
     """The arithmetic of "fp32", "fp16" or "bf16"."""
     kind = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(dtype)
@@ -139,12 +159,13 @@ def write_sample(
 
 
 def _check_same(folder: Path, settings: dict[str, Any], defaults: dict[str, Any]) -> None:
-    """`defaults` stand for options that the folder's older version did not know."""
+    """`defaults` stand for options that the folder's older version did not know; of what else it
+    did not record, anything may be true."""
     file = folder / "settings.json"
     if not file.exists():
         return
     old = defaults | json.loads(file.read_text())
-    changes = [f"{k}: {old.get(k)} -> {v}" for k, v in settings.items() if old.get(k) != v]
+    changes = [f"{k}: {old[k]} -> {v}" for k, v in settings.items() if old.get(k, v) != v]
     if changes:
         raise UserError(
             f"{folder} was made with other settings ({'; '.join(changes)}); "

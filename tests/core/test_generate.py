@@ -9,12 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import core.families
+import core.generate
 from core.errors import UserError
-from core.files import read_jsonl
-from core.generate import SETTINGS_KEY, generate, main, read_seeds
+from core.files import read_json, read_jsonl, write_json
+from core.generate import SETTINGS_KEY, generate, made_of, main, read_seeds
 from core.images import png_text
 from core.prompts import read_prompts
 from core.sets import open_set
@@ -68,6 +71,35 @@ def test_what_is_there_is_kept_and_other_settings_are_refused(run: Path) -> None
             generate(run, range(3), name=name)
     with pytest.raises(UserError, match="knows no option --steps"):
         generate(run, range(3), name="b", options={"steps": 3})
+
+
+def test_another_folder_of_the_same_name_is_refused(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images of a folder that is no run go to runs/<its name>; so would those of others."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(core.generate, "load_sampler", lambda *_: toy.load_sampler(run, "cpu"))
+    for number, place in enumerate(("a/export", "b/export")):
+        (tmp_path / place).mkdir(parents=True)
+        write_json(tmp_path / place / "model_index.json", {})
+        save_file({"x": torch.full((2,), number)}, tmp_path / place / "model.safetensors")
+    folder = generate(Path("a/export"), [0])
+    generate(Path("a/export"), [0, 1])
+    with pytest.raises(UserError, match=r"other settings \(files: \w+ -> \w+\)"):
+        generate(Path("b/export"), [0])
+    file = folder / "settings.json"  # as an older version wrote it
+    write_json(file, {k: v for k, v in read_json(file).items() if k != "files"})
+    generate(Path("b/export"), [0])
+
+
+def test_a_run_mixed_in_that_goes_on_is_noticed(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for steps in (3, 6):
+        write_json(other / "run.json", {"steps": steps})
+        found = made_of(run, {"loras": {str(other): 1.0}})
+        assert found == {"mixed_steps": {str(other): steps}}
+    assert made_of(run, {"loras": None}) == {}
 
 
 def test_a_value_that_cannot_be_leaves_nothing_behind(run: Path) -> None:
