@@ -13,21 +13,29 @@ from core.errors import UserError
 from core.runs import kept_weights
 from finetune.adapters import FILE
 from finetune.models import Place, open_pipeline
-from finetune.weights import load_adapters, read_card
+from finetune.weights import CARD, load_adapters, open_tuned, read_card
 
 
 class Blend:
     """What is in one pipeline: its base, and adapters, each from the weights/ of a LoRA run."""
 
-    def __init__(self, pipeline: StableDiffusionPipeline, place: Place, own: Path | None) -> None:
+    def __init__(
+        self,
+        pipeline: StableDiffusionPipeline,
+        place: Place,
+        own: Path | None,
+        tuned: Path | None = None,
+    ) -> None:
         """
         Args:
             place: the base in the pipeline.
             own: weights/ of the run whose adapters are loaded already, named after `name_of`.
+            tuned: weights/ of a run that adds other things to the base: a new word, a schedule.
         """
         self.pipeline = pipeline
         self.place = place
         self.own = own
+        self.tuned = tuned
         self._loaded = [_written(own)] if own else []
         self._whole = place.folder
         """Whose UNet and text encoder the adapters come upon: the base's, or another step's."""
@@ -35,7 +43,7 @@ class Blend:
     @property
     def plain(self) -> bool:
         """Whether the pipeline is its base and adapters, and nothing else."""
-        return self.own is None or mixes(self.own, read_card(self.own))
+        return self.tuned is None
 
     def set(self, scale: float, loras: Mapping[str, float]) -> None:
         """Switch to the run's own adapters at `scale` and those of `loras`, run -> scale.
@@ -58,7 +66,9 @@ class Blend:
     @property
     def choice(self) -> dict[str, Path]:
         """The run's own weights that there are to pick from, by name (see `kept_weights`)."""
-        found = kept_weights((self.own or self.place.folder).parent)
+        found = kept_weights((self.tuned or self.own or self.place.folder).parent)
+        if self.tuned is not None:
+            return {name: folder for name, folder in found.items() if (folder / CARD).exists()}
         if self.own is None:
             return {name: f for name, f in found.items() if (f / "model_index.json").exists()}
         return {name: folder for name, folder in found.items() if mixes(folder, read_card(folder))}
@@ -69,7 +79,10 @@ class Blend:
         if name not in choice:
             raise UserError(f"--weights '{name}' should be one of: {', '.join(choice)}.")
         folder = choice[name]
-        if self.own is None:
+        if self.tuned is not None:
+            if folder != self.tuned:
+                self._open(folder)
+        elif self.own is None:
             self._replace(folder)
         elif folder != self.own:
             self.switch(folder)
@@ -81,6 +94,16 @@ class Blend:
         self.own = own
         self._replace(self.place.folder)
         self._load([own] if own else [])
+
+    def _open(self, tuned: Path) -> None:
+        """The base, and all that `tuned` adds to it."""
+        fresh = open_tuned(self.place, tuned, read_card(tuned), name_of(0))
+        fresh.to(self.pipeline.device)
+        names = ("unet", "text_encoder", "tokenizer", "scheduler")
+        self.pipeline.register_modules(**{name: getattr(fresh, name) for name in names})
+        self.tuned = tuned
+        self.own = tuned if (tuned / FILE).exists() else None
+        self._loaded = [_written(tuned)] if self.own else []
 
     def _replace(self, folder: Path) -> None:
         """UNet and text encoder by those in `folder`, in place."""

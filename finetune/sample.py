@@ -274,7 +274,8 @@ def load_sampler(run: Path, device: str) -> StableDiffusionSampler:
         pipeline = open_tuned(found.place, found.weights, found.card, name_of(0))
     else:
         pipeline = open_pipeline(found.place.folder)
-    return _sampler(pipeline.to(device), found, Blend(pipeline, found.place, found.own))
+    blend = Blend(pipeline, found.place, found.own, None if found.switches else found.weights)
+    return _sampler(pipeline.to(device), found, blend)
 
 
 def load_autoencoder(run: Path, device: str) -> BaseAutoencoder:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from core.errors import UserError
 from core.images import to_array
 from core.runs import kept_weights, trained_steps
 from finetune.sample import load_sampler, switch_sampler
-from finetune.settings import DreamBoothSettings, Lora, Optim
+from finetune.settings import DreamBoothSettings, Lora, Optim, Token
 from finetune.train_dreambooth import train
 
 Make = Callable[..., DreamBoothSettings]
@@ -43,6 +44,38 @@ def test_a_kept_step_is_the_run_that_ended_there(
     assert len({picture.tobytes() for picture in drawn.values()}) == 3
     with pytest.raises(UserError, match="newest, 1, 2, 3"):
         sampler([0], ["a ramp"], steps=2, weights=4)
+
+
+MORE: dict[str, dict[str, Any]] = {
+    "a new word": {"unet": False, "lora": None},
+    "a new word and LoRA": {"lora": Lora(rank=2)},
+    "another schedule": {"lora": Lora(rank=2), "token": None, "zero_terminal_snr": True},
+}
+
+
+@pytest.mark.parametrize("kind", MORE)
+def test_so_is_one_that_adds_more_than_adapters(settings: Make, tmp_path: Path, kind: str) -> None:
+    """On a base that is a run's itself, and kept weights too."""
+    whole = settings(lora=None, steps=2, keep_weights=(1,), run_dir=str(tmp_path / "whole"))
+    train(whole)
+    fixed = {"prompt": "a <wing>", "token": Token("<wing>", "a", lr=0.1), "optim": Optim(lr=1e-2)}
+    values = fixed | {"base": str(tmp_path / "whole" / "weights")} | MORE[kind]
+    long = settings(**values, steps=3, keep_weights=(2,))
+    train(long)
+    short = settings(**values, steps=2, run_dir=str(tmp_path / "short"))
+    train(short)
+    prompts = ["a <wing>", "a <wing>"]
+    sampler = load_sampler(Path(long.run_dir), "cpu")
+    newest = to_array(sampler([0, 1], prompts, steps=2))
+    drawn = to_array(sampler([0, 1], prompts, steps=2, weights=2))
+    wanted = to_array(load_sampler(tmp_path / "short", "cpu")([0, 1], prompts, steps=2))
+    np.testing.assert_array_equal(drawn, wanted)
+    again = to_array(sampler([0, 1], prompts, steps=2))
+    np.testing.assert_array_equal(again, newest)
+    assert (again != drawn).any()
+    with pytest.raises(UserError, match="newest, 2, 3"):
+        sampler([0], prompts[:1], steps=2, weights=1)
+    assert switch_sampler(sampler, tmp_path / "whole") is None
 
 
 def test_a_base_in_memory_is_itself_again(settings: Make, tmp_path: Path) -> None:
