@@ -52,6 +52,7 @@ def model_card(
     prompt = card["prompts"][0] if card.get("prompts") else ""
     revision = f" (revision {card['revision']})" if card.get("revision") else ""
     size, predicts = card.get("size"), card.get("prediction_type")
+    verdict = facts.get("best_reason", "") if name in ("newest", "best") else ""
     if public and not revision:
         card = card | {"base": Path(card["base"]).name}
     return "\n".join(
@@ -63,7 +64,7 @@ def model_card(
             f"{what_was_trained(kinds, settings)}, {MARK} from {card['base']}{revision} on "
             f"{facts.get('data_images')} images of `{facts.get('data')}` "
             f"(fingerprint {facts.get('data_fingerprint')}). {size or place.size} px, "
-            f"{predicts or place.prediction_type}. {facts.get('best_reason', '')}".rstrip(),
+            f"{predicts or place.prediction_type}. {verdict}".rstrip(),
             "",
             *[f"![drawn in training]({picture})" for picture in pictures],
             "",

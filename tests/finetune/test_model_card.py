@@ -110,6 +110,17 @@ def merged(card: str) -> Any:
     return pipeline
 
 
+def test_the_verdict_is_told_of_the_weights_that_it_is_about(settings: Make, project: Path) -> None:
+    own = settings(base="models/half", steps=2, keep_weights=(1,), lora=Lora(rank=2))
+    train(own)
+    run = Path(own.run_dir)
+    verdict = "The last weights are the best measured."
+    write_json(run / "run.json", read_json(run / "run.json") | {"best_reason": verdict})
+    for name in ("newest", "1"):
+        export(run, project / "out", name)
+        assert (verdict in (project / "out" / "README.md").read_text()) == (name == "newest")
+
+
 def test_what_is_pushed_names_no_folder_of_ones_own(settings: Make, project: Path) -> None:
     """Nor is it of use to others; a base of half precision files only is opened as such."""
     own = settings(base=str(project / "models" / "mine"), steps=1, lora=Lora(rank=2))
