@@ -34,6 +34,10 @@ SCORE = "score.json"
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "numpy", "pillow")
 MAY_CHANGE = {"steps", "epochs", "num_epochs", "run_dir"}
 """Settings that a resumed run may give anew."""
+PLACES = {"data", "base", "prior.folder"}
+"""Settings that name folders, which may be spelt in several ways."""
+VERDICT = ("best", "best_reason")
+"""Facts in run.json that hold of a run which has come to its end."""
 INPUTS = {
     "data_fingerprint": "images",
     "captions_fingerprint": "captions",
@@ -45,8 +49,10 @@ BEFORE = {"config.yaml", "run.json", "log.txt", "samples"}
 """In a folder where training has not begun. samples/: images asked of a model of that name."""
 WRITTEN = ("config.yaml", "run.json", "metrics.jsonl", "weights*", "best", "checkpoints/step-*")
 LOCK = ".lock"
-SECRET = "--hub_token"
 """In a run folder; locked by the process that trains it."""
+ASIDE = "before"
+"""In a run folder: weights that were kept before it was begun anew."""
+SECRET = "--hub_token"
 
 
 class Run:
@@ -74,9 +80,9 @@ class Run:
         """
         if not self.main:
             return
-        check_same_settings(self.path, family, settings)
+        check_same_settings(self.path, family, settings, facts.get("data_fingerprint"))
         check_same_inputs(self.path, facts)
-        old = info_of(self.path)
+        old = {fact: v for fact, v in info_of(self.path).items() if fact not in VERDICT}
         changes = [*old.get("changes", []), *changed_on_the_way(self.path, old, facts)]
         self.info = old | {
             "schema": SCHEMA,
@@ -100,6 +106,17 @@ class Run:
             recover(self.path / name)
         write_text(self.path / "config.yaml", to_yaml(settings))
         write_json(self.path / "run.json", self.info)
+
+    def begin_anew(self) -> bool:
+        """Put aside weights that were kept by a run killed before its first checkpoint, which would
+        count as this one's; whether there were any."""
+        kept = {path for path in kept_weights(self.path).values() if path != self.weights}
+        if kept and self.main:
+            shutil.rmtree(self.path / ASIDE, ignore_errors=True)
+            (self.path / ASIDE).mkdir()
+            for path in kept:
+                path.rename(self.path / ASIDE / path.name)
+        return bool(kept)
 
     def update(self, **facts: Any) -> None:
         """Record facts in run.json."""
@@ -200,8 +217,14 @@ def public(words: list[str]) -> list[str]:
     return kept
 
 
-def check_same_settings(path: Path, family: str, settings: Any) -> None:
-    """Raise UserError if `path` holds a run that these settings cannot continue."""
+def check_same_settings(
+    path: Path, family: str, settings: Any, fingerprint: str | None = None
+) -> None:
+    """Raise UserError if `path` holds a run that these settings cannot continue.
+
+    Args:
+        fingerprint: of `data`, which may lie elsewhere by now, as after a move to another machine.
+    """
     if not path.exists():
         return
     known, configured = (path / "run.json").exists(), (path / "config.yaml").exists()
@@ -212,7 +235,8 @@ def check_same_settings(path: Path, family: str, settings: Any) -> None:
         if free is None:
             raise UserError(_taken(path))
         free.close()
-    saved_family = info_of(path).get("family", family)
+    info = info_of(path)
+    saved_family = info.get("family", family)
     if saved_family != family:
         raise UserError(f"{path} is a run of '{saved_family}'; give another --run_dir.")
     if not configured:
@@ -223,9 +247,11 @@ def check_same_settings(path: Path, family: str, settings: Any) -> None:
         f"{key}: {saved.get(key)} -> {given.get(key)}"
         for key in sorted(saved.keys() | given.keys())
         if saved.get(key) != given.get(key) and key not in MAY_CHANGE
+        if not (key in PLACES and _same_place(saved.get(key), given.get(key)))
+        if not (key == "data" and fingerprint and fingerprint == info.get("data_fingerprint"))
     ]
     done = max((step_of(saved) for saved in checkpoints(path)), default=0)
-    if not done and info_of(path).get("status") == "finished":
+    if not done and info.get("status") == "finished":
         raise UserError(
             f"{path} is finished, and there is no checkpoint to go on from: it would begin anew. "
             "Give another --run_dir, or remove that one first."
@@ -237,6 +263,10 @@ def check_same_settings(path: Path, family: str, settings: Any) -> None:
             f"{path} was started with other settings ({'; '.join(changes)}). "
             "Give the old ones to go on, or another --run_dir to begin anew."
         )
+
+
+def _same_place(one: str | None, other: str | None) -> bool:
+    return bool(one and other) and os.path.abspath(str(one)) == os.path.abspath(str(other))
 
 
 def check_same_inputs(path: Path, facts: dict[str, Any]) -> None:

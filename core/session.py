@@ -31,7 +31,7 @@ from core.config import leaves, to_dict
 from core.device import device_name, keep_memory, peak_memory_mb
 from core.errors import Interrupted, UserError
 from core.parallel import PATIENCE, check_launch, part_ways
-from core.runs import Run, check_same_settings, checkpoints, put_aside, step_of
+from core.runs import ASIDE, Run, check_same_settings, checkpoints, put_aside, step_of
 from core.seeds import seed_everything
 from core.sets import ImageSet
 from core.sharding import dealt, gathered, places
@@ -86,7 +86,9 @@ class Session:
             clip_norm: of the gradient, for DeepSpeed, which clips by itself; 0: no limit.
         """
         check_launch(in_parts)
-        check_same_settings(Path(settings.run_dir), family, settings)
+        run = Path(settings.run_dir)
+        known = image_set.fingerprint if run.exists() else None  # of all images: it takes a while
+        check_same_settings(run, family, settings, known)
         _check_tracker(settings.tracker)
         tracker = None if settings.tracker == "none" else settings.tracker
         self.accelerator = Accelerator(
@@ -113,7 +115,7 @@ class Session:
                 state.device = torch.device("cpu")  # not "cpu:1": each move there is a copy
             keep_memory()
         self.device = self.accelerator.device
-        self.run = Run(Path(settings.run_dir), self.main)
+        self.run = Run(run, self.main)
         self.accelerator.wait_for_everyone()  # all have looked at the folder before one writes
         self.step = 0
         """Steps done."""
@@ -172,6 +174,10 @@ class Session:
             for item in state.values():
                 if isinstance(item, LambdaLR):
                     self._redraw(item)
+        elif self.run.begin_anew():
+            self.say(
+                f"Weights that were kept before it was begun anew are in {self.run.path}/{ASIDE}."
+            )
         self.run.rewind_metrics(self.step)
         self.accelerator.init_trackers(
             "osteon", config={k: str(v) for k, v in leaves(to_dict(self.settings)).items()}
