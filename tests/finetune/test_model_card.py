@@ -10,6 +10,7 @@ import torch
 import yaml
 from diffusers import StableDiffusionPipeline
 
+from core.files import read_json, write_json
 from finetune.export import export
 from finetune.model_card import instructions
 from finetune.models import Place
