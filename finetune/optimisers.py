@@ -66,6 +66,11 @@ def gather(optimiser: torch.optim.Optimizer) -> None:
         bare.gather()
 
 
+def switches(optimiser: torch.optim.Optimizer) -> bool:
+    """Whether it is schedule-free, perhaps in accelerate's wrapper, which has all methods."""
+    return hasattr(getattr(optimiser, "optimizer", optimiser), "eval")
+
+
 def look(optimiser: torch.optim.Optimizer, training: bool) -> None:
     """Schedule-free optimisers train one set of weights and are judged by another: switch."""
     switch = getattr(optimiser, "train" if training else "eval", None)

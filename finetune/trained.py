@@ -11,7 +11,7 @@ from core.ema import Ema
 from core.sharding import gathered
 from finetune.adapters import attach
 from finetune.models import Denoiser
-from finetune.optimisers import look
+from finetune.optimisers import look, switches
 from finetune.settings import DreamBoothSettings
 
 
@@ -90,15 +90,16 @@ def as_sampled(
     """
     parameters = list(trained.parameters.values())
     whole.eval()
-    look(optimiser, training=False)
     with torch.no_grad():
-        current = [parameter.clone() for parameter in parameters] if ema is not None else []
+        others = ema is not None or switches(optimiser)  # of the way back none is exact by itself
+        current = [parameter.clone() for parameter in parameters] if others else []
+        look(optimiser, training=False)
         if ema is not None:
             ema.copy_to(parameters)
         if trained.in_parts:
             Trained(whole).load_state_dict(gathered(trained.state_dict()))
         yield
+        look(optimiser, training=True)
         for parameter, value in zip(parameters, current, strict=False):
             parameter.copy_(value)
-    look(optimiser, training=True)
     whole.train()

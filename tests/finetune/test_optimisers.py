@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from core.errors import UserError
 from core.runs import checkpoints
+from finetune.adapters import FILE
 from finetune.optimisers import EXTRAS, MOMENTS, PackedAdamW, build_optimiser, gather, look
 from finetune.settings import DreamBoothSettings, Lora, Optim
 from finetune.train_dreambooth import train
@@ -104,6 +106,19 @@ def test_a_parameter_that_left_its_vector_is_no_silent_stop() -> None:
     layer(torch.ones(3)).sum().backward()
     with pytest.raises(RuntimeError, match="no longer lies in its vector"):
         gather(optimiser)
+
+
+def test_looking_changes_nothing(settings: Make, tmp_path: Path) -> None:
+    """Schedule-free weights go to their average and back, which rounds."""
+    found = []
+    for number, every in enumerate((0, 1)):
+        own = settings(
+            optim=Optim("schedule_free", lr=1e-2), lora=Lora(rank=2), steps=4,
+            preview_every=every, preview_seeds=(0,), run_dir=str(tmp_path / str(number)),
+        )  # fmt: skip
+        train(own)
+        found.append(load_file(Path(own.run_dir) / "weights" / FILE))
+    assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
 
 
 def test_schedule_free_takes_no_schedule() -> None:
