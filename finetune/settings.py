@@ -84,7 +84,8 @@ class Prior:
 
     prompt: str | tuple[str, ...]
     """What the class is called, such as "a photo of an animal"; several prompts, such as one
-    for each concept, take turns, so that every class has as many images."""
+    for each concept, take turns, so that every class has as many images; your own images then
+    have captions."""
     count: int = 100
     """Class images."""
     weight: float = 1.0

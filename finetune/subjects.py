@@ -175,8 +175,9 @@ class ClassImages:
 
 
 def class_images(prior: Prior, place: Place, size: int) -> ClassImages:
-    """A prepared set or a folder of your own images (without class.json) is used as it is; else
-    image s, by the base, has the prompt s modulo their number.
+    """A prepared set or a folder of your own images (without class.json) is used as it is, with its
+    captions where there are several prompts; else image s, by the base, has the prompt s modulo
+    their number.
 
     Raises UserError where a folder holds class images of another model, configuration, prompt, size
     or scheduler, one that cannot be read, or too few of your own.
@@ -185,7 +186,7 @@ def class_images(prior: Prior, place: Place, size: int) -> ClassImages:
     folder = class_folder(prior, contract)
     own = own_class_images(prior, folder)
     if own is not None:
-        return ClassImages(folder, Subject(own, _in_turn(prior, len(own))), [], own=True)
+        return ClassImages(folder, Subject(own, _told(prior, own)), [], own=True)
     _check_contract(folder, contract)
     files = [folder / f"{seed:06d}.png" for seed in range(prior.count)]
     captions = _in_turn(prior, prior.count)
@@ -256,6 +257,21 @@ def own_class_images(prior: Prior, folder: Path) -> ImageSet | None:
         )
     check_images(images.paths)
     return images
+
+
+def _told(prior: Prior, own: ImageSet) -> list[str]:
+    """Prompts of your own class images: the one there is, or, of several, each image's caption.
+
+    Raises UserError where nothing tells which image is of which class.
+    """
+    if len(prior.prompts) == 1:
+        return _in_turn(prior, len(own))
+    if not all(caption.strip() for caption in own.captions):
+        raise UserError(
+            f"prior.prompt names {len(prior.prompts)} classes, and not every image of {own.name} "
+            "has a caption that tells which it shows; give captions, or one prior.prompt."
+        )
+    return own.captions
 
 
 def _in_turn(prior: Prior, count: int) -> list[str]:

@@ -21,7 +21,13 @@ from core.images import png_text
 from finetune.models import locate, open_pipeline
 from finetune.sample import StableDiffusionSampler
 from finetune.settings import Concept, DreamBoothSettings, Prior
-from finetune.subjects import Subject, class_subject, default_prompts, instance_subject
+from finetune.subjects import (
+    Subject,
+    class_images,
+    class_subject,
+    default_prompts,
+    instance_subject,
+)
 from finetune.train_dreambooth import train
 
 Make = Callable[..., DreamBoothSettings]
@@ -154,6 +160,18 @@ def test_too_few_class_images_of_your_own_are_refused(
     enough = replace(few, count=5)
     class_subject(enough, locate(str(base)), 32, Accelerator(cpu=True), sampler)
     assert f"5 of your own in {plain}" in capsys.readouterr().err
+
+
+def test_own_images_of_several_classes_say_which_they_show(
+    base: Path, plain: Path, captioned: Path
+) -> None:
+    classes = Prior(prompt=("a ramp", "a hill"), count=2, folder=str(plain))
+    with pytest.raises(UserError, match=r"names 2 classes.*give captions, or one prior\.prompt"):
+        class_images(classes, locate(str(base)), 32)
+    told = class_images(replace(classes, folder=str(captioned)), locate(str(base)), 32).subject
+    assert told.captions == told.images.captions
+    one = replace(classes, folder=str(captioned), prompt="a ramp")
+    assert {*class_images(one, locate(str(base)), 32).subject.captions} == {"a ramp"}
 
 
 def test_own_class_images_are_used_as_they_are(base: Path, plain: Path) -> None:
