@@ -1,7 +1,7 @@
 """A fine-tuned run as other programs read it: `osteon export --run runs/x`.
 
     OUT/diffusers/    the LoRA for load_lora_weights, a new word for load_textual_inversion
-    OUT/webui/        the LoRA as kohya's scripts name it, for webui and ComfyUI
+    OUT/webui/        the same for webui and ComfyUI, as kohya's scripts name the LoRA
     OUT/pipeline/     all of it merged into the base, fp16, in diffusers' format
     OUT/previews/     the last sheets that the run drew
     OUT/README.md     model card
@@ -32,6 +32,7 @@ from finetune.models import NETWORKS, locate, open_pipeline
 from finetune.networks import save_pipeline
 from finetune.new_word import FILE as WORD
 from finetune.webui import write as write_webui
+from finetune.webui import write_word
 from finetune.weights import (
     CARD,
     base_of,
@@ -83,6 +84,8 @@ def export(run: Path, out: Path, name: str = "newest", public: bool = False) -> 
             (folder / "webui").mkdir()
             v2 = pipeline.unet.config.cross_attention_dim == 1024
             write_webui(networks, NAME, folder / "webui" / f"{run.name}.safetensors", v2)
+        if (weights / WORD).exists():
+            write_word(weights / WORD, folder / "webui" / "embeddings")
         write_merged(pipeline, folder / "pipeline")
         pictures = copy_previews(run, name, folder)
         told = model_card(run, card, name, weights, place, pictures, public)

@@ -14,6 +14,7 @@ from finetune.adapters import FILE
 from finetune.models import ROOT, Place, variant_of
 from finetune.new_word import FILE as WORD
 from finetune.settings import DreamBoothSettings
+from finetune.webui import called
 
 CARD = "README.md"
 MARK = "trained by Osteon"
@@ -72,7 +73,7 @@ def model_card(
             *instructions(card, kinds, place, prompt, public),
             "```",
             "",
-            merged(kinds),
+            merged(kinds, settings.get("token.name")),
             *([DORA] if "lora" in kinds and settings.get("lora.kind") == "dora" else []),
             "",
             "| setting | value |",
@@ -183,10 +184,16 @@ def _source(card: dict[str, Any], kinds: list[str], place: Place, public: bool) 
     return f"{card['base']!r}, revision={place.revision!r}{found}"
 
 
-def merged(kinds: list[str]) -> str:
+def merged(kinds: list[str], word: str | None) -> str:
     """A line on the other folders."""
     opened = "" if "full" in kinds else f", and needs no base: `{PLAIN}('pipeline')`"
+    there = ""
+    if word is not None and "full" not in kinds:
+        name = called(word)
+        there = (
+            f" There the new word is `{name}`, by its file, `webui/embeddings/{name}.safetensors`."
+        )
     return (
         f"`pipeline/` has everything merged, in fp16{opened}; `webui/`, where it is there, is for "
-        "webui and ComfyUI."
+        f"webui and ComfyUI.{there}"
     )

@@ -3,9 +3,10 @@
 `lora_unet_*` and `lora_te_text_model_*`, each with .lora_down, .lora_up and its true .alpha; DoRA
 with each layer's whole difference, .diff. Of the factors and magnitudes (.dora_scale, one for each
 output) webui and ComfyUI make something else: they divide by the lengths of the columns, or by
-those of the rows before training.
+those of the rows before training. A new word has a file of its own, `emb_params` (V x D).
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,6 +81,18 @@ def write(networks: list[nn.Module], name: str, file: Path, v2: bool) -> None:
             expected += 1 if dora else 3
     if len(saved) != expected or not expected:
         raise RuntimeError(f"{file} holds {len(saved)} tensors where {expected} are expected.")
+
+
+def write_word(saved: Path, folder: Path) -> None:
+    """A new word, as diffusers' file has it, in one that webui and ComfyUI call it by."""
+    ((word, vectors),) = load_file(saved).items()
+    folder.mkdir(parents=True)
+    save_file({"emb_params": vectors}, folder / f"{called(word)}.safetensors")
+
+
+def called(word: str) -> str:
+    """What a new word is called in prompts there: its file's name, without <, >, ? and the like."""
+    return re.sub(r"\W+", "-", word).strip("-") or "word"
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from finetune.export import export, main
 from finetune.hub import check_push, push
 from finetune.model_card import MARK, front_matter, licence_of
 from finetune.models import open_pipeline
+from finetune.new_word import load_word
 from finetune.settings import DreamBoothSettings, Lora, Optim, Token
 from finetune.train_dreambooth import train
 from finetune.webui import adapters, merged_weight, state_of, write
@@ -301,6 +302,27 @@ def test_a_base_replaced_since_is_never_merged_into(
     assert not out.exists()
     shutil.copytree(base / "scheduler", mine / "scheduler", dirs_exist_ok=True)
     assert len(export(run, out)) == 3
+
+
+def test_a_new_word_goes_to_webui_too(settings: Make, base: Path, tmp_path: Path) -> None:
+    """By its file's name, as diffusers reads such a file as well."""
+    word = Token("<wing>?", "bat", vectors=2, lr=0.1)
+    train(own := settings(prompt="a <wing>?", token=word, steps=1, lora=None, unet=False))
+    out = tmp_path / "out"
+    export(Path(own.run_dir), out)
+    file = "webui/embeddings/wing.safetensors"
+    assert (
+        f"There the new word is `wing`, by its file, `{file}`." in (out / "README.md").read_text()
+    )
+    own_word, theirs = open_pipeline(base), open_pipeline(base)
+    load_word(own_word, Path(own.run_dir) / "weights")
+    theirs.load_textual_inversion(out / file, token="wing?")
+    one, other = (
+        each.encode_prompt(text, "cpu", 1, False)[0]
+        for each, text in ((own_word, "a <wing>?"), (theirs, "a wing?"))
+    )
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
+    assert [*load_file(out / file)] == ["emb_params"]
 
 
 def test_the_weights_of_a_kept_step_export(settings: Make, tmp_path: Path) -> None:
