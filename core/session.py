@@ -23,7 +23,12 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import DistributedType, InitProcessGroupKwargs, set_seed
+from accelerate.utils import (
+    DistributedType,
+    GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
+    set_seed,
+)
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
@@ -94,7 +99,7 @@ class Session:
         self.accelerator = Accelerator(
             log_with=tracker,
             project_dir=settings.run_dir,
-            gradient_accumulation_steps=accumulate,
+            gradient_accumulation_plugin=GradientAccumulationPlugin(accumulate),  # not a variable's
             step_scheduler_with_optimizer=False,
             kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
         )

@@ -10,6 +10,8 @@ from accelerate import Accelerator, PartialState
 
 import core.parallel
 import core.session
+from core.session import Session
+from core.sets import open_set
 from tests.core.toy import ToySettings, train
 
 Make = Callable[..., Path]
@@ -35,3 +37,12 @@ def test_processes_wait_for_one_that_works_alone(
     core.parallel.process_state()
     train(ToySettings(data=str(make_folder()), run_dir=str(tmp_path / "run")))
     assert waits == [timedelta(hours=2)] * 2
+
+
+def test_pieces_are_those_of_the_settings(
+    unbroken: ToySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A configuration of Accelerate's may say another number, in a variable that it heeds more."""
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    session = Session("toy", unbroken, open_set(unbroken.data), accumulate=2)
+    assert session.accelerator.gradient_accumulation_steps == 2
