@@ -257,7 +257,7 @@ def check_same_settings(
             "Give another --run_dir, or remove that one first."
         )
     if done > settings.steps:
-        raise UserError(f"{path} has already done {done} steps; ask for more than that.")
+        raise UserError(f"{path} has already done {done} steps; ask for as many, or more.")
     if changes:
         raise UserError(
             f"{path} was started with other settings ({'; '.join(changes)}). "
