@@ -125,6 +125,10 @@ def train_denoiser(settings: BaseSettings, image_set: ImageSet, autoencoder: Pat
             preview(pipeline, settings, image_set, session.run.path, step + 1)
             save(pipeline, session.run)
 
+    if session.main:  # again: previews may be off, or a finished run's weights/ lost
+        averaged = assemble(session.accelerator.unwrap_model(model), ema, vae, tokenizer)
+        save(averaged, session.run)
+    session.accelerator.wait_for_everyone()
     session.finish(last=not settings.autoencoder.decoder_steps)
 
 

@@ -1,5 +1,6 @@
 """The base trainer, from nothing, for a few steps."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,29 @@ def test_a_base_from_nothing_opens_everywhere_and_resumes(
 
 def cut(*arguments: object) -> None:
     raise RuntimeError("power cut")
+
+
+def test_weights_are_saved_without_previews_and_come_back_when_lost(
+    captioned: Path, tmp_path: Path
+) -> None:
+    own = SMALL | {"preview_every": 0, "autoencoder": Autoencoder((8, 8, 8), steps=2, batch=2)}
+    settings = BaseSettings(data=str(captioned), run_dir=str(tmp_path / "run"), **own)
+    folders = tmp_path / "run/weights", tmp_path / "run-autoencoder/weights"
+    saved = []
+    for _ in range(2):
+        train(settings)
+        saved.append([file_bytes(folder) for folder in folders])
+        for folder in folders:
+            shutil.rmtree(folder)
+    assert saved[0] == saved[1]
+    assert not (tmp_path / "run/previews").exists()
+    assert any("unet" in name for name in saved[0][0])
+
+
+def file_bytes(folder: Path) -> dict[str, bytes]:
+    """What lies in a folder, by the path within it."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def test_captions_are_needed(plain: Path, tmp_path: Path) -> None:
