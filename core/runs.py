@@ -34,6 +34,10 @@ SCORE = "score.json"
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "numpy", "pillow")
 MAY_CHANGE = {"steps", "epochs", "num_epochs", "run_dir"}
 """Settings that a resumed run may give anew."""
+NO_MATTER = {
+    *("run_dir", "checkpoint_every", "checkpoints_kept", "preview_every", "tracker"),
+}
+"""Settings that say nothing of what is learned."""
 INPUTS = {
     "data_fingerprint": "images",
     "captions_fingerprint": "captions",
@@ -204,8 +208,38 @@ def check_same_settings(path: Path, family: str, settings: Any) -> None:
     """Raise UserError if `path` holds a run that these settings cannot continue."""
     if not path.exists():
         return
-    known, configured = (path / "run.json").exists(), (path / "config.yaml").exists()
-    if not (known and configured) and (not path.is_dir() or _begun(path)):
+    _check_folder(path, family)
+    if not (path / "config.yaml").exists():
+        return
+    done = max((step_of(saved) for saved in checkpoints(path)), default=0)
+    if not done and info_of(path).get("status") == "finished":
+        raise UserError(
+            f"{path} is finished, and there is no checkpoint to go on from: it would begin anew. "
+            "Give another --run_dir, or remove that one first."
+        )
+    if done > settings.steps:
+        raise UserError(f"{path} has already done {done} steps; ask for more than that.")
+    _check_unchanged(path, settings, MAY_CHANGE)
+
+
+def check_same_weights(
+    path: Path, family: str, settings: Any, facts: dict[str, Any], may_change: set[str]
+) -> None:
+    """Raise UserError if the run at `path`, whose weights are to be built on, learned from other
+    settings or inputs than these: see `check_same_settings` and `check_same_inputs`.
+
+    Args:
+        may_change: settings that matter no more than those of NO_MATTER.
+    """
+    _check_folder(path, family)
+    _check_unchanged(path, settings, NO_MATTER | may_change)
+    check_same_inputs(path, facts)
+
+
+def _check_folder(path: Path, family: str) -> None:
+    """Raise UserError unless `path` is a run of that family which no other process is training."""
+    whole = (path / "run.json").exists() and (path / "config.yaml").exists()
+    if not whole and (not path.is_dir() or _begun(path)):
         raise UserError(f"{path} exists and is not a run; give another --run_dir.")
     if (path / LOCK).exists():
         free = lock(path / LOCK, shared=True)
@@ -215,23 +249,17 @@ def check_same_settings(path: Path, family: str, settings: Any) -> None:
     saved_family = info_of(path).get("family", family)
     if saved_family != family:
         raise UserError(f"{path} is a run of '{saved_family}'; give another --run_dir.")
-    if not configured:
-        return
+
+
+def _check_unchanged(path: Path, settings: Any, may_change: set[str]) -> None:
+    """Raise UserError if the run at `path` was started with other settings."""
     saved = leaves(filled(read_yaml(path / "config.yaml"), type(settings)))
     given = leaves(to_dict(settings))
     changes = [
         f"{key}: {saved.get(key)} -> {given.get(key)}"
         for key in sorted(saved.keys() | given.keys())
-        if saved.get(key) != given.get(key) and key not in MAY_CHANGE
+        if saved.get(key) != given.get(key) and key not in may_change
     ]
-    done = max((step_of(saved) for saved in checkpoints(path)), default=0)
-    if not done and info_of(path).get("status") == "finished":
-        raise UserError(
-            f"{path} is finished, and there is no checkpoint to go on from: it would begin anew. "
-            "Give another --run_dir, or remove that one first."
-        )
-    if done > settings.steps:
-        raise UserError(f"{path} has already done {done} steps; ask for more than that.")
     if changes:
         raise UserError(
             f"{path} was started with other settings ({'; '.join(changes)}). "
