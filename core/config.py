@@ -6,6 +6,7 @@ Only this module knows jsonargparse. Imports without torch.
 import argparse
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,7 +52,8 @@ class Parsed(NamedTuple):
 def parse(settings_class: type, argv: Sequence[str] | None, description: str) -> Parsed:
     """Read `--config F ... --group.key value ...` into a `settings_class`.
 
-    Files win over defaults and flags win over files, in whatever order they are typed.
+    Files win over defaults and flags win over files, in whatever order they are typed. A text that
+    begins with "~/" is a path in the home folder.
     `--print_config` prints the resolved YAML and leaves; `--dry_run` is handed to the caller.
 
     Raises:
@@ -65,7 +67,7 @@ def parse(settings_class: type, argv: Sequence[str] | None, description: str) ->
     try:
         values = vars(parser.instantiate(parser.parse_args(arguments)))
         values.pop("config", None)
-        return Parsed(settings_class(**values), dry_run)
+        return Parsed(settings_class(**_at_home(values)), dry_run)
     except (argparse.ArgumentError, ValueError, TypeError) as error:
         raise UserError(one_line(str(error), settings_class)) from None
 
@@ -76,7 +78,7 @@ def from_dict(settings_class: type[Settings], values: dict[str, Any]) -> Setting
     try:
         built = vars(parser.instantiate(parser.parse_object(values)))
         built.pop("config", None)
-        return settings_class(**built)
+        return settings_class(**_at_home(built))
     except (argparse.ArgumentError, ValueError, TypeError) as error:
         raise UserError(one_line(str(error), settings_class)) from None
 
@@ -100,7 +102,8 @@ def to_dict(settings: Any) -> dict[str, Any]:
 
 
 def filled(saved: dict[str, Any], settings_class: type) -> dict[str, Any]:
-    """Saved settings with the defaults of those that came with a later version."""
+    """Saved settings with the defaults of those that came with a later version, and paths as
+    `parse` gives them."""
     defaults: dict[str, Any] = {}
     for field in dataclasses.fields(settings_class):
         value = field.default
@@ -108,7 +111,23 @@ def filled(saved: dict[str, Any], settings_class: type) -> dict[str, Any]:
             value = field.default_factory()
         if value is not dataclasses.MISSING:
             defaults[field.name] = to_dict(value) if _is_group(value) else _plain(value)
-    return _merged(defaults, saved)
+    found: dict[str, Any] = _at_home(_merged(defaults, saved))
+    return found
+
+
+def _at_home(value: Any) -> Any:
+    """The same, where every text that begins with "~/" is a path in the home folder: no shell
+    reads a file's values, nor what stands behind "=" in a flag."""
+    if isinstance(value, (str, Path)):
+        return type(value)(os.path.expanduser(value)) if str(value).startswith("~/") else value
+    if isinstance(value, (list, tuple)):
+        return type(value)(_at_home(item) for item in value)
+    if isinstance(value, dict):
+        return {_at_home(key): _at_home(item) for key, item in value.items()}
+    if _is_group(value):
+        own = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return dataclasses.replace(value, **_at_home(own))
+    return value
 
 
 def _is_group(value: Any) -> bool:
@@ -178,6 +197,7 @@ def _configs_first(arguments: list[str]) -> list[str]:
             configs += ["--config", word.partition("=")[2]]
         else:
             others.append(word)
+    configs = _at_home(configs)
     for file in configs[1::2]:
         read_yaml(Path(file))
     return configs + others

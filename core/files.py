@@ -145,11 +145,17 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is not valid JSON ({error}); restore or delete it.") from None
 
 
+def lines_of(text: str) -> list[str]:
+    """The lines of a file read as text, which ended each by "\\n". `str.splitlines` would also cut
+    at line separators, form feeds and the like, which may stand in a caption."""
+    return text.removesuffix("\n").split("\n") if text else []
+
+
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Rows of a JSON-lines file; a last line cut off by a crash is left out."""
     rows = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = lines_of(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError:
         raise UserError(f"{path} is not UTF-8 text; save it as such.") from None
     for number, line in enumerate(lines, 1):

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from core.errors import UserError
-from core.files import read_jsonl
+from core.files import lines_of, read_jsonl
 from core.sets import is_set, open_set
 
 
@@ -24,7 +24,7 @@ def read_prompts(source: str | Path) -> list[str]:
     elif path.suffix == ".jsonl":
         prompts = [str(row.get("prompt") or row.get("text") or "") for row in read_jsonl(path)]
     else:
-        lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+        lines = (line.strip() for line in lines_of(path.read_text(encoding="utf-8")))
         prompts = [line for line in lines if line and not line.startswith("#")]
     prompts = [prompt for prompt in prompts if prompt]
     if not prompts:

@@ -38,6 +38,8 @@ PLACES = {"data", "base", "prior.folder"}
 """Settings that name folders, which may be spelt in several ways."""
 VERDICT = ("best", "best_reason")
 """Facts in run.json that hold of a run which has come to its end."""
+NO_MATTER = {"run_dir", "checkpoint_every", "checkpoints_kept", "preview_every", "tracker"}
+"""Settings that say nothing of what is learned."""
 INPUTS = {
     "data_fingerprint": "images",
     "captions_fingerprint": "captions",
@@ -227,37 +229,63 @@ def check_same_settings(
     """
     if not path.exists():
         return
-    known, configured = (path / "run.json").exists(), (path / "config.yaml").exists()
-    if not (known and configured) and (not path.is_dir() or _begun(path)):
-        raise UserError(f"{path} exists and is not a run; give another --run_dir.")
-    if (path / LOCK).exists():
-        free = lock(path / LOCK, shared=True)
-        if free is None:
-            raise UserError(_taken(path))
-        free.close()
-    info = info_of(path)
-    saved_family = info.get("family", family)
-    if saved_family != family:
-        raise UserError(f"{path} is a run of '{saved_family}'; give another --run_dir.")
-    if not configured:
+    _check_folder(path, family)
+    if not (path / "config.yaml").exists():
         return
-    saved = leaves(filled(read_yaml(path / "config.yaml"), type(settings)))
-    given = leaves(to_dict(settings))
-    changes = [
-        f"{key}: {saved.get(key)} -> {given.get(key)}"
-        for key in sorted(saved.keys() | given.keys())
-        if saved.get(key) != given.get(key) and key not in MAY_CHANGE
-        if not (key in PLACES and _same_place(saved.get(key), given.get(key)))
-        if not (key == "data" and fingerprint and fingerprint == info.get("data_fingerprint"))
-    ]
     done = max((step_of(saved) for saved in checkpoints(path)), default=0)
-    if not done and info.get("status") == "finished":
+    if not done and info_of(path).get("status") == "finished":
         raise UserError(
             f"{path} is finished, and there is no checkpoint to go on from: it would begin anew. "
             "Give another --run_dir, or remove that one first."
         )
     if done > settings.steps:
         raise UserError(f"{path} has already done {done} steps; ask for as many, or more.")
+    _check_unchanged(path, settings, MAY_CHANGE, fingerprint)
+
+
+def check_same_weights(
+    path: Path, family: str, settings: Any, facts: dict[str, Any], may_change: set[str]
+) -> None:
+    """Raise UserError if the run at `path`, whose weights are to be built on, learned from other
+    settings or inputs than these: see `check_same_settings` and `check_same_inputs`.
+
+    Args:
+        may_change: settings that matter no more than those of NO_MATTER.
+    """
+    _check_folder(path, family)
+    _check_unchanged(path, settings, NO_MATTER | may_change, facts.get("data_fingerprint"))
+    check_same_inputs(path, facts)
+
+
+def _check_folder(path: Path, family: str) -> None:
+    """Raise UserError unless `path` is a run of that family which no other process is training."""
+    whole = (path / "run.json").exists() and (path / "config.yaml").exists()
+    if not whole and (not path.is_dir() or _begun(path)):
+        raise UserError(f"{path} exists and is not a run; give another --run_dir.")
+    if (path / LOCK).exists():
+        free = lock(path / LOCK, shared=True)
+        if free is None:
+            raise UserError(_taken(path))
+        free.close()
+    saved_family = info_of(path).get("family", family)
+    if saved_family != family:
+        raise UserError(f"{path} is a run of '{saved_family}'; give another --run_dir.")
+
+
+def _check_unchanged(
+    path: Path, settings: Any, may_change: set[str], fingerprint: str | None
+) -> None:
+    """Raise UserError if the run at `path` was started with other settings."""
+    data = info_of(path).get("data_fingerprint")
+    saved = leaves(filled(read_yaml(path / "config.yaml"), type(settings)))
+    given = leaves(to_dict(settings))
+    changes = [
+        f"{key}: {saved.get(key)} -> {given.get(key)}"
+        for key in sorted(saved.keys() | given.keys())
+        if saved.get(key) != given.get(key) and key not in may_change
+        if not (key in PLACES and _same_place(saved.get(key), given.get(key)))
+        if not (key == "data" and fingerprint and fingerprint == data)
+    ]
     if changes:
         raise UserError(
             f"{path} was started with other settings ({'; '.join(changes)}). "

@@ -37,7 +37,9 @@ def vary(images: torch.Tensor, names: Collection[str], numbers: torch.Tensor) ->
     """
     images = torch.where(at(mirrored(names, numbers), images), images.flip(3), images)
     if {"crop", "turn"} & {*names}:
-        grid = F.affine_grid(_window(names, numbers), list(images.shape), align_corners=False)
+        height, width = images.shape[2:]
+        window = _window(names, numbers, width / height)
+        grid = F.affine_grid(window, list(images.shape), align_corners=False)
         grid = send(grid, images.device)
         images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
     if "light" in names:
@@ -46,14 +48,19 @@ def vary(images: torch.Tensor, names: Collection[str], numbers: torch.Tensor) ->
     return images
 
 
-def _window(names: Collection[str], numbers: torch.Tensor) -> torch.Tensor:
-    """The part of each image that is looked at: affine maps, B x 2 x 3."""
+def _window(names: Collection[str], numbers: torch.Tensor, aspect: float) -> torch.Tensor:
+    """The part of each image that is looked at: affine maps, B x 2 x 3, between -1 and 1 across
+    and down. There a turn of an image that is no square is none: only in pixels are x and y alike.
+
+    Args:
+        aspect: W / H.
+    """
     _, size, x, y, turn, _ = (2.0 * numbers - 1.0).unbind(1)
     side = 1.0 - (1.0 - SMALLEST_CROP) * (size + 1.0) / 2.0
     side = side if "crop" in names else torch.ones_like(side)
     angle = turn * math.radians(LARGEST_TURN) * ("turn" in names)
     cos, sin = side * angle.cos(), side * angle.sin()
-    rows = [cos, -sin, x * (1.0 - side), sin, cos, y * (1.0 - side)]
+    rows = [cos, -sin / aspect, x * (1.0 - side), sin * aspect, cos, y * (1.0 - side)]
     return torch.stack(rows, dim=1).reshape(-1, 2, 3)
 
 

@@ -1,5 +1,6 @@
 """What an export says of itself: Markdown, under the front matter that the hub reads."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,7 @@ def front_matter(card: dict[str, Any], prompt: str, kinds: list[str]) -> str:
 
 def licence_of(base: str, revision: str | None) -> dict[str, str]:
     """What the base's own card says of its licence; "other" where it does not, or is not here."""
-    cards = [folder / CARD for folder in (Path(base).expanduser(), ROOT / base)]
+    cards = [folder / CARD for folder in (Path(os.path.expanduser(base)), ROOT / base)]
     cached = try_to_load_from_cache(base, CARD, revision=revision) if revision else None
     if isinstance(cached, str):
         cards.append(Path(cached))

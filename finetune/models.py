@@ -1,6 +1,7 @@
 """The model to start from: a folder in diffusers' format or a hub id, found, checked and opened."""
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -106,15 +107,14 @@ def locate(
 
     Args:
         weights: False: only what describes the networks, which is little to download.
-        near: of a run from this base. A folder is looked for from there upwards, too, so that the
-            run is of use in other working directories, and on other machines.
+        near: of a run from this base; looked for from there upwards, too, wherever one works.
 
     Raises:
         UserError: not there, withdrawn, gated, misspelt, unreachable, incomplete, or another kind
             of model.
     """
     above = near.resolve().parents if near is not None else ()
-    for folder in (Path(base).expanduser(), ROOT / base, *(parent / base for parent in above)):
+    for folder in (Path(os.path.expanduser(base)), ROOT / base, *(p / base for p in above)):
         if folder.exists():
             return Place(base, _checked(folder, weights), None)
     folder = _cached(base, revision, weights) or _fetched(base, revision, weights)

@@ -86,6 +86,11 @@ def warnings(settings: DreamBoothSettings, size: int) -> list[str]:
         found.append(f"optim.warmup {warmup} of {steps} steps: the learning rate never arrives")
     if settings.zero_terminal_snr and settings.min_snr_gamma is not None:
         found.append("min_snr_gamma gives pure noise, which zero_terminal_snr adds, a weight of 0")
+    if settings.compile and settings.buckets:
+        found.append(
+            "compile with buckets: the UNet is compiled anew for each shape of images, at the "
+            "first step of it, which on a processor can take minutes (--compile false does not)"
+        )
     for concept in settings.subjects:
         found += warnings_of(concept.data, captions=concept.prompt is None)
         found += _shapes(concept.data, size, settings.buckets)

@@ -189,7 +189,8 @@ class DreamBoothSettings:
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them: less memory, about a third slower."""
     compile: bool = False
-    """torch.compile the UNet: from half a minute (sd2-mini) at the start, then faster steps."""
+    """torch.compile the UNet: from half a minute (sd2-mini) at the start, then faster steps. With
+    buckets as much again, or more, at the first step of each shape."""
     cache_latents: bool = True
     """Encode each image once. The autoencoder's sampling noise is still drawn at every step."""
     checkpoint_every: int = 250

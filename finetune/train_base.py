@@ -23,7 +23,7 @@ from core.files import atomic_folder
 from core.images import check_images, grid, write_png
 from core.parallel import part_of
 from core.plan import check_disk, count_parameters
-from core.runs import Run
+from core.runs import Run, check_same_weights
 from core.seeds import batch_at, image_noise, stream
 from core.session import Session
 from core.sets import ImageSet, open_set
@@ -41,6 +41,8 @@ from finetune.networks import (
 )
 
 DISK_BYTES = 400_000_000  # checkpoints of both stages, previews, weights
+LATER = {"steps", "autoencoder.decoder_steps"}
+"""Settings of the first stage that its weights do not show; its steps are autoencoder.steps too."""
 
 
 def train(settings: BaseSettings, dry_run: bool = False) -> None:
@@ -50,10 +52,14 @@ def train(settings: BaseSettings, dry_run: bool = False) -> None:
     if not any(image_set.captions):
         raise UserError(f"{settings.data} has no captions; prepare it with captions.")
     check_disk(Path(settings.run_dir), DISK_BYTES)
+    first = autoencoder_run(settings)
+    trained = Path(first.run_dir, "weights").exists()
+    if trained:
+        facts = {"data_fingerprint": image_set.fingerprint}
+        check_same_weights(Path(first.run_dir), "base", first, facts, LATER)
     if dry_run:
         return print_plan(settings, image_set)
-    first = autoencoder_run(settings)
-    if not Path(first.run_dir, "weights").exists():
+    if not trained:
         train_autoencoder(first)
     train_denoiser(settings, image_set, Path(first.run_dir, "weights"))
     if settings.autoencoder.decoder_steps:
@@ -125,6 +131,10 @@ def train_denoiser(settings: BaseSettings, image_set: ImageSet, autoencoder: Pat
             preview(pipeline, settings, image_set, session.run.path, step + 1)
             save(pipeline, session.run)
 
+    if session.main:  # again: previews may be off, or a finished run's weights/ lost
+        averaged = assemble(session.accelerator.unwrap_model(model), ema, vae, tokenizer)
+        save(averaged, session.run)
+    session.accelerator.wait_for_everyone()
     session.finish(last=not settings.autoencoder.decoder_steps)
 
 

@@ -1,5 +1,6 @@
 """Captions that say what an animal looks like, from a file of facts such as prompts/facts.yaml."""
 
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
@@ -76,7 +77,8 @@ def _tokenizer(base: str) -> CLIPTokenizer:
 
 def _folders(base: str) -> Iterator[Path]:
     """Where its files may be: on disk, in the hub's cache, on the hub, which is asked last."""
-    folders = [folder for folder in (Path(base).expanduser(), ROOT / base) if folder.is_dir()]
+    folders = [Path(os.path.expanduser(base)), ROOT / base]
+    folders = [folder for folder in folders if folder.is_dir()]
     yield from folders
     for cached in (True, False) if not folders else ():
         with suppress(OSError, ValueError):  # not there, or no hub id

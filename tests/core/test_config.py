@@ -10,6 +10,7 @@ import yaml
 from core.complaints import leaf_names, wanted
 from core.config import from_dict, leaves, parse, to_dict, to_yaml
 from core.errors import UserError
+from core.runs import check_same_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -151,6 +152,38 @@ def test_a_text_is_what_was_typed(text: str) -> None:
     settings = parse(Example, words, "").settings
     assert (settings.data, settings.prompt, settings.adapter.prompt) == (text, text, text)
     assert from_dict(Example, yaml.safe_load(to_yaml(settings))) == settings
+
+
+def test_a_path_in_the_home_folder_is_spelt_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No shell reads a file's values, nor what stands behind "="."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    lines = "data: ~/x\nadapter: {prompt: [~/a, a dog ~/b, ~c/d]}\nwords: [~/e]\nprompt: ~\n"
+    write(tmp_path / "a.yaml", lines)
+    settings = parse(Example, ["--config=~/a.yaml", "--steps", "3"], "").settings
+    home = str(tmp_path)
+    assert settings.data == f"{home}/x"
+    assert settings.adapter.prompt == (f"{home}/a", "a dog ~/b", "~c/d")
+    assert (settings.words, settings.prompt) == ([f"{home}/e"], None)
+    assert from_dict(Example, yaml.safe_load(lines)).data == f"{home}/x"
+    assert yaml.safe_load(to_yaml(settings))["data"] == f"{home}/x"
+    given = parse(Example, ["--data=~/y", "--prompt", "~", "--adapter.prompt=~/z"], "").settings
+    assert (given.data, given.prompt, given.adapter.prompt) == (f"{home}/y", None, f"{home}/z")
+
+
+def test_a_run_of_before_goes_on_in_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its config.yaml says what was typed."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "run.json").write_text('{"family": "toy"}')
+    (run / "config.yaml").write_text("data: ~/x\nsteps: 5\n")
+    check_same_settings(run, "toy", parse(Example, ["--data=~/x"], "").settings)
+    with pytest.raises(UserError, match=f"data: {tmp_path}/x -> {tmp_path}/y"):
+        check_same_settings(run, "toy", parse(Example, ["--data=~/y"], "").settings)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 import core.state
 from core.errors import UserError
 from core.files import atomic_folder, atomic_path, read_jsonl, recover, write_jsonl
+from core.prompts import read_prompts
 from core.state import load_state, save_state
 
 
@@ -44,6 +45,25 @@ def test_a_line_cut_off_by_a_crash_is_left_out(tmp_path: Path) -> None:
     file.write_text('{"a": \n{"a": 2}\n')
     with pytest.raises(UserError, match="line 1"):
         read_jsonl(file)
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c"])
+def test_a_line_ends_where_the_file_says(tmp_path: Path, mark: str) -> None:
+    """Captions may hold characters that Python takes for ends of lines."""
+    rows = [{"text": f"a bird{mark}in flight"}, {"text": "a bat"}]
+    file = tmp_path / "rows.jsonl"
+    write_jsonl(file, rows)
+    assert read_jsonl(file) == rows
+    file.write_bytes(file.read_bytes().replace(b"\n", b"\r\n"))  # as Windows has it
+    assert read_jsonl(file) == rows
+    with file.open("ab") as handle:
+        handle.write(f'{{"text": "cut{mark}off'.encode())
+    assert read_jsonl(file) == rows
+    file.write_text("")
+    assert read_jsonl(file) == []
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text(f"a bird{mark}in flight\n\na bat", encoding="utf-8")
+    assert read_prompts(prompts) == [row["text"] for row in rows]
 
 
 def test_an_optimisers_state_comes_back_bit_for_bit(tmp_path: Path) -> None:

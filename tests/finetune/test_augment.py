@@ -7,7 +7,7 @@ import torch
 
 from core.errors import UserError
 from core.sets import ImageSet
-from finetune.augment import NUMBERS, check_domain, vary
+from finetune.augment import LARGEST_TURN, NUMBERS, check_domain, vary
 from finetune.settings import Concept, DreamBoothSettings
 
 MIDDLE = torch.full((2, NUMBERS), 0.5)
@@ -43,6 +43,45 @@ def test_crop_turn_and_light_by_hand() -> None:
     torch.testing.assert_close(vary(picture(), ("turn",), MIDDLE), picture(), atol=1e-5, rtol=0)
     bright = vary(picture() / 2, ("light",), torch.ones(2, NUMBERS))
     torch.testing.assert_close(bright, picture() / 2 * 1.15)
+
+
+def seen(names: tuple[str, ...], numbers: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Where each pixel is looked up, B x H x W x 2 pixels from the left and from the top: an image
+    that is its own coordinates, varied."""
+    down, across = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    own = torch.stack([across, down, down]).float()[None].expand(len(numbers), -1, -1, -1)
+    return vary(own, names, numbers)[:, :2].permute(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 128), (128, 64), (64, 64)])
+def test_a_turn_keeps_lengths_and_angles_in_every_shape(height: int, width: int) -> None:
+    numbers = torch.rand(16, NUMBERS, generator=torch.Generator().manual_seed(0))
+    numbers[0] = 1.0  # the largest turn
+    for names, sizes in (
+        (("turn",), torch.ones(16)),
+        (("crop", "turn"), 1.0 - 0.2 * numbers[:, 1]),
+    ):
+        places = seen(names, numbers, height, width)
+        across, down = (  # of 10 pixels, near the middle: nothing there is beyond an edge
+            (places[:, y, x] - places[:, height // 2, width // 2]) / 10
+            for y, x in ((height // 2, width // 2 + 10), (height // 2 + 10, width // 2))
+        )
+        for step in (across, down):
+            torch.testing.assert_close(step.norm(dim=1), sizes, atol=1e-4, rtol=0)
+        torch.testing.assert_close((across * down).sum(1), torch.zeros(16), atol=1e-4, rtol=0)
+        degrees = torch.atan2(across[:, 1], across[:, 0]).rad2deg()
+        expected = LARGEST_TURN * (2 * numbers[:, 4] - 1)
+        torch.testing.assert_close(degrees, expected, atol=0.01, rtol=0)
+        assert degrees.abs().max() <= LARGEST_TURN + 0.01
+
+
+def test_a_crop_lies_within_images_of_every_shape() -> None:
+    for corner in (0.0, 1.0):
+        numbers = torch.tensor([[0.9, 1.0, corner, corner, 0.5, 0.5]])  # the smallest, in a corner
+        places = seen(("crop",), numbers, 64, 128)[0].flatten(0, 1)
+        (left, top), (right, bottom) = places.amin(0).tolist(), places.amax(0).tolist()
+        assert (right - left, bottom - top) == pytest.approx((0.8 * 127, 0.8 * 63), abs=0.5)
+        assert (left, top) == pytest.approx((corner * 0.2 * 127, corner * 0.2 * 63), abs=0.5)
 
 
 def test_a_mirrored_chest_is_refused() -> None:

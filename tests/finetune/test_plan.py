@@ -362,3 +362,10 @@ def test_enlarged_images_and_idle_buckets_are_told(
     assert told("wide", True) == told("square", False) == ""
     assert "1 of 1 images are enlarged to 64 px, the smallest from 48" in told("wide", False)
     assert "square, all images are square, so buckets change nothing" in told("square", True)
+
+
+def test_compiling_for_every_shape_is_told(settings: Make) -> None:
+    told = "compile with buckets: the UNet is compiled anew for each shape"
+    for compiled, buckets in ((True, True), (True, False), (False, True)):
+        found = warnings(settings(compile=compiled, buckets=buckets), 64)
+        assert any(told in line for line in found) == (compiled and buckets)

@@ -1,5 +1,6 @@
 """The base trainer, from nothing, for a few steps."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from diffusers import StableDiffusionPipeline
+from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
@@ -20,6 +22,7 @@ from finetune.base_settings import Autoencoder, BaseSettings, TextEncoder, Unet
 from finetune.networks import build_tokenizer, save_tokenizer_files
 from finetune.sample import load_sampler
 from finetune.train_base import train
+from tests.finetune.tiny import write_images
 
 SMALL = {
     "size": 32,
@@ -82,6 +85,60 @@ def test_a_base_from_nothing_opens_everywhere_and_resumes(
 
 def cut(*arguments: object) -> None:
     raise RuntimeError("power cut")
+
+
+def test_weights_are_saved_without_previews_and_come_back_when_lost(
+    captioned: Path, tmp_path: Path
+) -> None:
+    own = SMALL | {"preview_every": 0, "autoencoder": Autoencoder((8, 8, 8), steps=2, batch=2)}
+    settings = BaseSettings(data=str(captioned), run_dir=str(tmp_path / "run"), **own)
+    folders = tmp_path / "run/weights", tmp_path / "run-autoencoder/weights"
+    saved = []
+    for _ in range(2):
+        train(settings)
+        saved.append([file_bytes(folder) for folder in folders])
+        for folder in folders:
+            shutil.rmtree(folder)
+    assert saved[0] == saved[1]
+    assert not (tmp_path / "run/previews").exists()
+    assert any("unet" in name for name in saved[0][0])
+
+
+def test_an_autoencoder_of_other_settings_or_images_is_not_taken(
+    captioned: Path, tmp_path: Path
+) -> None:
+    own = Autoencoder((8, 8, 8), steps=2, batch=2)
+    settings = BaseSettings(
+        data=str(captioned), run_dir=str(tmp_path / "run"), **SMALL | {"autoencoder": own}
+    )
+    train(settings)
+    shutil.rmtree(tmp_path / "run")
+    deep, long = replace(own, latent_channels=8), replace(own, steps=3)
+    for changed, told in (
+        ({"autoencoder": deep}, "latent_channels: 4 -> 8"),
+        ({"autoencoder": long}, r"\(autoencoder.steps: 2 -> 3\)"),
+        ({"seed": 1}, "seed: 0 -> 1"),
+        ({"data": str(write_images(tmp_path / "other", captions=True))}, "data: "),
+    ):
+        for dry_run in (True, False):
+            with pytest.raises(UserError, match=f"run-autoencoder was started with.*{told}"):
+                train(replace(settings, **changed), dry_run)
+    train(replace(settings, preview_every=0, autoencoder=replace(own, decoder_steps=1)), True)
+
+    replaced = Path(shutil.copytree(captioned, tmp_path / "set"))
+    train(replace(settings, data=str(replaced), run_dir=str(tmp_path / "new")))
+    shutil.rmtree(tmp_path / "new")
+    image = next(replaced.rglob("train/*.png"))
+    Image.new("L", (32, 32)).save(image)
+    with pytest.raises(UserError, match=r"The images of .*new-autoencoder have changed"):
+        train(replace(settings, data=str(replaced), run_dir=str(tmp_path / "new")))
+    assert not (tmp_path / "new").exists()
+
+
+def file_bytes(folder: Path) -> dict[str, bytes]:
+    """What lies in a folder, by the path within it."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def test_captions_are_needed(plain: Path, tmp_path: Path) -> None:

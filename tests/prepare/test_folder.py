@@ -262,6 +262,10 @@ def test_every_genus_has_facts_and_captions_stay_within_75_tokens():
             ["--facts", str(FACTS), "--genus", "Sinomacrops", "--base", "no such base!"],
             "--base no such base! has no tokenizer here",
         ),
+        (
+            ["--facts", str(FACTS), "--genus", "Sinomacrops", "--base", "~nobody-here/x"],
+            "--base ~nobody-here/x has no tokenizer here",
+        ),
         (["--facts", str(FACTS), "--genus", "Zebra"], "no facts of Zebra; it knows Sinomacrops,"),
         (["--facts", "own.yaml", "--genus", "Zebra"], "Zebra needs `looks: [one, another]`"),
     ],
