@@ -101,6 +101,9 @@ def test_saved_settings_read_back_equal() -> None:
         (["--data", "x", "--words", "--steps", "3"], "expected one argument"),
         (["--steps", "3"], "^Give --data too"),
         (["--data", "x", "--steps", "0"], "at least 1"),
+        (["--data", "x", "–steps", "3"], "begins with a dash of a web page; write --steps.$"),
+        (["--data", "x", "--prompt", "“a", "dog”"], "^“a has the curly quotes of a web page"),
+        (["--data", "x", "--prompt=“a dog”"], "^“a dog” has the curly quotes of a web page"),
         (["--config", "absent.yaml"], "absent.yaml"),
         (["--config"], "YAML"),
         (["--config", str(ROOT / "docs/species.png")], "YAML"),
@@ -144,7 +147,10 @@ def test_leaves_are_dotted() -> None:
     ]
 
 
-@pytest.mark.parametrize("text", ["#1 dog", "a photo: a dog", "- a dog", "&c", "a, b", "? a", "7"])
+TEXTS = ["#1 dog", "a photo: a dog", "- a dog", "&c", "a, b", "? a", "7", "“Sue”, a dog", "– a"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
 def test_a_text_is_what_was_typed(text: str) -> None:
     """YAML would take it for a comment, a mapping, a list, ..."""
     words = [f"--{name}={text}" for name in ("data", "prompt", "adapter.prompt")]
