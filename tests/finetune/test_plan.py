@@ -312,7 +312,11 @@ def test_one_of_two_processes_prints_the_plan(settings: Make) -> None:
             check=False,
         )
 
-    assert plan("4").stdout.count("steps      ") == 1
+    told = plan("4").stdout
+    assert told.count("steps      ") == 1
+    memory = re.search(r"about (\d+) MB on one process, (\d+) MB on all 2\n", told)
+    assert memory
+    assert int(memory[2]) == 2 * int(memory[1])
     assert "batch 3 cannot be shared by 2 processes" in plan("3").stderr
 
 
