@@ -109,7 +109,9 @@ KOHYA = {
 }
 """Options of sd-scripts and of older forks: what does the same here."""
 WHY |= {name: f"here it is {ours}" for name, ours in KOHYA.items()}
-OURS = {"config", "dry_run", "print_config", *leaf_names(DreamBoothSettings)}
+LEAVES = leaf_names(DreamBoothSettings)
+GROUPS = {name.partition(".")[0] for name in LEAVES if "." in name}  # --token null
+OURS = {"config", "dry_run", "print_config", *LEAVES, *GROUPS}
 DEFAULTS = {"size": "512", "checkpoint_every": "500", "optim.lr": "5e-6"}
 LORA_DEFAULTS = {"optim.lr": "5e-4", "lora.rank": "4"}
 """Of their scripts, where ours are others."""

@@ -130,7 +130,9 @@ def test_options_of_other_scripts_are_named_as_here(
         words = re.findall(r"--(\w+)|\((\w[\w.]*)\)", told)
         named = {name for pair in words for name in pair if name}
         assert named
-        assert named <= theirs | set(leaf_names(DreamBoothSettings)) | {"concepts"}
+        assert named <= theirs | set(leaf_names(DreamBoothSettings))
+    ours = translate([*start, "--concepts", "[{data: y}]", "--prior", "null"])
+    assert ours[-4:] == ["--concepts", "[{data: y}]", "--prior", "null"]
 
 
 @pytest.mark.parametrize(
