@@ -58,6 +58,7 @@ from finetune.validation import IMAGES
 
 BEFORE = "           and before it about"
 TRIABLE = 200e6  # parameters up to which a run is tried on a CPU too
+LONG = 2e11  # of them times latent pixels of a piece: above that its try takes more than moments
 
 
 def check_share(settings: DreamBoothSettings, processes: int) -> None:
@@ -162,6 +163,14 @@ def look_ahead(
 def size_of(pipeline: StableDiffusionPipeline) -> int:
     """Parameters of UNet, text encoder and autoencoder."""
     return sum(count_parameters(getattr(pipeline, name)) for name in NETWORKS)
+
+
+def say_that_it_tries(parameters: int, latents: torch.Tensor) -> None:
+    """On a processor, where trying a piece of these latents (B x 4 x h x w) takes a while."""
+    work = parameters * latents[:, 0].numel()
+    if latents.device.type == "cpu" and (parameters > TRIABLE or work > LONG):
+        lasts = "minutes" if parameters > TRIABLE else "a minute"
+        print(f"Trying a step, to tell the run's time and memory; here that can take {lasts}.")
 
 
 def print_plan(settings: DreamBoothSettings, subject: Subject) -> None:
