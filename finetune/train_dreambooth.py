@@ -67,7 +67,7 @@ from finetune.subjects import (
 )
 from finetune.trained import Trained, as_sampled, freeze, groups
 from finetune.validation import HeldOut, best_so_far, better, reason
-from finetune.weights import write_weights
+from finetune.weights import opened_by, write_weights
 
 LESS = (
     "--accumulate 4 trains the same batch in four pieces; --gradient_checkpointing true, "
@@ -382,6 +382,7 @@ def finish(session: Session, settings: DreamBoothSettings) -> None:
         facts |= {"best": best, "best_reason": reason(best, last)}
         session.say(facts["best_reason"])
     session.finish(**facts)
+    session.say(f"In diffusers: {opened_by(settings, session.run.weights)}")
 
 
 @command(less=LESS)
