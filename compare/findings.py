@@ -207,14 +207,20 @@ def _raw_cosine(results: Results) -> list[str]:
 
 
 def _costs(results: Results) -> list[str]:
-    times = {
-        fake["label"]: fake["cost"]["train_seconds"]
-        for fake in results["fakes"]
-        if "train_seconds" in fake["cost"]
-    }
+    """A training of which several sets are is told once."""
+    times: dict[tuple[str, float], list[str]] = {}
+    for fake in results["fakes"]:
+        if "train_seconds" in fake["cost"]:
+            run = fake.get("run") or fake["label"]
+            times.setdefault((run, fake["cost"]["train_seconds"]), []).append(fake["label"])
     if not times:
         return []
-    parts = [f"{label} {duration(seconds)}" for label, seconds in times.items()]
+    parts = [
+        f"{duration(seconds)}, once for all"
+        if len(own) == len(results["fakes"]) > 1
+        else f"{' and '.join(own)} {duration(seconds)}"
+        for (_, seconds), own in times.items()
+    ]
     return [f"Training took: {', '.join(parts)}."]
 
 

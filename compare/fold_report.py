@@ -27,12 +27,15 @@ def findings(results: dict[str, Any]) -> list[str]:
     gap = results["against_base"]
     if gap is not None:
         lines.append(
-            f"Its base, before tuning: {said(base)}. The tuning moves it by {tested(gap)}; with "
+            f"Its base, before tuning: {said(base)}. The tuning moves it by "
+            f"{wording.signed(gap['mean'])}, {chance(gap)}; with "
             f"{count} folds no p lies below {gap['least_p']:.2g}."
         )
+    ahead = results["against_learned"]
     lines.append(
         f"The pictures that each model learned from: {said(learned)}. What the model draws is "
-        f"nearer than these by {tested(results['against_learned'])}."
+        f"{'farther' if ahead['mean'] < 0 else 'nearer'} than these by "
+        f"{wording.fixed(abs(ahead['mean']), 2)}, {chance(ahead)}."
     )
     copies = results["copies"]
     share = wording.percent(copies["share_above"])
@@ -47,10 +50,10 @@ def findings(results: dict[str, Any]) -> list[str]:
     return lines
 
 
-def tested(gap: dict[str, float]) -> str:
-    """ "+0.12, which chance may explain (p = 0.750)" """
+def chance(gap: dict[str, float]) -> str:
+    """ "which chance may explain (p = 0.750)" """
     verdict = "more than chance explains" if gap["p"] < 0.05 else "which chance may explain"
-    return f"{wording.signed(gap['mean'])}, {verdict} ({wording.p_value(gap['p'])})"
+    return f"{verdict} ({wording.p_value(gap['p'])})"
 
 
 def write_report(out: Path) -> Path:

@@ -31,7 +31,7 @@ from compare.sources import open_fakes
 from core.errors import Parser, UserError, command
 from core.families import is_number, load_sampler
 from core.files import atomic_folder, read_jsonl, write_jsonl
-from core.generate import OPTIONS, add_seeds, asked_seeds, generate, read_options
+from core.generate import add_seeds, asked_seeds, generate, options_help, read_options
 from core.parallel import process_state
 
 
@@ -138,7 +138,11 @@ def copy_images(folder: Path, seeds: Sequence[int], out: Path) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
-        prog="osteon sweep", description=main.__doc__, epilog=OPTIONS, allow_abbrev=False
+        prog="osteon sweep",
+        description=main.__doc__,
+        epilog=options_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--run", required=True, type=Path, help="run, or diffusers model folder")
     parser.add_argument("--vary", required=True, metavar="NAME=A,B,C", help="option and its values")

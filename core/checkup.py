@@ -60,7 +60,12 @@ def _survey(
     folder = Path(str(path))
     splits, faults = {}, []
     if not is_set(folder):
-        splits["images"] = open_set(folder)
+        unread: list[Path] = []
+        splits["images"] = open_set(folder, unread=unread)
+        if unread:
+            named = ", ".join(file.name for file in unread[:NAMED])
+            what = f"images: {len(unread)} captions are not UTF-8 text ({named})"
+            faults.append((False, what, "save them as such"))
     for split in SPLITS if is_set(folder) else ():
         if not (folder / split / "metadata.jsonl").exists():
             continue

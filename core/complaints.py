@@ -25,11 +25,17 @@ def one_line(complaint: str, settings_class: type) -> str:
         return f"Give {names} too (--help says what each is)."
     unknown = re.search(r"arguments: --([\w.]+)|Option '([\w.]+)'", text)
     word = next((w for w in (unknown.groups() if unknown else ()) if w), None)
+    if group := _listed(_kind(settings_class, place[0])) if place else None:
+        of_list = re.search(r"^[^:]*: Expected a dot import path string: (\w+)$", text)
+        if within_list := word or (of_list and of_list[1]):
+            listed = f"--{place[0]} '[{_examples(group)}]'"
+            return f"There is no --{place[0]}.{within_list}; write {listed}, a list."
     prefix = "".join(f"{part}." for part in place)
     known = [n.removeprefix(prefix) for n in leaf_names(settings_class) if n.startswith(prefix)]
     if word and word not in known:
         near = difflib.get_close_matches(word, known, n=1)
-        hint = f"did you mean --{prefix}{near[0]}?" if near else "--help lists the settings"
+        hint = f"did you mean --{prefix}{near[0]}?" if near else ""
+        hint = hint or f"--{_help_of(settings_class, prefix + word)} lists the settings"
         return f"There is no --{prefix}{word} ({hint})."
     text = re.sub(r"Got value: .* (?=Given value type: )", "", text)  # of null, among the choices
     value = re.search(r"(?:Got|Given) value: ?(.*)|Unable to load config '(.*?)'", text)
@@ -81,6 +87,19 @@ def _kind(settings_class: type, name: str) -> Any:
     return kind
 
 
+def _listed(kind: Any) -> Any:
+    """The group of which a setting is a list; None for any other setting."""
+    options = typing.get_args(kind) if typing.get_origin(kind) in (tuple, list) else ()
+    return next((option for option in options if dataclasses.is_dataclass(option)), None)
+
+
+def _help_of(settings_class: type, name: str) -> str:
+    """Where a setting would be listed: groups that may be null have a help of their own."""
+    head = name.partition(".")[0]
+    options = typing.get_args(typing.get_type_hints(settings_class).get(head))
+    return f"{head}.help" if any(map(dataclasses.is_dataclass, options)) else "help"
+
+
 def word_lists(settings_class: type) -> set[str]:
     """Names of the settings that are lists of words; texts of a tuple may have commas."""
     kinds = {name: _kind(settings_class, name) for name in leaf_names(settings_class)}
@@ -88,12 +107,12 @@ def word_lists(settings_class: type) -> set[str]:
 
 
 def leaf_names(settings_class: type) -> list[str]:
-    """Dotted names of all settings: "steps", "optim.lr", ..."""
+    """Dotted names of all settings: "steps", "optim.lr", ...; a list of groups has one."""
     names = []
     for field in dataclasses.fields(settings_class):
         kind = typing.get_type_hints(settings_class)[field.name]
         inner = [k for k in (kind, *typing.get_args(kind)) if dataclasses.is_dataclass(k)]
-        if inner:
+        if inner and not _listed(kind):
             names += [f"{field.name}.{name}" for name in leaf_names(inner[0])]  # type: ignore[arg-type]
         else:
             names.append(field.name)

@@ -7,6 +7,7 @@ import argparse
 import dataclasses
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)  # 
 _load_yaml = jsonargparse.get_loader("yaml")
 NULLS = {"null", "Null", "NULL", "~"}
 Settings = TypeVar("Settings")
+DASHED = re.compile(r"[–—]+([A-Za-z][\w.]*)(=.*)?", re.DOTALL)  # "—rank", "–rank=8"
+CURLED = re.compile(r"[“„][^“”]*”?|‘[^‘’]*’?")  # “so” or “a, where the shell cut it
 DRY_RUN_HELP = "--dry_run checks all that is needed, prints the plan and writes nothing."
 
 
@@ -60,7 +63,9 @@ def parse(settings_class: type, argv: Sequence[str] | None, description: str) ->
         UserError: unknown key, wrong type, missing file, or settings that contradict each other.
     """
     parser = _parser(settings_class, f"{description}\n\n{DRY_RUN_HELP}")
-    arguments = _configs_first(list(sys.argv[1:] if argv is None else argv))
+    words = list(sys.argv[1:] if argv is None else argv)
+    check_pasted(words)
+    arguments = _configs_first(words)
     dry_run = "--dry_run" in arguments  # no setting: it must not land in config.yaml
     arguments = [word for word in arguments if word != "--dry_run"]
     arguments = _lists_bracketed(arguments, word_lists(settings_class))
@@ -70,6 +75,19 @@ def parse(settings_class: type, argv: Sequence[str] | None, description: str) ->
         return Parsed(settings_class(**_at_home(values)), dry_run)
     except (argparse.ArgumentError, ValueError, TypeError) as error:
         raise UserError(one_line(str(error), settings_class)) from None
+
+
+def check_pasted(words: Sequence[str]) -> None:
+    """Raise UserError for dashes and quotes that web pages set in place of those typed."""
+    for word in words:
+        if dashed := DASHED.fullmatch(word):
+            raise UserError(f"{word} begins with a dash of a web page; write --{dashed[1]}.")
+        value = word.partition("=")[2] if word.startswith("--") else word
+        if CURLED.fullmatch(value):
+            raise UserError(
+                f"{value} has the curly quotes of a web page; write straight ones, as in "
+                '"a photo of ...".'
+            )
 
 
 def from_dict(settings_class: type[Settings], values: dict[str, Any]) -> Settings:

@@ -30,6 +30,13 @@ class Family:
     """`switch_sampler(sampler, run) -> Sampler | None`, of families that share a base in memory."""
     autoencoder: str | None = None
     """`load_autoencoder(run, device) -> Autoencoder`, of families that work on its latents."""
+    options: str = "none"
+    """Of its samplers, for a help that loads none; a run may lack some."""
+
+
+DIFFUSION = """--steps 25 --guidance 4 --negative TEXT --height 64 --width 96
+    --scheduler ddim (dpm++, euler, euler_a, unipc) --weights best (or a step kept)
+    --lora_scale 0.5 --loras '{"runs/x": 0.5}' (LoRA runs on the same base)"""
 
 
 FAMILIES: dict[str, Family] = {
@@ -41,6 +48,7 @@ FAMILIES: dict[str, Family] = {
         prompts=True,
         switch="finetune.sample:switch_sampler",
         autoencoder="finetune.sample:load_autoencoder",
+        options=DIFFUSION,
     ),
     "base": Family(
         "Diffusion, base model",
@@ -50,6 +58,7 @@ FAMILIES: dict[str, Family] = {
         prompts=True,
         switch="finetune.sample:switch_sampler",
         autoencoder="finetune.sample:load_autoencoder",
+        options=DIFFUSION,
     ),
     "wgan-gp": Family(
         "WGAN-GP",
@@ -57,6 +66,7 @@ FAMILIES: dict[str, Family] = {
         "gan.settings:WganGpSettings",
         "gan.sample:load_sampler",
         prompts=False,
+        options="--truncation 0.7 --label CLASS --weights best",
     ),
     "vae": Family(
         "VAE",

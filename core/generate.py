@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from core.device import peak_memory_mb
 from core.errors import Parser, UserError, at_least_1, command
-from core.families import Sampler, family_of, load_sampler
+from core.families import FAMILIES, Sampler, family_of, load_sampler
 from core.files import read_jsonl, write_json, write_jsonl
 from core.images import fingerprint_of, png_text, write_png
 from core.parallel import process_device, process_state
@@ -29,7 +29,15 @@ from core.runs import samples_folder, trained_steps
 
 SETTINGS_KEY = "osteon"
 """PNG text chunk that holds an image's settings as JSON."""
-OPTIONS = "Options of the family follow as --steps 25 --guidance 4 --negative TEXT ..."
+
+
+def options_help() -> str:
+    """A line or so for the families that take the same options."""
+    names: dict[str, list[str]] = {}
+    for name, family in FAMILIES.items():
+        names.setdefault(family.options, []).append(name)
+    lines = [f"  {', '.join(own)}: {options}" for options, own in names.items()]
+    return "\n".join(["Options of the family may follow:", *lines])
 
 
 def read_seeds(text: str) -> list[int]:
@@ -204,7 +212,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(
         prog="osteon generate",
         description="Images from a run, one PNG per seed.",
-        epilog=OPTIONS,
+        epilog=options_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument(

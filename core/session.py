@@ -392,7 +392,7 @@ class Session:
 
 def _check_tracker(name: str) -> None:
     if name != "none" and importlib.util.find_spec(name) is None:
-        raise UserError(f'--tracker {name} is not installed; pip install -e ".[{name}]"')
+        raise UserError(f'The tracker {name} is not installed; pip install -e ".[{name}]"')
 
 
 def _short(values: dict[str, float]) -> str:

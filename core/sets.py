@@ -141,12 +141,17 @@ def parted(path: str | Path) -> tuple[Path, str | None]:
     return (Path(folder), split) if split in SPLITS else (Path(path), None)
 
 
-def open_set(path: str | Path, split: str | None = None) -> ImageSet:
+def open_set(
+    path: str | Path, split: str | None = None, unread: list[Path] | None = None
+) -> ImageSet:
     """Open a prepared set's split, or a plain folder of images.
 
     `data/x:test` names a split too, if `split` names none. Without one: train for a prepared set.
     A plain folder's captions are the prompts that it was generated with, or come from its
     metadata.jsonl or .csv, or from a .txt file beside each image.
+
+    Args:
+        unread: gets .txt files that are no UTF-8 text; None: one is an error.
 
     Raises:
         UserError: nothing there, no such split, no image in it, or one that is named and missing.
@@ -162,7 +167,7 @@ def open_set(path: str | Path, split: str | None = None) -> ImageSet:
         if split is not None:
             raise UserError(f"{folder} has no set.json, so it has no {split} split.")
         paths = list_images(folder)
-        rows = _plain_rows(folder, paths)
+        rows = _plain_rows(folder, paths, unread)
         info: dict[str, Any] = {}
     else:
         split = split or "train"
@@ -265,7 +270,7 @@ def is_set(path: Path) -> bool:
     return (path / "set.json").exists()
 
 
-def _plain_rows(folder: Path, paths: list[Path]) -> list[dict[str, Any]]:
+def _plain_rows(folder: Path, paths: list[Path], unread: list[Path] | None) -> list[dict[str, Any]]:
     """Of generated images seed and prompt, from samples.jsonl; of others what is told of them."""
     if (folder / "samples.jsonl").exists():
         known = {row["file"]: row for row in read_jsonl(folder / "samples.jsonl")}
@@ -280,6 +285,6 @@ def _plain_rows(folder: Path, paths: list[Path]) -> list[dict[str, Any]]:
     rows = []
     for path in paths:
         row = {**columns, **told.get(path, {})}
-        text = str(row.get("text") or "").strip() or text_beside(path)
+        text = str(row.get("text") or "").strip() or text_beside(path, unread)
         rows.append({**row, "file_name": path.name, "text": text})
     return rows

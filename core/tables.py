@@ -70,16 +70,23 @@ def rows_by_path(folder: Path, table: Path) -> dict[Path, dict[str, Any]]:
     return rows
 
 
-def text_beside(image: Path) -> str:
+def text_beside(image: Path, unread: list[Path] | None = None) -> str:
     """The caption in the .txt file beside an image, in one line; "" without one.
 
-    Raises UserError where it is no UTF-8 text.
+    Args:
+        unread: gets the file, if it is no UTF-8 text, of which then is read what can be.
+
+    Raises UserError for such a file where there is no `unread`.
     """
     file = image.with_suffix(".txt")
+    text = file.read_bytes() if file.is_file() else b""
     try:
-        return " ".join(file.read_text(encoding="utf-8-sig").split()) if file.is_file() else ""
+        return " ".join(text.decode("utf-8-sig").split())
     except UnicodeDecodeError:
-        raise UserError(f"{file} is not UTF-8 text; save it as such.") from None
+        if unread is None:
+            raise UserError(f"{file} is not UTF-8 text; save it as such.") from None
+        unread.append(file)
+        return " ".join(text.decode("utf-8-sig", errors="replace").split())
 
 
 def _typed(cells: list[str]) -> list[Any]:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 
 from core.complaints import leaf_names
+from core.config import check_pasted
 from core.errors import UserError
 from core.sets import open_set
 from finetune.settings import DreamBoothSettings, Prior
@@ -81,16 +82,36 @@ WHY = {
     "lr_power": "polynomial decay has power 1 here",
     "adam_epsilon": "epsilon is 1e-8 here",
     "num_train_epochs": "--max_train_steps says how long",
-    "optimizer": "there are AdamW and prodigy",
+    "optimizer": "it takes AdamW or prodigy",
     "use_8bit_adam": "--optimizer names another one",
-    "report_to": f"there are {', '.join(TRACKERS)}",
+    "report_to": f"it takes one of: {', '.join(TRACKERS)}",
     "train_data_dir": "--data is its name here",
     "placeholder_token": "--token.name is its name here, with --lora null --unet false",
     "initializer_token": "--token.initialiser is its name here",
     "num_vectors": "--token.vectors is its name here",
 }
 """Why an option that was not read has no effect."""
-OURS = {"config", "dry_run", "print_config", *leaf_names(DreamBoothSettings)}
+KOHYA = {
+    "network_dim": "--rank (lora.rank)",
+    "network_alpha": "--lora_alpha (lora.alpha)",
+    "network_dropout": "--lora_dropout (lora.dropout)",
+    "unet_lr": "--learning_rate (optim.lr)",
+    "text_encoder_lr": "--learning_rate (optim.lr), for all that is trained",
+    "optimizer_type": "--optimizer (optim.name)",
+    "max_train_epochs": "--num_train_epochs",
+    "save_every_n_steps": "--checkpointing_steps (checkpoint_every)",
+    "reg_data_dir": "--class_data_dir (prior.folder)",
+    "concepts_list": "--concepts '[{data: ..., prompt: ...}]'",
+    "dataset_config": "--concepts '[{data: ..., prompt: ...}]'",
+    "enable_bucket": "--buckets true",
+    "shuffle_caption": "--caption_shuffle true",
+    "caption_dropout_rate": "--caption_dropout",
+}
+"""Options of sd-scripts and of older forks: what does the same here."""
+WHY |= {name: f"here it is {ours}" for name, ours in KOHYA.items()}
+LEAVES = leaf_names(DreamBoothSettings)
+GROUPS = {name.partition(".")[0] for name in LEAVES if "." in name}  # --token null
+OURS = {"config", "dry_run", "print_config", *LEAVES, *GROUPS}
 DEFAULTS = {"size": "512", "checkpoint_every": "500", "optim.lr": "5e-6"}
 LORA_DEFAULTS = {"optim.lr": "5e-4", "lora.rank": "4"}
 """Of their scripts, where ours are others."""
@@ -102,16 +123,32 @@ def translate(argv: Sequence[str], lora: bool = False) -> list[str]:
 
     Args:
         lora: it was written for train_dreambooth_lora.py.
+
+    Raises UserError for one that cannot be meant so.
     """
+    check_pasted(argv)  # before a dash that is none is taken for a value
     words = [part for word in argv for part in (word.split("=", 1) if _is_flag(word) else [word])]
     if SIGN not in words:
         return list(argv)
     ours, given = _pairs(words)
+    _check_data(given)
     settings = settings_of(given, lora)
     for name in given:
         why = WHY.get(name, "it has no meaning here")
         print(f"warning: --{name} is left out: {why}.", file=sys.stderr)
     return [word for pair in settings.items() for word in pair] + ours
+
+
+def _check_data(given: dict[str, str]) -> None:
+    """Raise UserError where no folder of images is named, with what to do about another name."""
+    if "instance_data_dir" in given:
+        return
+    remedy = "name the folder of images to learn from"
+    if hub := given.get("dataset_name"):
+        remedy = f"save the images of {hub} (--dataset_name) in a folder, and name that"
+    elif folder := given.get("train_data_dir"):
+        remedy = f"that is the name here of --train_data_dir {folder}"
+    raise UserError(f"--instance_data_dir is needed: {remedy}.")
 
 
 def settings_of(given: dict[str, str], lora: bool) -> dict[str, str]:
@@ -193,7 +230,7 @@ def _spread_batch(given: dict[str, str], ours: dict[str, str], lora: bool) -> No
     ours["batch"], ours["accumulate"] = str(batch), str(pieces)
     if given.pop("scale_lr", None):
         ours["optim.lr"] = str(_number("learning_rate", ours["optim.lr"]) * batch)
-    images = len(open_set(ours.get("data", ".")))
+    images = len(open_set(ours["data"]))
     if "prior.prompt" in ours:
         count = ours.get("prior.count", str(Prior.count))
         images = max(images, int(_number("num_class_images", count, whole=True)))
@@ -242,6 +279,7 @@ def _pairs(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     place = 0
     while place < len(words):
         name = words[place].removeprefix("--")
+        name = "instance_data_dir" if name == "data" else name  # its images are counted
         values = list(takewhile(lambda word: not word.startswith("--"), words[place + 1 :]))
         if name in OURS and name not in NAMES:
             ours += [words[place], *values]

@@ -58,6 +58,7 @@ from finetune.validation import IMAGES
 
 BEFORE = "           and before it about"
 TRIABLE = 200e6  # parameters up to which a run is tried on a CPU too
+LONG = 2e11  # of them times latent pixels of a piece: above that its try takes more than moments
 
 
 def check_share(settings: DreamBoothSettings, processes: int) -> None:
@@ -169,6 +170,14 @@ def size_of(pipeline: StableDiffusionPipeline) -> int:
     return sum(count_parameters(getattr(pipeline, name)) for name in NETWORKS)
 
 
+def say_that_it_tries(parameters: int, latents: torch.Tensor) -> None:
+    """On a processor, where trying a piece of these latents (B x 4 x h x w) takes a while."""
+    work = parameters * latents[:, 0].numel()
+    if latents.device.type == "cpu" and (parameters > TRIABLE or work > LONG):
+        lasts = "minutes" if parameters > TRIABLE else "a minute"
+        print(f"Trying a step, to tell the run's time and memory; here that can take {lasts}.")
+
+
 def print_plan(settings: DreamBoothSettings, subject: Subject) -> None:
     """Images, base, parameters, steps, time, memory, disk.
 
@@ -217,7 +226,7 @@ def print_plan(settings: DreamBoothSettings, subject: Subject) -> None:
         if missing:
             image, _ = try_drawing(work, min(missing, work.at_once), device)
             print(f"{BEFORE} {missing * image:.0f} s, to draw {missing} class images")
-        print(f"memory     about {cost['memory_mb']} MB on one process")
+        print(f"memory     about {cost['memory_mb']} MB on one process{_in_all(cost['memory_mb'])}")
     left = disk_left(settings, len(trained), total, looks, size)
     print(f"disk       {needed / 1e6:.0f} MB at most, {left / 1e6:.0f} at the end in {run}")
     print("Nothing was trained or written (--dry_run).")
@@ -266,7 +275,14 @@ def _print_reckoned(
         print(f"{BEFORE} {_long(missing * one.image)}, to draw {missing} class images")
     kept, passing = memory_needed(settings, denoiser, inputs, total, trained)
     print(f"memory     about {kept / 1e6:.0f} MB for weights, gradients and moments,")
-    print(f"           and {passing / 1e6:.0f} MB in passing, on one process")
+    in_all = _in_all((kept + passing) / 1e6)
+    print(f"           and {passing / 1e6:.0f} MB in passing, on one process{in_all}")
+
+
+def _in_all(megabytes: float) -> str:
+    """What several processes take that take so much each."""
+    count = process_state().num_processes
+    return f", {count * megabytes:.0f} MB on all {count}" if count > 1 else ""
 
 
 def _long(seconds: float) -> str:

@@ -152,7 +152,8 @@ class DreamBoothSettings:
     """One prompt for all images; null: each image's caption, in the set's metadata, or, in a plain
     folder, in a .txt file beside it or metadata.jsonl."""
     concepts: tuple[Concept, ...] = ()
-    """More subjects beside `data`; prior.prompt takes one class for each of them."""
+    """More subjects beside `data`, as [{data: ..., prompt: ...}, ...]; prior.prompt takes one class
+    for each of them."""
     buckets: bool = False
     """Keep the images' shapes: batches of like aspect ratio, none cropped to a square."""
     caption_dropout: float = 0.0

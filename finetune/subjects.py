@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from core.errors import UserError
 from core.files import read_json, write_json
-from core.images import check_images, fingerprint_of, list_images, write_png
+from core.images import check_images, fingerprint_of, left_out, list_images, write_png
 from core.sets import ImageSet, is_set, open_set, parted
 from finetune.augment import check_domain
 from finetune.models import Place
@@ -242,12 +242,14 @@ def own_class_images(prior: Prior, folder: Path) -> ImageSet | None:
     """The images of a prepared set, or its split, or of a folder that was not drawn for here; None
     where there are none.
 
-    Raises UserError where there are fewer than `prior.count`, or one cannot be read.
+    Raises UserError where there are fewer than `prior.count`, one cannot be read, or all lie in
+    folders below.
     """
     place, split = parted(folder)
     given = split is not None or is_set(place) or folder.is_file()  # the last is refused
     drawn = not folder.is_dir() or not list_images(folder) or (folder / CONTRACT).exists()
     if drawn and not given:
+        _check_empty(folder)
         return None
     images = open_set(folder)
     if len(images) < prior.count:
@@ -272,6 +274,16 @@ def _told(prior: Prior, own: ImageSet) -> list[str]:
             "has a caption that tells which it shows; give captions, or one prior.prompt."
         )
     return own.captions
+
+
+def _check_empty(folder: Path) -> None:
+    """Raise UserError for pictures of your own that are not looked at, where the base would draw
+    its own among them."""
+    if folder.is_dir() and not list_images(folder) and (there := left_out(folder)):
+        raise UserError(
+            f"{folder} holds no class image but {there}; give --prior.folder the folder in which "
+            "PNG or JPEG files lie, or an empty one to have them drawn."
+        )
 
 
 def _in_turn(prior: Prior, count: int) -> list[str]:

@@ -43,12 +43,12 @@ from finetune.models import (
 from finetune.new_word import add_word
 from finetune.optimisers import build_optimiser, build_schedule, gather, look
 from finetune.plan import (
-    TRIABLE,
     check_share,
     disk_used,
     look_ahead,
     looks_of,
     print_plan,
+    say_that_it_tries,
     size_of,
     warnings,
 )
@@ -67,7 +67,7 @@ from finetune.subjects import (
 )
 from finetune.trained import Trained, as_sampled, freeze, groups
 from finetune.validation import HeldOut, best_so_far, better, reason
-from finetune.weights import write_weights
+from finetune.weights import opened_by, write_weights
 
 LESS = (
     "--accumulate 4 trains the same batch in four pieces; --gradient_checkpointing true, "
@@ -126,6 +126,8 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
     if unseen is not None:
         held_out = HeldOut(unseen, session.image_set, pipeline, size, settings, accelerator)
     first = join([source.at(0, len(scheduler))[0] for source in sources])
+    if session.main:
+        say_that_it_tries(size_of(pipeline), first.latents)
     with accelerator.autocast():
         untouched = Denoiser(pipeline.unet, pipeline.text_encoder)
         check_prediction(untouched, scheduler, first, place.name)
@@ -160,8 +162,6 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
             loss_of(denoiser, scheduler, first, settings).backward()
         optimiser.zero_grad()
 
-    if session.main and device.type == "cpu" and size_of(pipeline) > TRIABLE:
-        print("Trying a step, to tell the run's time and memory; here that can take minutes.")
     work = work_of(piece, len(scheduler), sources, sampler, held_out, opened, accelerator)
     plan = estimate(settings, work, looks, trained, device, session.run.path)
     left = disk_left(settings, len(trained), size_of(pipeline), looks, size)
@@ -382,6 +382,7 @@ def finish(session: Session, settings: DreamBoothSettings) -> None:
         facts |= {"best": best, "best_reason": reason(best, last)}
         session.say(facts["best_reason"])
     session.finish(**facts)
+    session.say(f"In diffusers: {opened_by(settings, session.run.weights)}")
 
 
 @command(less=LESS)

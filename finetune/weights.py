@@ -164,6 +164,15 @@ def write_weights(
             check_tuned(folder, place, pipeline, settings, card)
 
 
+def opened_by(settings: DreamBoothSettings, folder: Path) -> str:
+    """The Python by which plain diffusers opens what `write_weights` left in `folder`."""
+    if settings.whole:
+        return f"StableDiffusionPipeline.from_pretrained({str(folder)!r})"
+    calls = [f"pipeline.load_textual_inversion({str(folder / WORD)!r})"] * bool(settings.token)
+    calls += [f"pipeline.load_lora_weights({str(folder)!r})"] * settings.adapted
+    return "; ".join(calls)
+
+
 def check_tuned(
     folder: Path,
     place: Place,

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from compare.fold_report import findings
 from compare.fold_scores import paired, spread
 from compare.folds import main, split
 from core.errors import UserError
@@ -61,6 +62,21 @@ def test_paired_differences_by_hand() -> None:
     assert mixed["p"] == 1
     assert paired([0.9], [None]) is None
     assert spread([1.0, 3.0]) == {"mean": 2.0, "deviation": pytest.approx(2**0.5)}
+
+
+def test_farther_is_not_called_nearer_by_less_than_nothing() -> None:
+    some = {"mean": 0.5, "deviation": 0.1}
+    copies = {"share_above": 0.0, "drawn": 4, "unseen": 4, "bound": 0.9}
+    results = {"means": {"tuned": some, "base": some, "learned": some}, "copies": copies}
+    results |= {"folds": [{"seconds": 1.0}] * 4}
+    for mean, said in (
+        (0.16, "nearer than these by 0.16, "),
+        (-0.34, "farther than these by 0.34, "),
+    ):
+        gap = {"mean": mean, "p": 0.5, "least_p": 0.125}
+        told = " ".join(findings(results | {"against_base": gap, "against_learned": gap}))
+        assert f"What the model draws is {said}which chance may explain (p = 0.500)." in told
+        assert f"The tuning moves it by {mean:+.2f}, which".replace("-", "−") in told
 
 
 @pytest.mark.parametrize(

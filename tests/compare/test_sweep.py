@@ -9,7 +9,7 @@ from compare.score import main as compare
 from compare.sweep import main as sweep
 from compare.sweep import read_values
 from core.errors import UserError
-from core.files import read_json, read_jsonl
+from core.files import read_json, read_jsonl, write_json
 from tests.core import toy
 
 
@@ -46,10 +46,13 @@ def words(
 
 
 def test_values_of_an_option(words: list[str], tmp_path: Path) -> None:
+    facts = read_json(tmp_path / "run/run.json")
+    write_json(tmp_path / "run/run.json", facts | {"seconds": 75.0})
     sweep([*words, "--vary", "gain=0.5,2", "--seeds", "0-4", "--prompt", "light"])
     results = read_json(tmp_path / "out/results.json")
     assert results["axis"] == {"name": "gain", "values": {"gain 0.5": 0.5, "gain 2": 2.0}}
     assert results["command"].startswith("osteon sweep --run")
+    assert "Training took: 1 min 15 s, once for all." in findings(results)
     for value in (0.5, 2):
         rows = read_jsonl(tmp_path / f"run/samples/gain-{value}/samples.jsonl")
         assert [(r["seed"], r["prompt"], r["settings"]["gain"]) for r in rows] == [

@@ -17,6 +17,7 @@ from core.doctor import main, weights
 from core.errors import UserError
 from core.files import write_jsonl
 from core.kinds import KINDS, kinds_of, odd_ones
+from core.sets import open_set
 from finetune.settings import DreamBoothSettings
 from finetune.subjects import instance_subject
 from prepare.chest import draw_chest, sample_chest
@@ -146,6 +147,20 @@ def test_a_plain_folder_is_looked_at_too(tmp_path: Path) -> None:
     rows = check_set(tmp_path)
     assert all(fine for fine, _, _ in rows)
     assert rows[0][1] == "images: 1 images, 64 to 64 px at the shorter side, grey"
+
+
+def test_captions_that_cannot_be_read_are_one_fault_among_others(tmp_path: Path) -> None:
+    for number in range(3):
+        Image.new("RGB", (32, 32), (9 * number, 99, 0)).save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_bytes("Café".encode("latin-1" if number else "utf-8"))
+    (tmp_path / "3.png").write_bytes(b"torn")
+    (tmp_path / "3.txt").write_text("torn")
+    bad = {what: remedy for fine, what, remedy in check_set(tmp_path) if not fine}
+    assert bad.pop("images: 2 captions are not UTF-8 text (1.txt, 2.txt)") == "save them as such"
+    assert bad.pop("images: 1 files cannot be read (3.png)") == "remove them"
+    assert not any("captions" in what for what in bad)
+    with pytest.raises(UserError, match=r"1\.txt is not UTF-8 text"):  # a run
+        open_set(tmp_path)
 
 
 def test_pictures_that_are_not_taken_are_named(tmp_path: Path) -> None:

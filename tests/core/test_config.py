@@ -47,6 +47,8 @@ class Example:
     """What is shown."""
     words: list[str] | None = None
     """Which ones."""
+    parts: tuple[Adapter, ...] = ()
+    """More of them."""
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -94,6 +96,13 @@ def test_saved_settings_read_back_equal() -> None:
         (["--data", "x", "--steps", "null"], "^steps must be a whole number, not null$"),
         (["--data", "x", "--adapter.rank", "[1]"], "^adapter.rank must be a whole number, not"),
         (["--data", "x", "--adapter.rnk", "1"], "^There is no --adapter.rnk .* --adapter.rank"),
+        (["--data", "x", "--adapter.zz", "1"], r"^There is no --adapter.zz .--adapter\.help lists"),
+        (["--data", "x", "--zzzz", "1"], "^There is no --zzzz .--help lists"),
+        (
+            ["--data", "x", "--parts.rank", "1"],
+            "^There is no --parts.rank; write --parts '.{rank: ",
+        ),
+        (["--data", "x", "--parts", "[{rnk: 1}]"], "^There is no --parts.rnk; write --parts '.{ra"),
         (["--data", "x", "--adapter", "5"], "^adapter must be settings like {rank: ..., prompt: "),
         (["--data", "x", "--optim", "5"], "^optim must be settings like {lr: ...}, not '5'$"),
         (["--data", "x", "--adapter", "false"], "^adapter must be settings .* null, not 'false'$"),
@@ -102,6 +111,9 @@ def test_saved_settings_read_back_equal() -> None:
         (["--data", "x", "--words", "--steps", "3"], "expected one argument"),
         (["--steps", "3"], "^Give --data too"),
         (["--data", "x", "--steps", "0"], "at least 1"),
+        (["--data", "x", "–steps", "3"], "begins with a dash of a web page; write --steps.$"),
+        (["--data", "x", "--prompt", "“a", "dog”"], "^“a has the curly quotes of a web page"),
+        (["--data", "x", "--prompt=“a dog”"], "^“a dog” has the curly quotes of a web page"),
         (["--config", "absent.yaml"], "absent.yaml"),
         (["--config"], "YAML"),
         (["--config", str(ROOT / "docs/species.png")], "YAML"),
@@ -141,11 +153,15 @@ def test_a_file_that_repeats_or_invents_a_key_is_refused(tmp_path: Path) -> None
 def test_leaves_are_dotted() -> None:
     assert leaves({"a": {"b": 1, "c": {"d": 2}}, "e": 3}) == {"a.b": 1, "a.c.d": 2, "e": 3}
     assert leaf_names(Example) == [
-        *("data", "optim.lr", "adapter.rank", "adapter.prompt", "steps", "prompt", "words")
+        *("data", "optim.lr", "adapter.rank", "adapter.prompt", "steps", "prompt", "words"),
+        "parts",
     ]
 
 
-@pytest.mark.parametrize("text", ["#1 dog", "a photo: a dog", "- a dog", "&c", "a, b", "? a", "7"])
+TEXTS = ["#1 dog", "a photo: a dog", "- a dog", "&c", "a, b", "? a", "7", "“Sue”, a dog", "– a"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
 def test_a_text_is_what_was_typed(text: str) -> None:
     """YAML would take it for a comment, a mapping, a list, ..."""
     words = [f"--{name}={text}" for name in ("data", "prompt", "adapter.prompt")]

@@ -1,15 +1,17 @@
 """Command lines written for diffusers' scripts run unchanged."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
+from core.complaints import leaf_names
 from core.config import parse
 from core.errors import UserError
 from core.runs import read_metrics
 from finetune import train_dreambooth, train_dreambooth_lora
-from finetune.aliases import NAMES, WHY, translate
+from finetune.aliases import KOHYA, NAMES, WHY, translate
 from finetune.settings import DreamBoothSettings, Lora
 from tests.trainers import run_facts
 
@@ -67,8 +69,6 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_name_is_a_setting() -> None:
-    from core.complaints import leaf_names
-
     assert set(NAMES.values()) <= set(leaf_names(DreamBoothSettings))
 
 
@@ -113,6 +113,64 @@ def test_what_is_refused_there_is_named_here(plain: Path, capsys: pytest.Capture
         "--validation_images",
         "--use_dora",
     ]
+
+
+def test_options_of_other_scripts_are_named_as_here(
+    plain: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Every name that is pointed to is one of theirs or of ours."""
+    start = ["--pretrained_model_name_or_path", "x", "--instance_data_dir", str(plain)]
+    translate([*start, "--network_dim", "8", "--concepts_list", "concepts.json"])
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: --network_dim is left out: here it is --rank (lora.rank).",
+        "warning: --concepts_list is left out: here it is --concepts '[{data: ..., prompt: ...}]'.",
+    ]
+    theirs = {*(LORA_HAS + FULL_HAS).replace("=", " ").split(), *NAMES}
+    for told in KOHYA.values():
+        words = re.findall(r"--(\w+)|\((\w[\w.]*)\)", told)
+        named = {name for pair in words for name in pair if name}
+        assert named
+        assert named <= theirs | set(leaf_names(DreamBoothSettings))
+    ours = translate([*start, "--concepts", "[{data: y}]", "--prior", "null"])
+    assert ours[-4:] == ["--concepts", "[{data: y}]", "--prior", "null"]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ((), "^--instance_data_dir is needed: name the folder of images to learn from.$"),
+        (("--max_train_steps", "2"), "^--instance_data_dir is needed"),
+        (("--dataset_name", "google/dreambooth"), "images of google/dreambooth .--dataset_name."),
+        (("--train_data_dir", "dogs"), "the name here of --train_data_dir dogs"),
+        (("--with_prior_preservation",), "^--instance_data_dir is needed"),
+    ],
+)
+def test_a_command_line_without_images_is_refused(
+    plain: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...], said: str
+) -> None:
+    """Wherever it is typed: the working folder may hold images of its own."""
+    monkeypatch.chdir(plain)
+    with pytest.raises(UserError, match=said):
+        translate(["--pretrained_model_name_or_path", "x", *more])
+
+
+def test_our_name_of_the_images_does(plain: Path) -> None:
+    ours = translate(["--pretrained_model_name_or_path=x", f"--data={plain}"])
+    assert ours[ours.index("--data") + 1] == str(plain)
+    assert ours[ours.index("--steps") + 1] == "2"  # five images in batches of four
+
+
+@pytest.mark.parametrize("typed", ["—rank 8", "–rank=8", "--rank 8 –seed 1"])
+def test_dashes_and_quotes_of_a_web_page_are_refused(plain: Path, typed: str) -> None:
+    """Not swallowed into the value before them."""
+    start = ["--pretrained_model_name_or_path", "x", "--instance_data_dir", str(plain)]
+    with pytest.raises(UserError, match=r"a dash of a web page; write --(rank|seed)\.$"):
+        translate([*start, "--instance_prompt", "a dog", *typed.split()])
+    for prompt in ("“a dog”", "‘a dog’", "=“a dog”"):
+        given = f"--instance_prompt {prompt}".replace(" =", "=").split()  # as shells cut it
+        with pytest.raises(UserError, match="curly quotes of a web page"):
+            translate([*start, *given])
+    translate([*start, "--instance_prompt", "“Sue” – a dinosaur"])
 
 
 def test_defaults_are_those_of_the_scripts(plain: Path) -> None:

@@ -93,10 +93,13 @@ def test_textual_inversion_and_pivotal_tuning(
     train(own, dry_run=True)
     assert told in capsys.readouterr().out
     train(own)
-    assert told in (Path(own.run_dir) / "log.txt").read_text()
     folder = Path(own.run_dir) / "weights"
+    log = (Path(own.run_dir) / "log.txt").read_text()
+    assert told in log
+    assert f"In diffusers: pipeline.load_textual_inversion('{folder / FILE}')" in log
+    assert (f"; pipeline.load_lora_weights('{folder}')" in log) is pivotal
     fresh = StableDiffusionPipeline.from_pretrained(base, safety_checker=None)
-    fresh.load_textual_inversion(folder / FILE, token="<wing>")
+    fresh.load_textual_inversion(folder / FILE)
     assert "<wing>_1" in fresh.tokenizer.get_vocab()
     learned = fresh.text_encoder.get_input_embeddings().weight[-2:]
     assert (learned - open_pipeline(base).text_encoder.get_input_embeddings().weight[0]).std() > 0

@@ -29,7 +29,7 @@ from core.runs import read_metrics
 from core.session import Session
 from finetune.cost import Looks, Seconds, disk_left, times, tried
 from finetune.models import locate
-from finetune.plan import memory_needed, warnings
+from finetune.plan import memory_needed, say_that_it_tries, warnings
 from finetune.rehearsal import empty_denoiser, empty_inputs, empty_pipeline
 from finetune.sample import StableDiffusionSampler
 from finetune.settings import Concept, DreamBoothSettings, Lora, Optim, Prior, Token
@@ -73,13 +73,25 @@ def test_a_long_step_is_tried_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(lasts) == 1
 
 
-def test_a_large_base_on_a_cpu_says_that_it_tries_a_step(
-    settings: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("bound", ["TRIABLE", "LONG"])
+def test_a_large_base_or_batch_on_a_cpu_says_that_it_tries_a_step(
+    settings: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], bound: str
 ) -> None:
     for least, said in ((2**40, False), (0, True)):
-        monkeypatch.setattr(finetune.train_dreambooth, "TRIABLE", least)
+        monkeypatch.setattr(finetune.plan, bound, least)
         train(settings(steps=1, run_dir=f"{settings().run_dir}-{least}"))
         assert ("Trying a step" in capsys.readouterr().out) is said
+
+
+def test_a_large_batch_of_the_small_base_is_said_to_be_tried(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of sd2-mini, 8.7 M parameters, 4 images at once take a moment, 80 do not."""
+    for images, said in ((4, False), (80, True)):
+        say_that_it_tries(8_700_000, torch.zeros(images, 4, 32, 32))
+        assert ("Trying a step" in capsys.readouterr().out) is said
+    say_that_it_tries(2**40, torch.zeros(1, 4, 8, 8, device="meta"))  # as on a GPU
+    assert not capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -312,7 +324,11 @@ def test_one_of_two_processes_prints_the_plan(settings: Make) -> None:
             check=False,
         )
 
-    assert plan("4").stdout.count("steps      ") == 1
+    told = plan("4").stdout
+    assert told.count("steps      ") == 1
+    memory = re.search(r"about (\d+) MB on one process, (\d+) MB on all 2\n", told)
+    assert memory
+    assert int(memory[2]) == 2 * int(memory[1])
     assert "batch 3 cannot be shared by 2 processes" in plan("3").stderr
 
 

@@ -174,6 +174,18 @@ def test_own_images_of_several_classes_say_which_they_show(
     assert {*class_images(one, locate(str(base)), 32).subject.captions} == {"a ramp"}
 
 
+def test_class_images_in_folders_below_are_not_drawn_over(
+    base: Path, plain: Path, tmp_path: Path
+) -> None:
+    """As kohya's scripts have them: reg/1_dog/0.png."""
+    shutil.copytree(plain, tmp_path / "reg/1_dog")
+    prior = Prior("a ramp", 2, folder=str(tmp_path / "reg"))
+    sampler: Any = lambda *_: pytest.fail("drawn")  # noqa: E731
+    with pytest.raises(UserError, match=r"holds no class image but 5 in folders below; give --p"):
+        class_subject(prior, locate(str(base)), 32, Accelerator(cpu=True), sampler)
+    assert {path.name for path in (tmp_path / "reg").iterdir()} == {"1_dog"}
+
+
 def test_own_class_images_are_used_as_they_are(base: Path, plain: Path) -> None:
     prior = Prior(prompt="a ramp", count=2, folder=str(plain))
     sampler = StableDiffusionSampler(open_pipeline(base), 32)

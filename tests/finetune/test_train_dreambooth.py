@@ -69,6 +69,10 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
 
 
+def log_of(settings: DreamBoothSettings) -> str:
+    return (Path(settings.run_dir) / "log.txt").read_text()
+
+
 def test_lora_with_prior_through_accelerate(settings: Make, tmp_path: Path, base: Path) -> None:
     own = settings(
         prior=Prior("a thing", count=3, folder=str(tmp_path / "class")),
@@ -94,6 +98,7 @@ def test_lora_with_prior_through_accelerate(settings: Make, tmp_path: Path, base
 
     plain = StableDiffusionPipeline.from_pretrained(base, safety_checker=None)
     plain.load_lora_weights(run / "weights")
+    assert f"In diffusers: pipeline.load_lora_weights('{run / 'weights'}')\n" in log_of(own)
     assert load_sampler(run, "cpu").default_prompts == ["a ramp"]
 
 
@@ -101,6 +106,7 @@ def test_all_weights(settings: Make, base: Path, captioned: Path) -> None:
     own = settings(lora=None, data=str(captioned), prompt=None, optim=Optim(lr=1e-3), batch=2)
     train(own)
     folder = Path(own.run_dir) / "weights"
+    assert f"In diffusers: StableDiffusionPipeline.from_pretrained('{folder}')\n" in log_of(own)
     tuned = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
     start = StableDiffusionPipeline.from_pretrained(base, safety_checker=None)
     changed = [

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 import finetune.portions
 from core.errors import UserError
-from core.families import load_sampler
+from core.families import FAMILIES, load_sampler
 from core.images import list_images
 from core.runs import read_metrics
 from core.sets import open_set
@@ -19,6 +19,7 @@ from finetune.adapters import adapter_state
 from finetune.blend import name_of
 from finetune.losses import denoising_loss, target
 from finetune.models import Denoiser, open_pipeline
+from finetune.sample import SCHEDULERS
 from finetune.schedules import training_scheduler
 from finetune.settings import Concept, DreamBoothSettings, Lora, Optim
 from finetune.subjects import held_out_subject
@@ -83,6 +84,10 @@ def test_the_best_weights_are_kept_and_the_reason_said(
 
     sampler = load_sampler(run, "cpu")
     assert sampler.options["weights"] == "newest"
+    for name in sampler.options:
+        assert f"--{name} " in FAMILIES["dreambooth"].options
+    for name in SCHEDULERS:
+        assert name in FAMILIES["dreambooth"].options
     wanted = {"newest": "weights", "best": "best"}
     for name in ("best", "newest"):
         sampler([0], ["a ramp"], steps=2, weights=name)

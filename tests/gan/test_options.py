@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from PIL import Image
 
 from core.errors import UserError
-from core.families import load_sampler
+from core.families import FAMILIES, load_sampler
 from core.files import read_json, write_jsonl
 from core.images import to_array
 from core.runs import checkpoints, read_metrics
@@ -163,6 +163,7 @@ def test_a_conditional_run_draws_the_class_asked_for(tiny: WganGpSettings, tmp_p
     train(replace(tiny, data=str(folder), condition="view"))
     sampler = load_sampler(Path(tiny.run_dir), "cpu")
     assert sampler.options["label"] == ""
+    assert all(f"--{name} " in FAMILIES["wgan-gp"].options for name in sampler.options)
     pa, ap = (to_array(sampler([4], [""], label=name)) for name in ("PA", "AP"))
     assert (pa != ap).any()
     assert (to_array(sampler([4], [""])) == ap).all()  # seed 4: class 0 of AP, PA
@@ -308,6 +309,7 @@ def test_scores_are_taken_and_the_best_weights_kept(
     assert scores[best["step"]] == best["similarity"]
     sampler = load_sampler(run, "cpu")
     assert sampler.options["weights"] == "newest"
+    assert all(f"--{name} " in FAMILIES["wgan-gp"].options for name in sampler.options)
     assert sampler([0], [""], weights="best")[0].size == (32, 32)
 
 
