@@ -24,7 +24,11 @@ def read_prompts(source: str | Path) -> list[str]:
     elif path.suffix == ".jsonl":
         prompts = [str(row.get("prompt") or row.get("text") or "") for row in read_jsonl(path)]
     else:
-        lines = (line.strip() for line in lines_of(path.read_text(encoding="utf-8")))
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError:
+            raise UserError(f"{path} is not UTF-8 text; save it as such.") from None
+        lines = (line.strip() for line in lines_of(text))
         prompts = [line for line in lines if line and not line.startswith("#")]
     prompts = [prompt for prompt in prompts if prompt]
     if not prompts:

@@ -64,6 +64,9 @@ def test_a_line_ends_where_the_file_says(tmp_path: Path, mark: str) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text(f"a bird{mark}in flight\n\na bat", encoding="utf-8")
     assert read_prompts(prompts) == [row["text"] for row in rows]
+    prompts.write_bytes("Café".encode("latin-1"))
+    with pytest.raises(UserError, match="is not UTF-8 text"):
+        read_prompts(prompts)
 
 
 def test_an_optimisers_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
