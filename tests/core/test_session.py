@@ -347,10 +347,10 @@ def test_a_full_disk_is_refused_in_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
-def start(settings: ToySettings) -> subprocess.Popen:
+def start(settings: ToySettings, *launcher: str) -> subprocess.Popen:
     words = [f"--{key}={value}" for key, value in vars(settings).items()]
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "tests/core/toy.py"), *words],
+        [sys.executable, *launcher, str(ROOT / "tests/core/toy.py"), *words],
         env=os.environ | {"PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"},
         stderr=subprocess.PIPE,
         text=True,
