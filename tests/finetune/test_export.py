@@ -23,6 +23,7 @@ from finetune.webui import adapters, merged_weight, state_of, write
 from finetune.weights import outputs
 from tests.finetune.test_adapters import EVERYWHERE, tuned
 from tests.finetune.tiny import tiny_pipeline
+from tests.trainers import check_modes
 
 Make = Callable[..., DreamBoothSettings]
 BOTH = ("attention", "feedforward")
@@ -176,6 +177,7 @@ def test_a_run_exports_in_three_ways(
         "webui",
     ]
     assert (folder / "webui" / "run.safetensors").exists()
+    check_modes(run)
     assert (folder / "diffusers" / "learned_embeds.safetensors").exists()
     tokenizer = folder / "pipeline" / "tokenizer"
     assert {"vocab.json", "merges.txt", "tokenizer.json"} <= {p.name for p in tokenizer.iterdir()}
