@@ -5,12 +5,14 @@ import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from compare.exchange import read_results
 from compare.extractors import NAMES, Extractor, choose_extractor
 from compare.sources import Real, open_fakes, open_real
 from compare.votes import read_votes
 from core.errors import UserError, at_least_1
+from core.files import read_json
 from core.parallel import process_device
 from core.sets import ImageSet, open_set
 
@@ -58,6 +60,48 @@ def _check_out(out: Path) -> None:
     there = {entry.name for entry in out.iterdir()} if out.exists() else set()
     if there - {"pictures"} and "results.json" not in there:
         raise UserError(f"{out} holds something else; give another --out.")
+
+
+def check_replaceable(out: Path, real: Real, fakes: Mapping[Path, str | None]) -> None:
+    """Raise UserError where `out` holds another comparison's report, which would be lost: one of
+    other real images, or of none of these generated ones, that of the base aside.
+
+    Args:
+        fakes: folders of generated images, with their fingerprints where they are drawn already.
+    """
+    file = out / "results.json"
+    if not file.exists() or not file.stat().st_size:
+        return
+    old = read_json(file)
+    last = "give another --out, or delete that one."
+    if "fakes" not in old:
+        raise UserError(f"{out} holds a report of another kind; {last}")
+    was, real_is = old["real"]["held_out"], real_facts(real.held_out)
+    if was["fingerprint"] != real_is["fingerprint"] and not (
+        was["name"] == real_is["name"]
+        and Path(was.get("folder", "")).resolve() == Path(real_is["folder"]).resolve()
+    ):
+        raise UserError(f"{out} holds a report of other real images, {was['name']}; {last}")
+    folders = {folder.resolve() for folder in fakes}
+    others = [fake for fake in old["fakes"] if fake["label"] != old.get("base")]
+    for fake in others:
+        if fake["fingerprint"] in fakes.values() or Path(fake["folder"]).resolve() in folders:
+            return
+    labels = [fake["label"] for fake in others]
+    named = ", ".join(labels[:3]) + (", ..." if len(labels) > 3 else "")
+    raise UserError(f"{out} holds a report of other generated images, {named}; {last}")
+
+
+def real_facts(images: ImageSet) -> dict[str, Any]:
+    """What results.json says of a set of real images."""
+    patients = {row["patient_id"] for row in images.rows if "patient_id" in row}
+    return {
+        "name": images.name,
+        "folder": str(images.folder or images.paths[0].parent),
+        "images": len(images),
+        "patients": len(patients) or None,
+        "fingerprint": images.fingerprint,
+    }
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

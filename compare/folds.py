@@ -3,9 +3,10 @@
     osteon folds dreambooth --config configs/dreambooth/species_lora_mini.yaml --data data/x --out R
 
 For every fold a model learns from the other pictures, is asked for the captions of those it has not
-seen, and is compared with these and with what it learned from; so is its base, untuned. Further
-flags go to the trainer. Stopped, the same command goes on. R/folds/1/ holds a fold's data, run
-and samples; R/results.json, report.md and report.html are over all folds.
+seen, or for the one --prompt that it was trained on, and is compared with these and with what it
+learned from; so is its base, untuned. Further flags go to the trainer. Stopped, the same command
+goes on. R/folds/1/ holds a fold's data, run and samples; R/results.json, report.md and report.html
+are over all folds.
 """
 
 import argparse
@@ -117,11 +118,18 @@ def run_fold(
     if not is_finished(run):
         words = ["train", given.family, "--config", str(given.config)]
         run_verb([*words, "--data", str(data), "--run_dir", str(run), *rest], f"fold {folder.name}")
-    asked = [caption for caption in held_out.captions if caption.strip()]
+    asked = prompts_of(run, held_out)
     tuned = open_set(generate(run, seeds, asked))
     prompts = asked or list(dict.fromkeys(tuned.captions))
     before = draw_base(run, seeds, prompts, f"folds-{given.out.name}-{folder.name}")
     return Fold(folder, held_out, learned, tuned, before, read_json(run / "run.json")["seconds"])
+
+
+def prompts_of(run: Path, held_out: ImageSet) -> list[str]:
+    """What a fold's model is asked for: the one prompt that it was trained on, or else the captions
+    of the pictures that it has not seen; none: what it draws by itself."""
+    prompt = read_yaml(run / "config.yaml").get("prompt")
+    return [prompt] if prompt else [text for text in held_out.captions if text.strip()]
 
 
 def draw_base(run: Path, seeds: list[int], prompts: list[str], name: str) -> ImageSet | None:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from compare.agreement import agreement
-from compare.asked import Asked, add_flags, open_asked
+from compare.asked import Asked, add_flags, check_replaceable, open_asked, real_facts
 from compare.closest import closest, unseen_images, write_flags
 from compare.contract import SCHEMA
 from compare.cost import describe
@@ -52,12 +52,15 @@ def compare(arguments: argparse.Namespace, asked: Asked) -> None:
     Args:
         arguments: flags of `osteon compare`, with the `command` that gave them.
 
-    Raises UserError for sets that are not there, unfinished, or hold what is no image.
+    Raises UserError for sets that are not there, unfinished, or hold what is no image, and where
+    another comparison's report would be lost.
     """
     state = process_state()
     real, extractor, device = asked.real, asked.extractor, asked.device
     bases = [arguments.base] if arguments.base else []
     fakes = open_fakes([*arguments.fake, *bases], arguments.images)
+    drawn = {fake.folder: fake.images.fingerprint for fake in fakes}
+    check_replaceable(arguments.out, real, drawn)
     base, axis = fakes[-1].label if bases else _base(fakes), None
     if arguments.axis:
         base = on_axis(arguments.axis, base) if base else None
@@ -177,21 +180,12 @@ def _base(fakes: Sequence[Fake]) -> str | None:
 
 
 def _real_facts(real: Real) -> dict[str, Any]:
-    def facts(images: ImageSet) -> dict[str, Any]:
-        patients = {row["patient_id"] for row in images.rows if "patient_id" in row}
-        return {
-            "name": images.name,
-            "images": len(images),
-            "patients": len(patients) or None,
-            "fingerprint": images.fingerprint,
-        }
-
     info = real.held_out.info
     return {
         "choice": real.choice,
         "same": real.same,
-        "held_out": facts(real.held_out),
-        "train": facts(real.train),
+        "held_out": real_facts(real.held_out),
+        "train": real_facts(real.train),
         "source": info.get("source", ""),
         "licence": info.get("licence", ""),
         "citation": info.get("citation", ""),

@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from compare.asked import add_flags, open_asked
+from compare.asked import add_flags, check_replaceable, open_asked
 from compare.score import along, compare
 from compare.sources import open_fakes
 from core.errors import Parser, UserError, command
@@ -33,6 +33,7 @@ from core.families import is_number, load_sampler
 from core.files import atomic_folder, read_jsonl, write_jsonl
 from core.generate import add_seeds, asked_seeds, generate, options_help, read_options
 from core.parallel import process_state
+from core.runs import samples_folder
 
 
 @command
@@ -44,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     seeds, prompts = asked_seeds(arguments)
     options = read_options(rest)
     asked = open_asked(arguments)
+    names = [f"{arguments.set or arguments.axis}-{word}" for word in values]
+    drawn = {samples_folder(arguments.run, name): None for name in names}
+    check_replaceable(arguments.out, asked.real, drawn)
     if arguments.base:
         along(arguments.axis, open_fakes([arguments.base]))
     sampler = load_sampler(arguments.run, asked.device)

@@ -4,8 +4,9 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -45,8 +46,12 @@ def atomic_path(path: Path, flush: bool = True) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    temporary.touch()
+    mode = temporary.stat().st_mode & 0o666
     try:
         yield temporary
+        _set_mode(temporary, mode)
         if flush:
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
@@ -66,10 +71,12 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     shutil.rmtree(temporary, ignore_errors=True)
     _settle(old)
     temporary.mkdir()
+    mode = temporary.stat().st_mode & 0o666
     try:
         yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
+                _set_mode(file, mode)
                 with file.open("rb") as handle:
                     os.fsync(handle.fileno())
         if path.exists():
@@ -78,6 +85,14 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         _settle(old)
+
+
+def _set_mode(file: Path, mode: int) -> None:
+    """Who may read a file is up to the umask, which made a neighbour's `mode`; safetensors lets
+    nobody but its owner. Some drives know no modes."""
+    if not file.is_symlink() and stat.S_IMODE(file.stat().st_mode) != mode:
+        with suppress(OSError):
+            file.chmod(mode)
 
 
 def recover(path: Path) -> None:

@@ -7,6 +7,7 @@ all-reduce are exact, for uneven and even empty parts too.
 """
 
 import importlib.util
+import math
 import os
 import time
 from datetime import timedelta
@@ -61,6 +62,50 @@ def part_of(items: Any, accelerator: Accelerator) -> Any:
     """This process's contiguous part of a global batch (tensor, array or list); it may be empty."""
     rank, world = accelerator.process_index, accelerator.num_processes
     return items[len(items) * rank // world : len(items) * (rank + 1) // world]
+
+
+ASK_STEPS, ASK_SECONDS = 10, 2.0
+"""Between two moments at which several processes ask each other whether to stop, at most."""
+
+
+def steps_until_asked(seconds: float) -> int:
+    """After how many steps of so many `seconds` it is time to ask again; a long one is enough."""
+    return max(1, int(min(ASK_STEPS, ASK_SECONDS / max(seconds, 1e-9))))
+
+
+class Agreement:
+    """Several processes that stop at the same step, soon after one of them was asked to.
+
+    To ask each other is to wait for the device. It is done every few steps, and all have to know
+    at which: the first process times the steps and tells its time with each answer.
+    """
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
+        self._step, self._began = 0, -math.inf  # of the last asking; at first no step is timed
+        self._next = 0
+        """The step at which they ask again."""
+
+    def to_stop(self, asked: bool, step: int, due: bool) -> bool:
+        """Whether all stop here, after `step`.
+
+        Args:
+            asked: of this process.
+            due: ask in any case, as the device is waited for here anyway. Alike in all processes.
+        """
+        if self.accelerator.num_processes == 1:
+            return asked
+        if not (due or step >= self._next):
+            return False
+        # From one asking's beginning to the next's, for a GPU's work ends within the asking
+        now = time.monotonic()
+        seconds = (now - self._began) / max(1, step - self._step)
+        self._step, self._began = step, now
+        told = [float(asked), seconds if self.accelerator.is_main_process else 0.0]
+        total: Any = self.accelerator.reduce(torch.tensor(told, device=self.accelerator.device))
+        stop, seconds = total.tolist()
+        self._next = step + steps_until_asked(seconds)
+        return stop > 0
 
 
 def part_ways(accelerator: Accelerator) -> None:

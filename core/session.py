@@ -35,7 +35,7 @@ from tqdm import tqdm
 from core.config import leaves, to_dict
 from core.device import device_name, keep_memory, peak_memory_mb
 from core.errors import Interrupted, UserError
-from core.parallel import PATIENCE, check_launch, part_ways
+from core.parallel import PATIENCE, Agreement, check_launch, part_ways
 from core.runs import ASIDE, Run, check_same_settings, checkpoints, put_aside, step_of
 from core.seeds import seed_everything
 from core.sets import ImageSet
@@ -129,6 +129,7 @@ class Session:
         self._waiting: list[tuple[int, float, dict[str, torch.Tensor | float]]] = []
         self._newest: dict[str, float] = {}
         self._asked = False
+        self._agreement = Agreement(self.accelerator)
         self._seconds_before = 0.0
         self._began = time.monotonic()
         set_seed(settings.seed % 2**32)  # of Python, NumPy and torch, as far as they are used
@@ -234,8 +235,9 @@ class Session:
                 yield self.step
                 self.step += 1
                 bar.update()
-                stop = self._agreed_to_stop()
-                if stop or self.due(self.LOG_EVERY):
+                logs = self.due(self.LOG_EVERY)
+                stop = self._agreement.to_stop(self._asked, self.step, logs)
+                if stop or logs:
                     rate = (self.step - first) * images_per_step / (time.monotonic() - began)
                     self.flush()
                     bar.set_postfix_str(f"{_short(self._newest)} {rate:.1f} images/s")
@@ -299,6 +301,11 @@ class Session:
         """Of training, over all the times the run was taken up."""
         return self._seconds_before + time.monotonic() - self._began
 
+    @property
+    def peak_memory_mb(self) -> int:
+        """Of the main process, the most over all the times the run was taken up."""
+        return max(self.run.info.get("peak_memory_mb", 0), peak_memory_mb(self.device))
+
     # -- after the loop
 
     def finish(self, next_command: str = "", last: bool = True, **facts: Any) -> None:
@@ -306,7 +313,7 @@ class Session:
 
         `last`: close trackers and processes; no other session follows in this program.
         """
-        self.run.update(steps=self.step, peak_memory_mb=peak_memory_mb(self.device), **facts)
+        self.run.update(**{"steps": self.step, "peak_memory_mb": self.peak_memory_mb} | facts)
         self._leave("finished")
         if last:
             part_ways(self.accelerator)
@@ -370,23 +377,18 @@ class Session:
             if self._asked:  # twice: leave at once
                 raise KeyboardInterrupt
             self._asked = True
-            self.say("Stopping after this step (Ctrl-C again leaves at once).")
+            alone = self.accelerator.num_processes == 1
+            where = "after this step" if alone else "at the next common step"
+            self.say(f"Stopping {where} (Ctrl-C again leaves at once).")
 
         try:
             return {n: signal.signal(n, ask_to_stop) for n in (signal.SIGINT, signal.SIGTERM)}
         except ValueError:  # not in the main thread: somebody else's signals
             return {}
 
-    def _agreed_to_stop(self) -> bool:
-        """Whether to stop now. Several processes ask each other at times, and leave together."""
-        if self.accelerator.num_processes == 1:
-            return self._asked
-        if not self.due(self.LOG_EVERY):
-            return False
-        asked = torch.tensor([float(self._asked)], device=self.device)
-        return bool(self.accelerator.reduce(asked, "sum").item())
-
     def _leave(self, status: str) -> None:
+        if status != "finished":  # whose cost is recorded
+            self.run.update(peak_memory_mb=self.peak_memory_mb)
         self.run.close(status, self.seconds)
 
 

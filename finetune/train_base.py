@@ -66,7 +66,8 @@ def train(settings: BaseSettings, dry_run: bool = False) -> None:
         last = decoder_run(settings)
         train_autoencoder(last)
         decoder = AutoencoderKL.from_pretrained(Path(last.run_dir, "weights"))
-        decoder.half().save_pretrained(Path(settings.run_dir, "weights", "vae"))
+        with atomic_folder(Path(settings.run_dir, "weights", "vae")) as folder:
+            decoder.half().save_pretrained(folder)
 
 
 def train_denoiser(settings: BaseSettings, image_set: ImageSet, autoencoder: Path) -> None:

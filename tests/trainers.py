@@ -174,6 +174,17 @@ def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
     return {k: v for file in files for k, v in load_file(file).items()}
 
 
+def check_modes(folder: Path) -> None:
+    """All files may be read by the same people as one that Python makes there."""
+    neighbour = folder / "neighbour"
+    neighbour.touch()
+    wanted = neighbour.stat().st_mode
+    neighbour.unlink()
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert len([path for path in files if path.suffix == ".safetensors"]) > 1
+    assert not [path for path in files if path.stat().st_mode != wanted]
+
+
 def run_facts(run: Path) -> dict[str, Any]:
     facts: dict[str, Any] = json.loads((run / "run.json").read_text())
     return facts

@@ -9,7 +9,7 @@ from PIL import Image
 
 from compare.fold_report import findings
 from compare.fold_scores import paired, spread
-from compare.folds import main, split
+from compare.folds import main, prompts_of, split
 from core.errors import UserError
 from core.files import read_json, read_jsonl
 from core.sets import open_set
@@ -92,6 +92,24 @@ def test_what_is_wrong_is_said_before_anything_is_trained(
         main([*words, "--out", str(tmp_path / "out"), *wrong])
     assert stop.value.code == 2
     assert not (tmp_path / "out").exists()
+
+
+def test_a_fold_is_asked_for_what_it_was_trained_on(
+    paint: Callable[[int], Path], tmp_path: Path
+) -> None:
+    """Captions beside pictures mean nothing where one prompt stands for all of them."""
+    folder = paint(4)
+    (folder / "0.txt").write_text("a caption")
+    config = tmp_path / "config.yaml"
+    for text, wanted in [
+        ("prompt: a dog\n", ["a dog"]),
+        ("prompt: null\n", ["a caption"]),
+        ("latent: 64\n", ["a caption"]),
+    ]:
+        config.write_text(text)
+        assert prompts_of(tmp_path, open_set(folder)) == wanted
+    (folder / "0.txt").unlink()
+    assert prompts_of(tmp_path, open_set(folder)) == []
 
 
 @pytest.mark.slow

@@ -226,6 +226,39 @@ def test_a_second_call_extracts_nothing_and_finds_the_same(
     assert first["closest"] == second["closest"]
 
 
+def test_a_report_of_something_else_is_not_replaced(
+    make_set: Callable[..., Path],
+    make_run: Callable[..., Path],
+    compare: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    real, a, b = make_set(), make_run("a"), make_run("b", seed=8)
+    base = f"0={make_run('base', seed=9)}"
+    compare(real, [a], "--base", base)
+    before = (tmp_path / "report/results.json").read_bytes()
+    other = write_folder(tmp_path / "other", draw(26, 5))
+    for wrong, told in [
+        ([real, [b], "--base", base], "of other generated images, a"),
+        ([other, [a]], "of other real images, set:test"),
+        ([Path(f"{real}:train"), [a]], "of other real images, set:test"),
+    ]:
+        with pytest.raises(SystemExit):
+            compare(*wrong)
+        last = f"holds a report {told}; give another --out, or delete that one.\n"
+        assert capsys.readouterr().err.endswith(last)
+    assert (tmp_path / "report/results.json").read_bytes() == before
+
+    # The same comparison: with more sets, fewer images, a real image changed
+    assert len(compare(real, [a, b], "--images", "9")["fakes"]) == 2
+    (real / "test/000000.png").write_bytes((real / "train/000000.png").read_bytes())
+    compare(real, [b])
+    write_json(tmp_path / "report/results.json", {"schema": 1, "folds": []})
+    with pytest.raises(SystemExit):
+        compare(real, [a])
+    assert "holds a report of another kind; give another --out" in capsys.readouterr().err
+
+
 def test_votes_an_older_report_and_tables_for_others(
     make_set: Callable[..., Path],
     make_run: Callable[..., Path],

@@ -73,6 +73,17 @@ def test_numbers_of_images(words: list[str], tmp_path: Path) -> None:
     assert len(set(told)) == len(told)
 
 
+def test_another_sweeps_report_is_kept_and_said_before_images_are_drawn(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep([*words, "--vary", "n=3,5", "--seeds", "0-4"])
+    sweep([*words, "--vary", "n=4,5", "--seeds", "0-4"])
+    with pytest.raises(SystemExit):
+        sweep([*words, "--vary", "gain=0.5,2", "--seeds", "0-4"])
+    assert "holds a report of other generated images, n 4, n 5; give" in capsys.readouterr().err
+    assert not list(tmp_path.glob("run/samples/gain*"))
+
+
 def test_no_other_images_are_replaced(words: list[str], tmp_path: Path) -> None:
     own = tmp_path / "run/samples/n-3/000077.png"
     own.parent.mkdir(parents=True)

@@ -36,6 +36,31 @@ def test_a_folder_is_replaced_as_one(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["weights"]
 
 
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o002, 0o664)])
+def test_who_may_read_a_file_is_up_to_the_umask(tmp_path: Path, umask: int, mode: int) -> None:
+    """safetensors makes its files for their owner alone."""
+    before = os.umask(umask)
+    try:
+        with atomic_folder(tmp_path / "weights") as folder:
+            (folder / "unet").mkdir()
+            save_file({"a": torch.ones(1)}, folder / "unet/a.safetensors")
+            (folder / "card.json").write_text("{}")
+        with atomic_path(tmp_path / "b.safetensors") as temporary:
+            save_file({"a": torch.ones(1)}, temporary)
+    finally:
+        os.umask(before)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [path.stat().st_mode & 0o777 for path in files] == [mode] * 3
+
+
+def test_a_file_that_a_folder_only_points_to_keeps_its_mode(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("private")
+    (tmp_path / "mine").chmod(0o600)
+    with atomic_folder(tmp_path / "folder") as folder:
+        (folder / "link").symlink_to(tmp_path / "mine")
+    assert (tmp_path / "mine").stat().st_mode & 0o777 == 0o600
+
+
 def test_a_line_cut_off_by_a_crash_is_left_out(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     write_jsonl(file, [{"a": 1}, {"a": 2}])

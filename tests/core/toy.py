@@ -1,6 +1,7 @@
 """A trainer of a dozen lines and its sampler: what `core` promises is tested on them for real."""
 
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ class ToySettings:
     tracker: str = "none"
     fail_at: int = -1
     nan_at: int = -1
+    pause: float = 0.0  # seconds in each step
 
 
 def train(settings: ToySettings) -> None:
@@ -58,6 +60,7 @@ def train(settings: ToySettings) -> None:
         optimiser.step()
         optimiser.zero_grad()
         session.log(loss=loss)
+        time.sleep(settings.pause)
         if step == settings.fail_at:
             raise RuntimeError("power cut")
     with atomic_folder(session.run.weights) as folder:

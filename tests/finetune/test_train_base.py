@@ -23,6 +23,7 @@ from finetune.networks import build_tokenizer, save_tokenizer_files
 from finetune.sample import load_sampler
 from finetune.train_base import train
 from tests.finetune.tiny import write_images
+from tests.trainers import check_modes
 
 SMALL = {
     "size": 32,
@@ -45,6 +46,7 @@ def test_a_base_from_nothing_opens_everywhere_and_resumes(
     weights = tmp_path / "whole/weights"
     assert (weights / "tokenizer/vocab.json").exists()
     assert (weights / "tokenizer/merges.txt").exists()
+    check_modes(tmp_path / "whole")
 
     # Plain diffusers and our sampler
     pipeline = StableDiffusionPipeline.from_pretrained(weights, safety_checker=None)
