@@ -95,9 +95,8 @@ class Session:
         known = image_set.fingerprint if run.exists() else None  # of all images: it takes a while
         check_same_settings(run, family, settings, known)
         _check_tracker(settings.tracker)
-        tracker = None if settings.tracker == "none" else settings.tracker
         self.accelerator = Accelerator(
-            log_with=tracker,
+            log_with=None if settings.tracker == "none" else settings.tracker,
             project_dir=settings.run_dir,
             gradient_accumulation_plugin=GradientAccumulationPlugin(accumulate),  # not a variable's
             step_scheduler_with_optimizer=False,

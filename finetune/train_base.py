@@ -21,7 +21,7 @@ from core.ema import Ema
 from core.errors import UserError, command
 from core.files import atomic_folder
 from core.images import check_images, grid, write_png
-from core.parallel import part_of
+from core.parallel import part_of, process_state
 from core.plan import check_disk, count_parameters
 from core.runs import Run, check_same_weights
 from core.seeds import batch_at, image_noise, stream
@@ -65,9 +65,10 @@ def train(settings: BaseSettings, dry_run: bool = False) -> None:
     if settings.autoencoder.decoder_steps:
         last = decoder_run(settings)
         train_autoencoder(last)
-        decoder = AutoencoderKL.from_pretrained(Path(last.run_dir, "weights"))
-        with atomic_folder(Path(settings.run_dir, "weights", "vae")) as folder:
-            decoder.half().save_pretrained(folder)
+        if process_state().is_main_process:
+            decoder = AutoencoderKL.from_pretrained(Path(last.run_dir, "weights"))
+            with atomic_folder(Path(settings.run_dir, "weights", "vae")) as folder:
+                decoder.half().save_pretrained(folder)
 
 
 def train_denoiser(settings: BaseSettings, image_set: ImageSet, autoencoder: Path) -> None:
