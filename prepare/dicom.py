@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     refused |= {named[entry["file"]]: entry["reason"] for entry in undecoded}
     for path, reason in refused.items():  # by name here alone: a name may be a patient's
         print(f"left out: {path.relative_to(source)}: {reason}", file=sys.stderr)
-    say_result(out, result)
+    say_result(out, result, reasons=False)
 
 
 def facts_of(settings: DicomSettings, chest: bool) -> dict[str, Any]:

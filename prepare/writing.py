@@ -8,6 +8,7 @@ the end.
 """
 
 import hashlib
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,13 +22,14 @@ from core.config import leaves, to_dict
 from core.errors import UserError
 from core.files import read_json, write_json, write_jsonl
 from core.images import fingerprint_of, fit, open_image, write_png
-from core.sets import SPLITS, training_of
+from core.sets import SPLITS, open_set, training_of
 from prepare.columns import settle
 from prepare.pool import spread
 
 SCHEMA = 1
 MARKER = ".unfinished.json"  # settings of a set that is not finished yet
 NOT_CONTENT = ("out", "workers")  # settings that change no image
+FEW = 3  # reasons that are printed, not only written
 
 
 @dataclass(frozen=True)
@@ -133,13 +135,36 @@ def check_apart(source: Path, out: Path) -> None:
         raise UserError(f"--out {out} and --source {source} overlap; a source is never written to.")
 
 
-def say_result(out: Path, result: Mapping[str, Any]) -> None:
-    """Print where the set is, what it holds and the next command."""
+def say_result(out: Path, result: Mapping[str, Any], reasons: bool = True) -> None:
+    """Print where the set is, what it holds, what was left out and the next command.
+
+    Args:
+        reasons: say why, of few files; False where the source has said it.
+    """
     counts = ", ".join(f"{count} {split}" for split, count in result["counts"].items() if count)
     print(f"{out}: {counts} ({result['size']}x{result['size']}, {result['mode']})")
     if result["rejected"]:
-        print(f"{len(result['rejected'])} files left out; {out / 'set.json'} says why.")
-    print(f"Next: {training_of(out)}")
+        print(left_out(result["rejected"], out / "set.json", FEW if reasons else 0))
+    print(f"Next: {next_of(out)}")
+
+
+def next_of(out: Path) -> str:
+    """The command that learns from a new set. Training refuses one where only some images have a
+    caption: there, too, it has one prompt for all."""
+    captions = [bool(caption.strip()) for caption in open_set(out).captions]
+    prompt = " --prompt 'a photo of ...'" if any(captions) and not all(captions) else ""
+    return training_of(out) + prompt
+
+
+def left_out(rejected: Sequence[Mapping[str, str]], file: Path, few: int = FEW) -> str:
+    """ "2 files left out: a.png: empty file; b.png: truncated", or, of more than `few`, which
+    `file` says why."""
+    together = [re.search(r", (\d+) of them$", entry["file"]) for entry in rejected]
+    count = sum(int(found[1]) if found else 1 for found in together)
+    told = f"{count} file{'s' if count > 1 else ''} left out"
+    if len(rejected) > few:
+        return f"{told}; {file} says why."
+    return f"{told}: " + "; ".join(f"{entry['file']}: {entry['reason']}" for entry in rejected)
 
 
 # -- the work
