@@ -22,6 +22,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from core.errors import Parser, UserError, command
+from core.families import family_of
 from core.files import atomic_folder, write_text
 from core.runs import kept_weights, trained_steps
 from finetune.adapters import FILE, NAME
@@ -57,12 +58,13 @@ def export(run: Path, out: Path, name: str = "newest", public: bool = False) -> 
         name: of the run's weights: "newest", "best" as measured, or a step's number.
         public: the card is for others to read.
 
-    Raises UserError for a run without such weights, with damaged ones, or whose base is another by
-    now, RuntimeError for files that do not read back.
+    Raises UserError for a run of another family, without such weights, with damaged ones, or whose
+    base is another by now, RuntimeError for files that do not read back.
     """
     run = run.resolve()
     kept = {each: path for each, path in kept_weights(run).items() if (path / CARD).exists()}
     if not kept:
+        check_family(run)
         raise UserError(f"{run} holds no fine-tuned weights; train it to its end first.")
     if name not in kept:
         raise UserError(f"--weights '{name}' should be one of: {', '.join(kept)}.")
@@ -88,6 +90,16 @@ def export(run: Path, out: Path, name: str = "newest", public: bool = False) -> 
         told = model_card(run, card, name, weights, place, pictures, public)
         write_text(folder / README, told)
     return sorted(path for path in out.iterdir() if path.is_dir())
+
+
+def check_family(run: Path) -> None:
+    """Raise UserError for a run, or a model folder, that is none of dreambooth."""
+    told = any((run / name).exists() for name in ("run.json", "model_index.json"))
+    if told and (family := family_of(run)) != "dreambooth":
+        raise UserError(
+            f"Export is for runs of dreambooth, and {run} is of {family}; "
+            f"`osteon generate --run {shlex.quote(str(run))}` draws from it."
+        )
 
 
 def check_replaceable(out: Path) -> None:

@@ -1,5 +1,6 @@
 """What other programs read is what was trained."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -321,6 +322,20 @@ def test_the_weights_of_a_kept_step_export(settings: Make, tmp_path: Path) -> No
     assert "`webui/` holds each layer's whole difference" in card
     with pytest.raises(UserError, match="'3' should be one of: newest, 1"):
         export(run, out, "3")
+
+
+@pytest.mark.parametrize("family", ["vae", "wgan-gp", "base"])
+def test_a_run_of_another_family_is_told_where_its_images_come_from(
+    tmp_path: Path, family: str
+) -> None:
+    run = tmp_path / "my run"
+    (run / "weights").mkdir(parents=True)
+    (run / "run.json").write_text(json.dumps({"family": family, "status": "finished"}))
+    told = (
+        f"Export is for runs of dreambooth, and .*my run is of {family}; `osteon generate --run '"
+    )
+    with pytest.raises(UserError, match=told):
+        export(run, tmp_path / "out")
 
 
 def test_a_run_is_named_after_its_folder(
