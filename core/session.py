@@ -290,6 +290,11 @@ class Session:
         """Of training, over all the times the run was taken up."""
         return self._seconds_before + time.monotonic() - self._began
 
+    @property
+    def peak_memory_mb(self) -> int:
+        """Of the main process, the most over all the times the run was taken up."""
+        return max(self.run.info.get("peak_memory_mb", 0), peak_memory_mb(self.device))
+
     # -- after the loop
 
     def finish(self, next_command: str = "", last: bool = True, **facts: Any) -> None:
@@ -297,7 +302,7 @@ class Session:
 
         `last`: close trackers and processes; no other session follows in this program.
         """
-        self.run.update(steps=self.step, peak_memory_mb=peak_memory_mb(self.device), **facts)
+        self.run.update(**{"steps": self.step, "peak_memory_mb": self.peak_memory_mb} | facts)
         self._leave("finished")
         if last:
             part_ways(self.accelerator)
@@ -371,6 +376,8 @@ class Session:
             return {}
 
     def _leave(self, status: str) -> None:
+        if status != "finished":  # whose cost is recorded
+            self.run.update(peak_memory_mb=self.peak_memory_mb)
         self.run.close(status, self.seconds)
 
 

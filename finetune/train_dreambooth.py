@@ -21,7 +21,6 @@ from accelerate import Accelerator
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 
 from core.config import parse
-from core.device import peak_memory_mb
 from core.ema import Ema
 from core.errors import command
 from core.images import grid, write_png
@@ -367,13 +366,15 @@ def preview(
 
 def finish(session: Session, settings: DreamBoothSettings) -> None:
     """Say which weights to take; set what was needed beside what was planned."""
-    before = session.run.info.get("measured", {}).get("memory_mb", 0)  # by a run that goes on
+    before = session.run.info.get("measured", {}).get("memory_mb", 0)  # by an older version
+    memory = max(before, session.peak_memory_mb)
     facts: dict[str, Any] = {
+        "peak_memory_mb": memory,
         "measured": {
             "seconds": round(session.seconds, 1),
-            "memory_mb": max(before, peak_memory_mb(session.device)),
+            "memory_mb": memory,
             "disk_mb": round(disk_used(session.run.path) / 2**20, 1),
-        }
+        },
     }
     best = best_so_far(session.run)
     if best is not None and session.main:

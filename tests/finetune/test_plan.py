@@ -141,6 +141,7 @@ def test_a_resumed_run_keeps_its_highest_memory(settings: Make) -> None:
     write_json(file, facts)
     train(settings(steps=4))
     assert run_facts(Path(own.run_dir))["measured"]["memory_mb"] == 10**6
+    assert run_facts(Path(own.run_dir))["peak_memory_mb"] == 10**6
 
 
 def test_half_on_the_cpu_and_parked_before_the_tries(
