@@ -3,11 +3,15 @@
 import ctypes
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import core.session
 from core.device import processor
+from core.files import read_json
+from tests.core.toy import ToySettings, train
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -46,3 +50,19 @@ def test_processor(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Path, "read_text", missing)
     assert processor("cpu family") == ""
+
+
+def test_the_highest_memory_of_all_sittings_is_kept(
+    unbroken: ToySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a trainer of any family, whether a sitting came to its end or not."""
+    own = replace(unbroken, run_dir=str(tmp_path / "broken"), fail_at=3)
+    monkeypatch.setattr(core.session, "peak_memory_mb", lambda device: 1473)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(own)
+    config = tmp_path / "broken/config.yaml"
+    config.write_text(config.read_text().replace("fail_at: 3", "fail_at: -1"))
+    for memory, kept in [(1404, 1473), (1500, 1500)]:
+        monkeypatch.setattr(core.session, "peak_memory_mb", lambda device, mb=memory: mb)
+        train(replace(own, fail_at=-1, steps=memory // 100))
+        assert read_json(tmp_path / "broken/run.json")["peak_memory_mb"] == kept

@@ -19,7 +19,6 @@ from safetensors.torch import load_file
 from torch.optim.lr_scheduler import LambdaLR
 
 import core.runs
-import core.session
 import core.state
 from core.errors import UserError
 from core.plan import check_disk
@@ -339,22 +338,6 @@ def test_another_precision_on_the_way_is_said_and_kept(
     session.warn([])
     assert info(run)["warnings"] == [first, back]
     session.finish()
-
-
-def test_the_highest_memory_of_all_sittings_is_kept(
-    unbroken: ToySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of a trainer of any family, whether a sitting came to its end or not."""
-    own = replace(unbroken, run_dir=str(tmp_path / "broken"), fail_at=3)
-    monkeypatch.setattr(core.session, "peak_memory_mb", lambda device: 1473)
-    with pytest.raises(RuntimeError, match="power cut"):
-        train(own)
-    config = tmp_path / "broken/config.yaml"
-    config.write_text(config.read_text().replace("fail_at: 3", "fail_at: -1"))
-    for memory, kept in [(1404, 1473), (1500, 1500)]:
-        monkeypatch.setattr(core.session, "peak_memory_mb", lambda device, mb=memory: mb)
-        train(replace(own, fail_at=-1, steps=memory // 100))
-        assert info(tmp_path / "broken")["peak_memory_mb"] == kept
 
 
 def test_a_full_disk_is_refused_in_one_line(tmp_path: Path) -> None:
