@@ -23,14 +23,22 @@ def likeness(denoiser: Denoiser, scheduler: DDPMScheduler, batch: Batch) -> dict
     """Cosine of the base's prediction with the target of each kind, in [-1, 1]."""
     place = int(AT * len(scheduler))
     timesteps = torch.full_like(batch.timesteps, place)
-    noisy = scheduler.add_noise(batch.latents, batch.noise, timesteps)
+    latents = smoothed(batch.latents)
+    noisy = scheduler.add_noise(latents, batch.noise, timesteps)
     guess = denoiser(noisy, timesteps, batch.words).float()
     found = {}
     for kind in KINDS:
         other = DDPMScheduler.from_config(scheduler.config, prediction_type=kind)
-        wanted = target(other, batch.latents, batch.noise, timesteps)
+        wanted = target(other, latents, batch.noise, timesteps)
         found[kind] = float(F.cosine_similarity(guess.flatten(1), wanted.flatten(1)).mean())
     return found
+
+
+def smoothed(latents: torch.Tensor) -> torch.Tensor:
+    """B x C x h x w without what differs from neighbour to neighbour. To a base that is noise, also
+    where it is in the image, as speckle is: its velocity would look like a prediction of noise."""
+    coarse = F.avg_pool2d(latents, 2, ceil_mode=True)
+    return F.interpolate(coarse, latents.shape[-2:], mode="bilinear")
 
 
 def check_prediction(

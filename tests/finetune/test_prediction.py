@@ -32,6 +32,19 @@ def test_a_wrong_prediction_type_is_found_out() -> None:
         check_prediction(denoiser, wrong, batch, "sd2-mini")
 
 
+@torch.no_grad()
+def test_noise_in_images_is_no_sign() -> None:
+    pipeline = open_pipeline(BASE)
+    draw = torch.Generator().manual_seed(0)
+    images = torch.rand(6, 3, 64, 64, generator=draw) * 2 - 1
+    latents = pipeline.vae.encode(images).latent_dist.mean * pipeline.vae.config.scaling_factor
+    words = Words(["a photo"], pipeline, trained=False).table[[1] * 6]
+    noise = torch.randn(latents.shape, generator=draw)
+    batch = Batch(latents, noise, noise, torch.zeros(6, dtype=torch.long), words)
+    denoiser = Denoiser(pipeline.unet, None)
+    check_prediction(denoiser, training_scheduler(pipeline), batch, "sd2-mini")
+
+
 def test_zero_terminal_snr_needs_v_prediction() -> None:
     pipeline = tiny_pipeline("v_prediction")
     end_in_noise(pipeline)
