@@ -38,7 +38,7 @@ def test_noise_in_images_is_no_sign() -> None:
     draw = torch.Generator().manual_seed(0)
     images = torch.rand(6, 3, 64, 64, generator=draw) * 2 - 1
     latents = pipeline.vae.encode(images).latent_dist.mean * pipeline.vae.config.scaling_factor
-    words = Words(["a photo"], pipeline, trained=False).table[[1] * 6]
+    words = Words(["x"], pipeline, trained=False).table[[1] * 6]
     noise = torch.randn(latents.shape, generator=draw)
     batch = Batch(latents, noise, noise, torch.zeros(6, dtype=torch.long), words)
     denoiser = Denoiser(pipeline.unet, None)
