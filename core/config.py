@@ -21,10 +21,12 @@ from core.errors import UserError
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)  # help of the fields
 _load_yaml = jsonargparse.get_loader("yaml")
+BASE = "base"
+"""The setting that is a path or a hub id, found anew wherever a run is used: it stays as typed."""
 NULLS = {"null", "Null", "NULL", "~"}
 Settings = TypeVar("Settings")
 DASHED = re.compile(r"[–—]+([A-Za-z][\w.]*)(=.*)?", re.DOTALL)  # "—rank", "–rank=8"
-CURLED = re.compile(r"[“„][^“”]*”?|‘[^‘’]*’?")  # “so” or “a, where the shell cut it
+CURLED = re.compile(r"[“„][^\s“”]*")  # “a, where the shell cut “a dog”
 DRY_RUN_HELP = "--dry_run checks all that is needed, prints the plan and writes nothing."
 
 
@@ -141,7 +143,9 @@ def _at_home(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(_at_home(item) for item in value)
     if isinstance(value, dict):
-        return {_at_home(key): _at_home(item) for key, item in value.items()}
+        return {
+            _at_home(key): item if key == BASE else _at_home(item) for key, item in value.items()
+        }
     if _is_group(value):
         own = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
         return dataclasses.replace(value, **_at_home(own))

@@ -11,6 +11,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -137,19 +138,26 @@ def settings_of(run: Path, dtype: str, options: dict[str, Any]) -> dict[str, Any
 def made_of(run: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """What settings do not say, and images depend on: of a folder that is no run, which files it
     has, as others have its name; of LoRA runs mixed in, after how many steps they are."""
-    mixed = {other: trained_steps(Path(other)) for other in settings.get("loras") or {}}
+    loras = settings.get("loras")  # as typed: whether they can be is the sampler's to say
+    names = loras if isinstance(loras, dict) else {}
+    mixed = {name: trained_steps(Path(name)) for name in names}
     found: dict[str, Any] = {"mixed_steps": mixed} if mixed else {}
     return found if (run / "run.json").exists() else found | {"files": _digest(run)}
 
 
 def _digest(folder: Path) -> str:
     """Of all weights in it."""
-    digests = []
-    for file in sorted(folder.rglob("*.safetensors")):
-        with file.open("rb") as content:
-            digest = hashlib.file_digest(content, "sha256").digest()
-        digests.append((str(file.relative_to(folder)), digest))
-    return fingerprint_of(digests)
+    files = sorted(folder.rglob("*.safetensors"))
+    return fingerprint_of(
+        (str(file.relative_to(folder)), _digest_of(file, file.stat().st_mtime_ns)) for file in files
+    )
+
+
+@cache
+def _digest_of(file: Path, written: int) -> bytes:
+    """SHA-256 of a file last written then (ns), read once however often images are asked for."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").digest()
 
 
 def autocast(device: str, dtype: str) -> torch.autocast:

@@ -34,7 +34,7 @@ SCORE = "score.json"
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "numpy", "pillow")
 MAY_CHANGE = {"steps", "epochs", "num_epochs", "run_dir"}
 """Settings that a resumed run may give anew."""
-PLACES = {"data", "base", "prior.folder"}
+PLACES = {"data", "base", "prior.folder", "start"}
 """Settings that name folders, which may be spelt in several ways."""
 VERDICT = ("best", "best_reason")
 """Facts in run.json that hold of a run which has come to its end."""
@@ -44,6 +44,7 @@ INPUTS = {
     "data_fingerprint": "images",
     "captions_fingerprint": "captions",
     "class_fingerprint": "class images",
+    "class_captions_fingerprint": "captions of the class images",
     "held_out_fingerprint": "validation images",
 }
 """Facts in run.json of what a resumed run has to find as it was."""
@@ -82,7 +83,7 @@ class Run:
         """
         if not self.main:
             return
-        check_same_settings(self.path, family, settings, facts.get("data_fingerprint"))
+        check_same_settings(self.path, family, settings, facts.get("data_identity"))
         check_same_inputs(self.path, facts)
         old = {fact: v for fact, v in info_of(self.path).items() if fact not in VERDICT}
         changes = [*old.get("changes", []), *changed_on_the_way(self.path, old, facts)]
@@ -220,12 +221,12 @@ def public(words: list[str]) -> list[str]:
 
 
 def check_same_settings(
-    path: Path, family: str, settings: Any, fingerprint: str | None = None
+    path: Path, family: str, settings: Any, identity: str | None = None
 ) -> None:
     """Raise UserError if `path` holds a run that these settings cannot continue.
 
     Args:
-        fingerprint: of `data`, which may lie elsewhere by now, as after a move to another machine.
+        identity: of `data`, which may lie elsewhere by now, as after a move to another machine.
     """
     if not path.exists():
         return
@@ -240,7 +241,7 @@ def check_same_settings(
         )
     if done > settings.steps:
         raise UserError(f"{path} has already done {done} steps; ask for as many, or more.")
-    _check_unchanged(path, settings, MAY_CHANGE, fingerprint)
+    _check_unchanged(path, settings, MAY_CHANGE, identity)
 
 
 def check_same_weights(
@@ -253,7 +254,7 @@ def check_same_weights(
         may_change: settings that matter no more than those of NO_MATTER.
     """
     _check_folder(path, family)
-    _check_unchanged(path, settings, NO_MATTER | may_change, facts.get("data_fingerprint"))
+    _check_unchanged(path, settings, NO_MATTER | may_change, facts.get("data_identity"))
     check_same_inputs(path, facts)
 
 
@@ -272,11 +273,9 @@ def _check_folder(path: Path, family: str) -> None:
         raise UserError(f"{path} is a run of '{saved_family}'; give another --run_dir.")
 
 
-def _check_unchanged(
-    path: Path, settings: Any, may_change: set[str], fingerprint: str | None
-) -> None:
+def _check_unchanged(path: Path, settings: Any, may_change: set[str], identity: str | None) -> None:
     """Raise UserError if the run at `path` was started with other settings."""
-    data = info_of(path).get("data_fingerprint")
+    data = info_of(path).get("data_identity")  # which older runs do not tell
     saved = leaves(filled(read_yaml(path / "config.yaml"), type(settings)))
     given = leaves(to_dict(settings))
     changes = [
@@ -284,7 +283,7 @@ def _check_unchanged(
         for key in sorted(saved.keys() | given.keys())
         if saved.get(key) != given.get(key) and key not in may_change
         if not (key in PLACES and _same_place(saved.get(key), given.get(key)))
-        if not (key == "data" and fingerprint and fingerprint == data)
+        if not (key == "data" and identity and identity == data)
     ]
     if changes:
         raise UserError(

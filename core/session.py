@@ -92,8 +92,7 @@ class Session:
         """
         check_launch(in_parts)
         run = Path(settings.run_dir)
-        known = image_set.fingerprint if run.exists() else None  # of all images: it takes a while
-        check_same_settings(run, family, settings, known)
+        check_same_settings(run, family, settings, image_set.identity if run.exists() else None)
         _check_tracker(settings.tracker)
         self.accelerator = Accelerator(
             log_with=None if settings.tracker == "none" else settings.tracker,
@@ -152,6 +151,7 @@ class Session:
             {
                 "data": self.image_set.name,
                 "data_fingerprint": self.image_set.fingerprint,
+                "data_identity": self.image_set.identity,
                 "data_images": len(self.image_set),
                 "mode": self.image_set.mode,
                 "device": device_name(self.device),

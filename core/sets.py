@@ -19,6 +19,7 @@ from core.files import atomic_path, read_json, read_jsonl
 from core.images import (
     TAKE,
     fingerprint,
+    fingerprint_of,
     fit,
     is_grey,
     left_out,
@@ -84,6 +85,12 @@ class ImageSet:
     def fingerprint(self) -> str:
         """Of the files' names and contents."""
         return fingerprint(self.paths)
+
+    @cached_property
+    def identity(self) -> str:
+        """The same, and of what is known of each image: captions, classes."""
+        rows = (json.dumps(row, sort_keys=True, default=str) for row in self.rows)
+        return f"{self.fingerprint}-{fingerprint_of((row, b'') for row in rows)}"
 
     def pixels(self, size: int, mode: str | None = None) -> np.ndarray:
         """Every image decoded once: uint8, N x H x W (grey) or N x H x W x 3.

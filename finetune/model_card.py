@@ -55,15 +55,14 @@ def model_card(
     revision = f" (revision {card['revision']})" if card.get("revision") else ""
     size, predicts = card.get("size"), card.get("prediction_type")
     verdict = facts.get("best_reason", "") if name in ("newest", "best") else ""
-    if public and not revision:
-        card = card | {"base": Path(card["base"]).name}
+    shown = card | ({"base": Path(card["base"]).name} if public and not revision else {})
     return "\n".join(
         [
             "---",
             front_matter(card, prompt, kinds) + "---",
             f"# {run.name}",
             "",
-            f"{what_was_trained(kinds, settings)}, {MARK} from {card['base']}{revision} on "
+            f"{what_was_trained(kinds, settings)}, {MARK} from {shown['base']}{revision} on "
             f"{facts.get('data_images')} images of `{facts.get('data')}` "
             f"(fingerprint {facts.get('data_fingerprint')}). {size or place.size} px, "
             f"{predicts or place.prediction_type}. {verdict}".rstrip(),
@@ -71,7 +70,7 @@ def model_card(
             *[f"![drawn in training]({picture})" for picture in pictures],
             "",
             "```python",
-            *instructions(card, kinds, place, prompt, public),
+            *instructions(shown, kinds, place, prompt, public),
             "```",
             "",
             merged(kinds, settings.get("token.name")),

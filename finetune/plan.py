@@ -1,6 +1,7 @@
 """What a run will need: told before it starts, kept in run.json beside what it then needed."""
 
 import math
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -92,10 +93,27 @@ def warnings(settings: DreamBoothSettings, size: int) -> list[str]:
             "compile with buckets: the UNet is compiled anew for each shape of images, at the "
             "first step of it, which on a processor can take minutes (--compile false does not)"
         )
+    if settings.token is not None:
+        found += _pieces(settings.token.name, settings)
     for concept in settings.subjects:
         found += warnings_of(concept.data, captions=concept.prompt is None)
         found += _shapes(concept.data, size, settings.buckets)
     return found
+
+
+def _pieces(word: str, settings: DreamBoothSettings) -> list[str]:
+    """Of a new word that is a part of another one in a caption: tokenizers look for it everywhere,
+    and read that one as what is before it, the new word, and what is after."""
+    longer = re.compile(rf"\w+{re.escape(word)}\w*|{re.escape(word)}\w+")
+    for concept in settings.subjects:
+        asked = [concept.prompt] if concept.prompt is not None else open_set(concept.data).captions
+        inside = next((match for text in asked if (match := longer.search(text.lower()))), None)
+        if inside is not None and re.fullmatch(r"\w+", word):
+            return [
+                f"token.name {word} is a part of '{inside[0]}', which is then read in pieces "
+                f"(of <{word}> no other word has a part)"
+            ]
+    return []
 
 
 def _shapes(data: str, size: int, buckets: bool) -> list[str]:

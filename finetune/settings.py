@@ -1,6 +1,5 @@
 """Settings of the DreamBooth and LoRA trainer. Imports without torch."""
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -275,19 +274,9 @@ class DreamBoothSettings:
 
 
 def check_heard(word: str, captions: Iterable[str]) -> None:
-    """Raise UserError where a new word stands in none of the captions that it is learned from, or
-    inside another word of theirs, which tokenizers would then read as pieces around it."""
-    texts = list(dict.fromkeys(captions))
-    if not any(word in text for text in texts):
+    """Raise UserError where a new word stands in none of the captions that it is learned from."""
+    if not any(word in caption for caption in captions):
         raise UserError(
             f"No caption contains the new word {word}, so it would learn nothing; "
             f'give --prompt "a {word}", or captions with it.'
-        )
-    part = re.escape(word)
-    longer = re.compile(rf"\w+{part}\w*|{part}\w+")
-    found = next((match for text in texts if (match := longer.search(text.lower()))), None)
-    if found is not None and re.fullmatch(r"\w+", word):
-        raise UserError(
-            f"The new word {word} is a part of '{found[0]}', which would be read in pieces; "
-            f"give a token.name that no other word contains, such as <{word}>."
         )

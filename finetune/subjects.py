@@ -132,6 +132,7 @@ def inputs_of(subjects: dict[str, Subject], unseen: Subject | None) -> dict[str,
     }
     if "class" in subjects:
         inputs["class_fingerprint"] = subjects["class"].images.fingerprint
+        inputs["class_captions_fingerprint"] = captions(subjects["class"])
     if unseen is not None:
         inputs["held_out_fingerprint"] = unseen.images.fingerprint + captions(unseen)
     return inputs

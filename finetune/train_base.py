@@ -55,7 +55,7 @@ def train(settings: BaseSettings, dry_run: bool = False) -> None:
     first = autoencoder_run(settings)
     trained = Path(first.run_dir, "weights").exists()
     if trained:
-        facts = {"data_fingerprint": image_set.fingerprint}
+        facts = {"data_fingerprint": image_set.fingerprint, "data_identity": image_set.identity}
         check_same_weights(Path(first.run_dir), "base", first, facts, LATER)
     if dry_run:
         return print_plan(settings, image_set)
@@ -98,6 +98,7 @@ def train_denoiser(settings: BaseSettings, image_set: ImageSet, autoencoder: Pat
     empty = tokenize(tokenizer, [""])
     scheduler = build_scheduler()
 
+    begun = session.step
     for step in session.steps(settings.batch):
         # The global batch's randomness, of which each process takes its share
         chosen = batch_at(step, len(image_set), settings.batch, settings.seed)
@@ -133,7 +134,8 @@ def train_denoiser(settings: BaseSettings, image_set: ImageSet, autoencoder: Pat
             preview(pipeline, settings, image_set, session.run.path, step + 1)
             save(pipeline, session.run)
 
-    if session.main:  # again: previews may be off, or a finished run's weights/ lost
+    # Again, as previews may be off, or a finished run's weights/ lost; a whole one has its decoder
+    if session.main and (session.step > begun or not session.run.weights.exists()):
         averaged = assemble(session.accelerator.unwrap_model(model), ema, vae, tokenizer)
         save(averaged, session.run)
     session.accelerator.wait_for_everyone()

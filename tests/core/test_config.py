@@ -113,7 +113,7 @@ def test_saved_settings_read_back_equal() -> None:
         (["--data", "x", "--steps", "0"], "at least 1"),
         (["--data", "x", "–steps", "3"], "begins with a dash of a web page; write --steps.$"),
         (["--data", "x", "--prompt", "“a", "dog”"], "^“a has the curly quotes of a web page"),
-        (["--data", "x", "--prompt=“a dog”"], "^“a dog” has the curly quotes of a web page"),
+        (["--data", "x", "--prompt=“a", "dog”"], "^“a has the curly quotes of a web page"),
         (["--config", "absent.yaml"], "absent.yaml"),
         (["--config"], "YAML"),
         (["--config", str(ROOT / "docs/species.png")], "YAML"),
@@ -158,7 +158,20 @@ def test_leaves_are_dotted() -> None:
     ]
 
 
-TEXTS = ["#1 dog", "a photo: a dog", "- a dog", "&c", "a, b", "? a", "7", "“Sue”, a dog", "– a"]
+TEXTS = [
+    "#1 dog",
+    "a photo: a dog",
+    "- a dog",
+    "&c",
+    "a, b",
+    "? a",
+    "7",
+    "“Sue”, a dog",
+    "– a",
+    "“Sue”",
+    "‘80s film",
+    "“a dog”",
+]
 
 
 @pytest.mark.parametrize("text", TEXTS)

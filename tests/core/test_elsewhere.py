@@ -53,6 +53,15 @@ def test_other_images_elsewhere_are_refused_by_name(unbroken: ToySettings, tmp_p
     assert (Path(unbroken.run_dir) / "config.yaml").read_text() == before
 
 
+def test_the_same_images_of_other_captions_are_not_the_same(
+    unbroken: ToySettings, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(unbroken.data, tmp_path / "other"))
+    (other / "000.txt").write_text("another animal")
+    with pytest.raises(UserError, match="other settings \\(data: "):
+        train(replace(unbroken, data=str(other), steps=9))
+
+
 def test_weights_of_a_run_killed_before_its_checkpoint_are_put_aside(
     unbroken: ToySettings, capsys: pytest.CaptureFixture
 ) -> None:

@@ -99,7 +99,8 @@ def test_a_run_mixed_in_that_goes_on_is_noticed(run: Path, tmp_path: Path) -> No
         write_json(other / "run.json", {"steps": steps})
         found = made_of(run, {"loras": {str(other): 1.0}})
         assert found == {"mixed_steps": {str(other): steps}}
-    assert made_of(run, {"loras": None}) == {}
+    for strange in (None, 5, [1], [["a"]]):  # refused by the sampler, in a sentence
+        assert made_of(run, {"loras": strange}) == {}
 
 
 def test_a_value_that_cannot_be_leaves_nothing_behind(run: Path) -> None:

@@ -166,7 +166,7 @@ def test_dashes_and_quotes_of_a_web_page_are_refused(plain: Path, typed: str) ->
     start = ["--pretrained_model_name_or_path", "x", "--instance_data_dir", str(plain)]
     with pytest.raises(UserError, match=r"a dash of a web page; write --(rank|seed)\.$"):
         translate([*start, "--instance_prompt", "a dog", *typed.split()])
-    for prompt in ("“a dog”", "‘a dog’", "=“a dog”"):
+    for prompt in ("“a dog”", "=“a dog”"):
         given = f"--instance_prompt {prompt}".replace(" =", "=").split()  # as shells cut it
         with pytest.raises(UserError, match="curly quotes of a web page"):
             translate([*start, *given])

@@ -132,3 +132,9 @@ def test_preset(file: Path) -> None:
 def test_not_too_many_settings() -> None:
     """Fewer than the 61 of diffusers' script."""
     assert len(leaf_names(DreamBoothSettings)) <= 55
+
+
+def test_a_base_in_the_home_folder_stays_as_typed() -> None:
+    """It is looked for wherever the run is used; the home folder there is another."""
+    settings = parse(DreamBoothSettings, ["--data=~/x", "--run_dir=y", "--base=~/m"], "").settings
+    assert (settings.data, settings.base) == (str(Path.home() / "x"), "~/m")

@@ -126,11 +126,13 @@ def test_what_is_pushed_names_no_folder_of_ones_own(settings: Make, project: Pat
     """Nor is it of use to others; a base of half precision files only is opened as such."""
     own = settings(base=str(project / "models" / "mine"), steps=1, lora=Lora(rank=2))
     tiny_pipeline().to(torch.float16).save_pretrained(own.base, variant="fp16")
+    (Path(own.base) / "README.md").write_text("---\nlicense: mit\n---\n")
     train(own)
     for public in (False, True):
         export(Path(own.run_dir), project / "out", public=public)
         card = (project / "out" / "README.md").read_text()
         assert (str(project) in card) != public
+        assert "license: mit\n" in card  # as the base's own says, wherever it lies
         source = repr("mine" if public else own.base)
         assert f"from_pretrained({source}, variant='fp16')" in code(card)
     (project / "mine").symlink_to(own.base)

@@ -1,5 +1,6 @@
 """A new word: only its embeddings move, and plain diffusers reads them back."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from core.families import load_sampler
 from finetune.captions import Words
 from finetune.models import ROOT, Denoiser, check_unknown, open_pipeline, tokenize
 from finetune.new_word import FILE, add_word, settled, vectors_of
+from finetune.plan import warnings
 from finetune.settings import Concept, DreamBoothSettings, Lora, Optim, Token
 from finetune.train_dreambooth import train
 from finetune.trained import freeze, groups
@@ -154,13 +156,17 @@ def test_a_word_that_is_known_as_a_whole() -> None:
 
 
 @pytest.mark.parametrize("prompt", ["sin on a single rock", "a sin, Risin high"])
-def test_a_word_that_another_contains(prompt: str) -> None:
+def test_a_word_that_another_contains(settings: Make, prompt: str) -> None:
     """Tokenizers look for a new word everywhere, and would leave "s" and "gle" around it."""
-    given = {"data": "x", "run_dir": "y", "prompt": prompt}
-    with pytest.raises(UserError, match=r"sin is a part of '(single|risin)'.*such as <sin>"):
-        DreamBoothSettings(**given, token=Token("sin", "a"))
-    DreamBoothSettings(**(given | {"prompt": "a sin, twice: sin."}), token=Token("sin", "a"))
-    DreamBoothSettings(**(given | {"prompt": "many <sin>s"}), token=Token("<sin>", "a"))
+    for word, text, told in (
+        ("sin", prompt, r"token.name sin is a part of '(single|risin)'.*read in pieces \(of <sin>"),
+        ("sin", "a sin, twice: sin.", ""),
+        ("<sin>", "many <sin>s", ""),
+    ):
+        own = settings(prompt=text, token=Token(word, "a"))
+        found = [line for line in warnings(own, 32) if "token.name" in line]
+        assert len(found) == bool(told)
+        assert not told or re.search(told, found[0])
 
 
 def test_capitals_which_the_base_never_reads() -> None:

@@ -67,6 +67,11 @@ def test_a_base_from_nothing_opens_everywhere_and_resumes(
     assert all(torch.equal(first[name].half(), last[name]) for name in encoder)
     assert any(not torch.equal(first[name].half(), last[name]) for name in decoder)
 
+    # Asked for again, by whatever way to its folder, it keeps that decoder
+    before = file_bytes(weights)
+    train(replace(whole, run_dir=f"{whole.run_dir}/."))
+    assert file_bytes(weights) == before
+
     # Broken after a step and taken up: bit for bit the same
     broken = replace(whole, run_dir=str(tmp_path / "broken"))
     with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="power cut"):
