@@ -162,7 +162,7 @@ def test_every_family_is_whole(name: str) -> None:
     assert callable(resolve(family.sampler))
 
 
-TOO_MANY = pytest.mark.xfail(strict=True, reason="55 settings: to be cut, or the limit argued")
+TOO_MANY = pytest.mark.xfail(strict=True, reason="54 settings: to be cut, or the limit argued")
 
 
 @pytest.mark.parametrize(
