@@ -29,6 +29,7 @@ from finetune.schedules import end_in_noise
 from finetune.settings import DreamBoothSettings
 from finetune.trained import Trained, freeze
 
+ALIGNED = 64  # bytes: where torch puts what it makes itself
 CARD = "osteon.json"
 """Beside the weights: the base, the size, the mode and the prompts that they were tuned with."""
 
@@ -98,9 +99,17 @@ def open_tuned(
 
 
 def load_adapters(pipeline: StableDiffusionPipeline, folder: Path, name: str) -> None:
-    """The LoRA in `folder`, as the adapter `name`. Raises UserError where it cannot be read."""
+    """The LoRA in `folder`, as the adapter `name`, in memory of its own: mapped from a file it lies
+    at odd addresses, where some processors round otherwise, and would seem to be another.
+
+    Raises UserError where it cannot be read.
+    """
     with readable(folder / FILE):
         pipeline.load_lora_weights(folder, adapter_name=name)
+    for network in (pipeline.unet, pipeline.text_encoder):
+        for parameter in network.parameters():
+            if parameter.data_ptr() % ALIGNED:
+                parameter.data = parameter.data.clone()
 
 
 @contextmanager

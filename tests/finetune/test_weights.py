@@ -14,14 +14,22 @@ from core.errors import UserError
 from core.families import load_sampler
 from core.files import read_json, write_json
 from core.runs import read_metrics
+from finetune.adapters import save_adapters
 from finetune.export import export
 from finetune.models import locate, open_pipeline
 from finetune.networks import save_pipeline
 from finetune.new_word import add_word
 from finetune.settings import DreamBoothSettings, Lora, Token
 from finetune.train_dreambooth import train
-from finetune.weights import check_pipeline, on_cpu, outputs, readable, write_weights
-from tests.finetune.test_adapters import tuned
+from finetune.weights import (
+    check_pipeline,
+    load_adapters,
+    on_cpu,
+    outputs,
+    readable,
+    write_weights,
+)
+from tests.finetune.test_adapters import EVERYWHERE, tuned
 
 Make = Callable[..., DreamBoothSettings]
 
@@ -49,6 +57,18 @@ def test_one_base_at_a_time_is_in_memory(
     monkeypatch.setattr(finetune.weights, "open_pipeline", watched)
     write_weights(tmp_path / "weights", trained, locate(str(base)), own, {})
     assert len(opened) == 4
+
+
+def test_adapters_lie_where_torch_puts_its_own(base: Path, tmp_path: Path) -> None:
+    """Mapped from their file, products with them round otherwise on a Zen 5, and a run's weights
+    seemed not to load back."""
+    own = tuned(base, Lora(rank=3, targets=EVERYWHERE), True)
+    save_adapters(own.unet, own.text_encoder, tmp_path)
+    pipeline = open_pipeline(base)
+    load_adapters(pipeline, tmp_path, "a")
+    assert any("lora" in name for name, _ in pipeline.unet.named_parameters())
+    for network in (pipeline.unet, pipeline.text_encoder):
+        assert all(parameter.data_ptr() % 64 == 0 for parameter in network.parameters())
 
 
 def test_only_what_is_whole_and_float32_is_shared(base: Path) -> None:
