@@ -89,6 +89,7 @@ def generate(
     _check_same(folder, record, sampler.options)
     wanted = {seed: prompts[seed % len(prompts)] for seed in seeds}
     missing = [seed for seed in seeds if not _is_done(folder, seed, wanted[seed])]
+    state.wait_for_everyone()  # all have seen what is missing before one draws
     mine = missing[state.process_index :: state.num_processes]
     began = time.monotonic()
     title = f"{run.name}/{name}"

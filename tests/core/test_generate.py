@@ -124,6 +124,7 @@ def test_two_processes_share_the_seeds(run: Path, tmp_path: Path) -> None:
         "from core.parallel import process_state; state = process_state();"
         "assert state.num_processes == 2;"
         "from core.generate import generate; from pathlib import Path; import sys;"
+        "import time; time.sleep(3 * state.process_index);"  # the other might have drawn by then
         "generate(Path(sys.argv[1]), range(5), name='shared'); state.destroy_process_group()"
     )
     (tmp_path / "share.py").write_text(script)
