@@ -108,15 +108,20 @@ def generate(
     if state.is_main_process:
         _write_index(folder)
         if missing:
-            cost = {
-                "images": len(missing),
-                "seconds": round(time.monotonic() - began, 2),
-                "device": device,
-                "processes": state.num_processes,
-                "peak_memory_mb": peak_memory_mb(torch.device(device)),
-            }
-            write_json(folder / "cost.json", cost)
+            _write_cost(folder, len(missing), time.monotonic() - began, device)
     return folder
+
+
+def _write_cost(folder: Path, images: int, seconds: float, device: str) -> None:
+    """What the newest images took, for reports."""
+    cost = {
+        "images": images,
+        "seconds": round(seconds, 2),
+        "device": device,
+        "processes": process_state().num_processes,
+        "peak_memory_mb": peak_memory_mb(torch.device(device)),
+    }
+    write_json(folder / "cost.json", cost)
 
 
 def _check_names(run: Path, name: str, given: dict[str, Any], known: dict[str, Any]) -> None:
