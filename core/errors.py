@@ -22,6 +22,7 @@ OF_THE_DISK = {
     errno.ENAMETOOLONG,
 }
 """What a disk refuses, wherever it is met: no fault of the program."""
+AT_HOME = re.compile(r"^(--\w+=)?([^/=~]*=)?~/")  # ~/x, --out=~/x, NAME=~/x, --base=NAME=~/x
 
 
 class UserError(Exception):
@@ -34,6 +35,13 @@ class Interrupted(Exception):
 
 class Parser(argparse.ArgumentParser):
     """Of a command line; what is wrong with it is an error of the user like any other."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does it, with a home folder where no shell puts one: behind a "="."""
+        words = sys.argv[1:] if args is None else args
+        home = os.path.expanduser("~/")
+        words = [AT_HOME.sub(lambda found: found[0][:-2] + home, word) for word in words]
+        return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} ({self.prog} --help lists what may be said).")

@@ -16,7 +16,7 @@ from core.cli import ROOT, SOURCES
 from core.complaints import leaf_names
 from core.config import parse, read_yaml
 from core.demo import STAGES, arguments_of
-from core.errors import command
+from core.errors import Parser, command
 from core.families import FAMILIES, resolve
 
 
@@ -41,6 +41,18 @@ def test_mistakes_are_one_line_and_code_2(words: list[str]) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_home_folder_is_found_where_no_shell_looks_for_it() -> None:
+    home, parser = Path.home(), Parser()
+    for flag in ("--out", "--fake", "--also"):
+        parser.add_argument(flag, nargs="+")
+    words = ["--out=~/x", "--fake", "GAN=~/a", "b=c=~/d", "~/e", "--also=VAE=~/f", "--also", "a ~/g"]
+    given = parser.parse_args(words)
+    assert given.out == [f"{home}/x"]
+    assert given.fake == [f"GAN={home}/a", "b=c=~/d", f"{home}/e"]
+    assert given.also == ["a ~/g"]
+    assert parser.parse_known_args(words[:-2])[0].also == [f"VAE={home}/f"]
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
