@@ -7,7 +7,6 @@ import argparse
 import dataclasses
 import json
 import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ import jsonargparse
 import yaml
 
 from core.complaints import one_line, word_lists
-from core.errors import UserError
+from core.errors import UserError, check_pasted
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)  # help of the fields
 _load_yaml = jsonargparse.get_loader("yaml")
@@ -25,8 +24,6 @@ BASE = "base"
 """The setting that is a path or a hub id, found anew wherever a run is used: it stays as typed."""
 NULLS = {"null", "Null", "NULL", "~"}
 Settings = TypeVar("Settings")
-DASHED = re.compile(r"[–—]+([A-Za-z][\w.]*)(=.*)?", re.DOTALL)  # "—rank", "–rank=8"
-CURLED = re.compile(r"[“„][^\s“”]*")  # “a, where the shell cut “a dog”
 DRY_RUN_HELP = "--dry_run checks all that is needed, prints the plan and writes nothing."
 
 
@@ -77,19 +74,6 @@ def parse(settings_class: type, argv: Sequence[str] | None, description: str) ->
         return Parsed(settings_class(**_at_home(values)), dry_run)
     except (argparse.ArgumentError, ValueError, TypeError) as error:
         raise UserError(one_line(str(error), settings_class)) from None
-
-
-def check_pasted(words: Sequence[str]) -> None:
-    """Raise UserError for dashes and quotes that web pages set in place of those typed."""
-    for word in words:
-        if dashed := DASHED.fullmatch(word):
-            raise UserError(f"{word} begins with a dash of a web page; write --{dashed[1]}.")
-        value = word.partition("=")[2] if word.startswith("--") else word
-        if CURLED.fullmatch(value):
-            raise UserError(
-                f"{value} has the curly quotes of a web page; write straight ones, as in "
-                '"a photo of ...".'
-            )
 
 
 def from_dict(settings_class: type[Settings], values: dict[str, Any]) -> Settings:

@@ -6,7 +6,7 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 EXIT_BAD_INPUT = 2
@@ -22,6 +22,8 @@ OF_THE_DISK = {
     errno.ENAMETOOLONG,
 }
 """What a disk refuses, wherever it is met: no fault of the program."""
+DASHED = re.compile(r"[–—]+([A-Za-z][\w.]*)(=.*)?", re.DOTALL)  # "—rank", "–rank=8"
+CURLED = re.compile(r"[“„][^\s“”]*")  # “a, where the shell cut “a dog”
 AT_HOME = re.compile(r"^(--\w+=)?([^/=~]*=)?~/")  # ~/x, --out=~/x, NAME=~/x, --base=NAME=~/x
 
 
@@ -39,12 +41,26 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse does it, with a home folder where no shell puts one: behind a "="."""
         words = sys.argv[1:] if args is None else args
+        check_pasted(words)
         home = os.path.expanduser("~/")
         words = [AT_HOME.sub(lambda found: found[0][:-2] + home, word) for word in words]
         return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} ({self.prog} --help lists what may be said).")
+
+
+def check_pasted(words: Sequence[str]) -> None:
+    """Raise UserError for dashes and quotes that web pages set in place of those typed."""
+    for word in words:
+        if dashed := DASHED.fullmatch(word):
+            raise UserError(f"{word} begins with a dash of a web page; write --{dashed[1]}.")
+        value = word.partition("=")[2] if word.startswith("--") else word
+        if CURLED.fullmatch(value):
+            raise UserError(
+                f"{value} has the curly quotes of a web page; write straight ones, as in "
+                '"a photo of ...".'
+            )
 
 
 def at_least_1(text: str) -> int:

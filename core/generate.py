@@ -273,15 +273,19 @@ def asked_seeds(arguments: argparse.Namespace) -> tuple[list[int], list[str] | N
 
 
 def read_options(words: list[str]) -> dict[str, Any]:
-    """["--steps", "25"] -> {"steps": 25}. Raises UserError for words that are no pairs."""
-    if len(words) % 2 or not all(word.startswith("--") for word in words[::2]):
-        raise UserError(f"Cannot read '{' '.join(words)}'; options go as --name value.")
+    """["--steps", "25", "--eta=0"] -> {"steps": 25, "eta": 0}. Raises UserError for what is no
+    pair."""
     options: dict[str, Any] = {}
-    for key, value in zip(words[::2], words[1::2], strict=True):
+    left = iter(words)
+    for word in left:
+        name, equals, text = word.partition("=")
+        value = text if equals else next(left, None)
+        if not name.startswith("--") or value is None:
+            raise UserError(f"Cannot read '{' '.join(words)}'; options go as --name value.")
         try:
-            options[key[2:]] = json.loads(value)
+            options[name[2:]] = json.loads(value)
         except json.JSONDecodeError:
-            options[key[2:]] = value
+            options[name[2:]] = value
     return options
 
 

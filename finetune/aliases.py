@@ -14,8 +14,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 
 from core.complaints import leaf_names
-from core.config import check_pasted
-from core.errors import UserError
+from core.errors import UserError, check_pasted
 from core.sets import open_set
 from finetune.settings import DreamBoothSettings, Prior
 

@@ -16,7 +16,7 @@ from core.cli import ROOT, SOURCES
 from core.complaints import leaf_names
 from core.config import parse, read_yaml
 from core.demo import STAGES, arguments_of
-from core.errors import Parser, command
+from core.errors import Parser, UserError, command
 from core.families import FAMILIES, resolve
 
 
@@ -47,12 +47,20 @@ def test_a_home_folder_is_found_where_no_shell_looks_for_it() -> None:
     home, parser = Path.home(), Parser()
     for flag in ("--out", "--fake", "--also"):
         parser.add_argument(flag, nargs="+")
-    words = ["--out=~/x", "--fake", "GAN=~/a", "b=c=~/d", "~/e", "--also=VAE=~/f", "--also", "a ~/g"]
-    given = parser.parse_args(words)
+    words = ["--out=~/x", "--fake", "GAN=~/a", "b=c=~/d", "~/e", "--also=VAE=~/f"]
+    given = parser.parse_args([*words, "--also", "a ~/g"])
     assert given.out == [f"{home}/x"]
     assert given.fake == [f"GAN={home}/a", "b=c=~/d", f"{home}/e"]
     assert given.also == ["a ~/g"]
-    assert parser.parse_known_args(words[:-2])[0].also == [f"VAE={home}/f"]
+    assert parser.parse_args(words).also == [f"VAE={home}/f"]
+
+
+def test_what_a_web_page_made_of_dashes_and_quotes_is_named() -> None:
+    parser = Parser()
+    parser.add_argument("--out")
+    for word, told in (("—out", "write --out"), ("--out=“my", "curly quotes")):
+        with pytest.raises(UserError, match=told):
+            parser.parse_known_args([word, "report"])
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])

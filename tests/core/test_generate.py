@@ -17,7 +17,7 @@ import core.families
 import core.generate
 from core.errors import UserError
 from core.files import read_json, read_jsonl, write_json
-from core.generate import SETTINGS_KEY, generate, made_of, main, read_seeds
+from core.generate import SETTINGS_KEY, generate, made_of, main, read_options, read_seeds
 from core.images import png_text
 from core.prompts import read_prompts
 from core.sets import open_set
@@ -54,6 +54,16 @@ def test_samples_carry_what_made_them(run: Path) -> None:
         6,
     )
     assert open_set(folder).captions == ["dark", "light"]
+
+
+def test_options_are_read_as_pairs_or_behind_an_equals_sign() -> None:
+    words = ["--steps", "25", "--guidance=4.5", "--negative=a=b", "--loras", '{"x": 0.5}', "--n="]
+    loras = {"x": 0.5}
+    wanted = {"steps": 25, "guidance": 4.5, "negative": "a=b", "loras": loras, "n": ""}
+    assert read_options(words) == wanted
+    for wrong in (["--steps"], ["--steps=3", "4"], ["steps", "3"]):
+        with pytest.raises(UserError, match=r"Cannot read '.*'; options go as --name value"):
+            read_options(wrong)
 
 
 def test_what_is_there_is_kept_and_other_settings_are_refused(run: Path) -> None:
