@@ -20,7 +20,8 @@ HIDDEN = re.compile(
 def list_files(folder: Path, deep: bool = True) -> list[Path]:
     """Files of a folder and, if `deep`, of all below it, sorted; hidden ones are left out.
 
-    Links to folders are followed, each real folder once. Raises UserError if it is not there.
+    Links to folders are followed, each real folder once. Raises UserError if it is not there, and
+    for a name that no table could hold.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give the folder that holds the files.")
@@ -34,7 +35,18 @@ def list_files(folder: Path, deep: bool = True) -> list[Path]:
         seen.add(real)
         found += [Path(place, name) for name in names if not HIDDEN.match(name)]
         folders[:] = [f for f in folders if deep and not HIDDEN.match(f)]
+    for path in found:
+        _check_name(path)
     return sorted(found)
+
+
+def _check_name(path: Path) -> None:
+    """Raise UserError for bytes that are no UTF-8, as old ZIPs leave them."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        said = os.fsencode(path).decode("utf-8", "replace")
+        raise UserError(f"{said} has a name that is not UTF-8 text; rename it.") from None
 
 
 @contextmanager

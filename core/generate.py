@@ -215,7 +215,9 @@ def _write_index(folder: Path) -> None:
     older = {row["file"]: row for row in read_jsonl(index)} if index.exists() else {}
     rows = []
     for path in sorted(folder.glob("*.png")):
-        facts = json.loads(png_text(path)[SETTINGS_KEY])
+        facts = json.loads(png_text(path).get(SETTINGS_KEY, "{}"))
+        if "seed" not in facts:  # not drawn here
+            continue
         row = {"file": path.name, "seed": facts.pop("seed"), "prompt": facts.pop("prompt")}
         rows.append(older.get(path.name, {}) | row | {"settings": facts})
     write_jsonl(index, rows)

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 from core.errors import UserError
 from core.files import atomic_path, list_files
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
+SUFFIXES = {".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
 UNREAD = {".heic", ".heif", ".avif", ".jxl"}  # pictures, but Pillow does not always read them
 TAKE = "osteon prepare folder takes those below; save others as PNG or JPEG"
 """What to do about pictures that are `left_out`."""
@@ -134,10 +134,13 @@ def is_grey(path: Path) -> bool:
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
-    """Convert any Pillow mode to "L" or "RGB": 16-bit windowed, alpha composed on white."""
+    """Convert any Pillow mode to "L" or "RGB": 16-bit windowed (what is no number is black), alpha
+    composed on white."""
     if image.mode.startswith(("I", "F")):  # 16- or 32-bit grey
         values = np.asarray(image, dtype=np.float64)
-        low, high = float(values.min()), float(values.max())
+        known = values[np.isfinite(values)]  # pixels that were masked may be no number
+        low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
+        values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
         image = Image.fromarray(
             np.round((values - low) * (255.0 / (high - low or 1.0))).astype(np.uint8)
         )

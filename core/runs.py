@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -34,7 +35,8 @@ SCORE = "score.json"
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "numpy", "pillow")
 MAY_CHANGE = {"steps", "epochs", "num_epochs", "run_dir"}
 """Settings that a resumed run may give anew."""
-PLACES = {"data", "base", "prior.folder", "start"}
+DATA = re.compile(r"data|concepts\.\d+\.data")
+PLACES = re.compile(rf"{DATA.pattern}|base|prior\.folder|start")
 """Settings that name folders, which may be spelt in several ways."""
 VERDICT = ("best", "best_reason")
 """Facts in run.json that hold of a run which has come to its end."""
@@ -54,7 +56,7 @@ WRITTEN = ("config.yaml", "run.json", "metrics.jsonl", "weights*", "best", "chec
 LOCK = ".lock"
 """In a run folder; locked by the process that trains it."""
 ASIDE = "before"
-"""In a run folder: weights that were kept before it was begun anew."""
+"""In a run folder: weights of steps that are done anew."""
 SECRET = "--hub_token"
 
 
@@ -110,11 +112,17 @@ class Run:
         write_text(self.path / "config.yaml", to_yaml(settings))
         write_json(self.path / "run.json", self.info)
 
-    def begin_anew(self) -> bool:
-        """Put aside weights that were kept by a run killed before its first checkpoint, which would
-        count as this one's; whether there were any."""
-        kept = {path for path in kept_weights(self.path).values() if path != self.weights}
-        if kept and self.main:
+    def put_aside_after(self, step: int) -> bool:
+        """Put aside weights that were kept after later steps than the one that is gone on from, by
+        a run that was killed: they would count as this one's; whether there were any."""
+        if not self.main:
+            return False
+        kept = {
+            path
+            for name, path in kept_weights(self.path).items()
+            if path != self.weights and (not step or (trained_steps(self.path, name) or 0) > step)
+        }
+        if kept:
             shutil.rmtree(self.path / ASIDE, ignore_errors=True)
             (self.path / ASIDE).mkdir()
             for path in kept:
@@ -171,7 +179,7 @@ class Run:
 
 def checkpoints(run: Path) -> list[Path]:
     """Whole checkpoints, oldest first."""
-    return sorted(p.parent for p in (run / "checkpoints").glob(f"step-*/{MARKER}"))
+    return sorted((p.parent for p in (run / "checkpoints").glob(f"step-*/{MARKER}")), key=step_of)
 
 
 def put_aside(checkpoint: Path) -> Path:
@@ -181,8 +189,9 @@ def put_aside(checkpoint: Path) -> Path:
     return checkpoint.rename(aside)
 
 
-def step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix("step-"))
+def step_of(path: Path) -> int:
+    """Of a checkpoint, or a file named likewise."""
+    return int(path.stem.removeprefix("step-"))
 
 
 def kept_weights(run: Path) -> dict[str, Path]:
@@ -276,20 +285,31 @@ def _check_folder(path: Path, family: str) -> None:
 def _check_unchanged(path: Path, settings: Any, may_change: set[str], identity: str | None) -> None:
     """Raise UserError if the run at `path` was started with other settings."""
     data = info_of(path).get("data_identity")  # which older runs do not tell
-    saved = leaves(filled(read_yaml(path / "config.yaml"), type(settings)))
-    given = leaves(to_dict(settings))
+    saved = leaves(_numbered(filled(read_yaml(path / "config.yaml"), type(settings))))
+    given = leaves(_numbered(to_dict(settings)))
     changes = [
         f"{key}: {saved.get(key)} -> {given.get(key)}"
         for key in sorted(saved.keys() | given.keys())
         if saved.get(key) != given.get(key) and key not in may_change
-        if not (key in PLACES and _same_place(saved.get(key), given.get(key)))
-        if not (key == "data" and identity and identity == data)
+        if not (PLACES.fullmatch(key) and _same_place(saved.get(key), given.get(key)))
+        if not (DATA.fullmatch(key) and identity and identity == data)
     ]
     if changes:
         raise UserError(
             f"{path} was started with other settings ({'; '.join(changes)}). "
             "Give the old ones to go on, or another --run_dir to begin anew."
         )
+
+
+def _numbered(values: dict[str, Any]) -> dict[str, Any]:
+    """Lists of groups as groups of their numbers: {"concepts": [{"data": "x"}]} -> {"concepts":
+    {"0": {"data": "x"}}}."""
+    return {
+        key: {str(n): item for n, item in enumerate(value)}
+        if isinstance(value, list) and value and all(isinstance(item, dict) for item in value)
+        else value
+        for key, value in values.items()
+    }
 
 
 def _same_place(one: str | None, other: str | None) -> bool:

@@ -179,10 +179,9 @@ class Session:
             for item in state.values():
                 if isinstance(item, LambdaLR):
                     self._redraw(item)
-        elif self.run.begin_anew():
-            self.say(
-                f"Weights that were kept before it was begun anew are in {self.run.path}/{ASIDE}."
-            )
+        if self.run.put_aside_after(self.step):
+            since = f"after step {self.step}" if self.step else "before it was begun anew"
+            self.say(f"Weights that were kept {since} are in {self.run.path}/{ASIDE}.")
         self.run.rewind_metrics(self.step)
         self.accelerator.init_trackers(
             "osteon", config={k: str(v) for k, v in leaves(to_dict(self.settings)).items()}

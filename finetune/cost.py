@@ -140,7 +140,8 @@ def estimate(
     """Seconds of training, what they go to, and MB at the peak on this process.
 
     Args:
-        run: beside it files are written, and removed again, to see how long it takes.
+        run: where it is, or will be, files are written, and removed again, to see how long it
+            takes.
     """
     piece = tried(work.piece, device, work.agreed)
     step = tried(work.fetch, device) + settings.accumulate * piece
@@ -203,7 +204,8 @@ def _try_copies(
             ema.update(copies, 0)
 
     seconds = tried(update, device) * trained.here / count
-    there = next(folder for folder in run.absolute().parents if folder.is_dir())
+    near = (run.absolute(), *run.absolute().parents)  # the run's own may be another disk
+    there = next(folder for folder in near if folder.is_dir())
     with tempfile.TemporaryDirectory(dir=there, prefix=".plan-") as folder:
         began = time.monotonic()
         save_state({"copies": [copy.detach() for copy in copies]}, Path(folder))

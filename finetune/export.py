@@ -24,7 +24,7 @@ from diffusers import StableDiffusionPipeline
 from core.errors import Parser, UserError, command
 from core.families import family_of
 from core.files import atomic_folder, write_text
-from core.runs import kept_weights, trained_steps
+from core.runs import kept_weights, step_of, trained_steps
 from finetune.adapters import FILE, NAME
 from finetune.hub import check_push, push
 from finetune.model_card import CARD as README
@@ -130,8 +130,8 @@ def copy_previews(run: Path, name: str, folder: Path) -> list[str]:
     last = trained_steps(run, name)
     sheets = [
         sheet
-        for sheet in sorted((run / "previews").glob("step-*.png"))
-        if last is None or int(sheet.stem.removeprefix("step-")) <= last
+        for sheet in sorted((run / "previews").glob("step-*.png"), key=step_of)
+        if last is None or step_of(sheet) <= last
     ]
     for sheet in sheets[-SHEETS:]:
         (folder / "previews").mkdir(exist_ok=True)

@@ -1,5 +1,6 @@
 """Images from Stable Diffusion: a fine-tuned run, a base run, or a plain diffusers folder."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from finetune.adapters import FILE
 from finetune.blend import Blend, mixes, name_of
 from finetune.models import Place, downscale, locate, open_pipeline, open_vae
 from finetune.portions import at_once
-from finetune.schedules import rescheduled
+from finetune.schedules import sampling_scheduler
 from finetune.weights import CARD, base_of, open_tuned, read_card
 
 SCHEDULERS = {
@@ -33,6 +34,7 @@ SCHEDULERS = {
     "unipc": "UniPCMultistepScheduler",
 }
 
+EIGHT = 8  # pixels, of which diffusers' pipeline wants multiples whatever the autoencoder
 LONGEST = 4  # times the size trained at, of a side
 
 OnStep = Callable[[int, int, torch.Tensor], None]
@@ -161,12 +163,13 @@ class StableDiffusionSampler:
                 on_step(step + 1, pipe.num_timesteps, tensors["latents"])
             return tensors
 
-        with self._scheduled(chosen["scheduler"]):
+        steps = int(chosen["steps"])
+        with self._scheduled(chosen["scheduler"], steps):
             latents = pipeline(
                 **words,
                 height=noise.shape[-2] * pipeline.vae_scale_factor,
                 width=noise.shape[-1] * pipeline.vae_scale_factor,
-                num_inference_steps=int(chosen["steps"]),
+                num_inference_steps=steps,
                 guidance_scale=float(chosen["guidance"]),
                 negative_prompt=[str(chosen["negative"])] * len(noise),
                 latents=noise.to(pipeline.device),
@@ -185,12 +188,14 @@ class StableDiffusionSampler:
         for name, value in options.items():
             if name not in self.options:
                 raise UserError(f"No option {name} here; there are {', '.join(self.options)}.")
+            if name == "negative" and not isinstance(value, str):
+                raise UserError('negative must be text; "" for none.')
             if name in ("steps", "guidance", "lora_scale") and not is_number(value):
                 raise UserError(f"{name} must be a number, not '{value}'.")
         steps, most = options.get("steps", 1), self.pipeline.scheduler.config.num_train_timesteps
         if not 1 <= steps <= most or steps != int(steps):
             raise UserError(f"steps must be a whole number from 1 to {most}, not {steps}.")
-        unit, longest = self.pipeline.vae_scale_factor, LONGEST * self.size
+        unit, longest = math.lcm(EIGHT, self.pipeline.vae_scale_factor), LONGEST * self.size
         for name in ("height", "width"):
             side = options.get(name)
             fits = side is None or (is_number(side) and unit <= side <= longest and not side % unit)
@@ -202,12 +207,14 @@ class StableDiffusionSampler:
         return options
 
     @contextmanager
-    def _scheduled(self, name: str) -> Iterator[None]:
-        """For one call the pipeline samples by `name`; what is saved of it is its own scheduler."""
+    def _scheduled(self, name: str, steps: int) -> Iterator[None]:
+        """For one call the pipeline samples by `name` in `steps`; what is saved of it is its own
+        scheduler."""
         if name not in SCHEDULERS:
             raise UserError(f"No scheduler '{name}'; choose one of {', '.join(SCHEDULERS)}.")
         own = self.pipeline.scheduler
-        self.pipeline.scheduler = rescheduled(getattr(diffusers, SCHEDULERS[name]), own.config)
+        kind = getattr(diffusers, SCHEDULERS[name])
+        self.pipeline.scheduler = sampling_scheduler(kind, own.config, steps)
         try:
             yield
         finally:

@@ -7,6 +7,8 @@ from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline
 
 from core.errors import UserError
 
+NEAR = 0.85  # of a schedule: no image begins before
+
 
 def rescheduled(kind: type[Any], config: Mapping[str, Any], **others: Any) -> Any:
     """A scheduler of this kind on the schedule in `config`, with `others` set.
@@ -15,6 +17,30 @@ def rescheduled(kind: type[Any], config: Mapping[str, Any], **others: Any) -> An
     beyond.
     """
     return kind.from_config(config, clip_sample=False, **others)
+
+
+def sampling_scheduler(kind: type[Any], config: Mapping[str, Any], steps: int) -> Any:
+    """A scheduler of this kind that samples in so many steps, from near the schedule's end.
+
+    "Leading" steps are each as long as fits so often into a schedule of T, rounded down: where they
+    are many, they begin far from pure noise (334 of 1000 at 667), or beyond it. Schedulers that go
+    by noise levels take other steps then; DDIM knows no others.
+
+    Raises UserError where DDIM would begin too far from pure noise.
+    """
+    length = config["num_train_timesteps"]
+    if kind is DDIMScheduler:
+        stride = length // steps
+        if stride * steps < NEAR * length:
+            fewer, more = length // (stride + 1), length // stride
+            raise UserError(
+                f"ddim in {steps} steps would begin at {stride * steps} of {length}, which is not "
+                f"all noise; take {fewer} or {more} steps, or another scheduler."
+            )
+        return rescheduled(kind, config, **({"steps_offset": 0} if steps == length else {}))
+    spread = "linspace" if steps < length else "trailing"  # neither repeats a step
+    many = {"timestep_spacing": spread} if steps > length // 10 else {}
+    return rescheduled(kind, config, **many)
 
 
 def training_scheduler(pipeline: StableDiffusionPipeline) -> DDPMScheduler:

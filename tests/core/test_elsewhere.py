@@ -83,6 +83,25 @@ def test_weights_of_a_run_killed_before_its_checkpoint_are_put_aside(
     assert sorted(os.listdir(run / "before")) == ["best", "weights-000004"]
 
 
+def test_weights_of_steps_that_are_done_anew_are_put_aside(
+    unbroken: ToySettings, capsys: pytest.CaptureFixture
+) -> None:
+    """A run that was killed after its newest checkpoint may take another way from there."""
+    run = Path(unbroken.run_dir)
+    done = trained_steps(run)
+    for name, step in (("best", done + 2), (f"weights-{done:06d}", done), ("weights-000099", 99)):
+        (run / name).mkdir()
+        (run / name / "score.json").write_text(json.dumps({"step": step}))
+    train(replace(unbroken, steps=done + 3))
+    assert [*kept_weights(run)] == ["newest", str(done), str(done + 3)]
+    assert sorted(os.listdir(run / "before")) == ["best", "weights-000099"]
+    assert f"kept after step {done} are in {run}/before" in capsys.readouterr().err
+    (run / "best").mkdir()
+    (run / "best" / "score.json").write_text(json.dumps({"step": done + 3}))
+    train(replace(unbroken, steps=done + 4))
+    assert (run / "best").is_dir()
+
+
 def test_a_verdict_holds_of_a_run_that_has_ended(unbroken: ToySettings) -> None:
     run = Path(unbroken.run_dir)
     verdict = {"best": {"step": 6}, "best_reason": "The last weights are the best measured."}

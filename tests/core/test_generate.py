@@ -66,6 +66,15 @@ def test_options_are_read_as_pairs_or_behind_an_equals_sign() -> None:
             read_options(wrong)
 
 
+def test_a_picture_from_elsewhere_is_left_out_of_the_index(run: Path) -> None:
+    folder = generate(run, range(2))
+    Image.new("L", (8, 8)).save(folder / "mine.png")
+    generate(run, range(3))
+    files = [row["file"] for row in read_jsonl(folder / "samples.jsonl")]
+    assert files == [f"{seed:06d}.png" for seed in range(3)]
+    assert read_json(folder / "cost.json")["images"] == 1
+
+
 def test_what_is_there_is_kept_and_other_settings_are_refused(run: Path) -> None:
     folder = generate(run, range(3))
     before = (folder / "000001.png").stat().st_mtime_ns

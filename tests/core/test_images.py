@@ -1,5 +1,6 @@
 """Images as they are found in the wild, and as they are written."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +23,15 @@ from core.images import (
 
 
 def test_listing_is_sorted_and_skips_what_is_no_picture(tmp_path: Path) -> None:
-    for name in ("b.png", "a.JPG", "Thumbs.db", "notes.txt", ".hidden.png"):
+    for name in ("b.png", "a.JPG", "c.jfif", "Thumbs.db", "notes.txt", ".hidden.png"):
         (tmp_path / name).write_bytes(b"x")
     for folder in (".ipynb_checkpoints", "__MACOSX", "deeper"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "c.png").write_bytes(b"x")
     (tmp_path / "deeper" / "round").symlink_to(tmp_path)  # a ring of links ends
-    assert [p.name for p in list_images(tmp_path)] == ["a.JPG", "b.png"]
-    assert [p.name for p in list_images(tmp_path, deep=True)] == ["a.JPG", "b.png", "c.png"]
+    found = [p.name for p in list_images(tmp_path)]
+    assert found == ["a.JPG", "b.png", "c.jfif"]
+    assert [p.name for p in list_images(tmp_path, deep=True)] == [*found, "c.png"]
     with pytest.raises(UserError, match="not a folder"):
         list_images(tmp_path / "absent")
 
@@ -44,6 +46,27 @@ def test_every_mode_becomes_grey_or_colour(tmp_path: Path, mode: str) -> None:
     image.save(path)
     for wanted in ("L", "RGB"):
         assert open_image(path, wanted).mode == wanted
+
+
+def test_a_name_that_no_table_can_hold_is_refused(tmp_path: Path) -> None:
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")).write_bytes(b"x")
+    with pytest.raises(UserError, match="is not UTF-8 text; rename it"):
+        list_images(tmp_path)
+
+
+def test_masked_pixels_leave_the_others_as_they_are(tmp_path: Path) -> None:
+    values = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+    masked = values.copy()
+    masked[0, 1], masked[3, 3], masked[7, 6] = np.nan, np.inf, -np.inf
+    for name, pixels in (("whole", values), ("masked", masked), ("none", np.full((8, 8), np.nan))):
+        Image.fromarray(pixels.astype(np.float32)).save(tmp_path / f"{name}.tif")
+    whole, seen, none = (
+        np.asarray(open_image(tmp_path / f"{n}.tif", "L")) for n in ("whole", "masked", "none")
+    )
+    known = np.isfinite(masked)
+    assert (whole[known] == seen[known]).all()
+    assert (seen[0, 1], seen[3, 3], seen[7, 6]) == (0, 255, 0)
+    assert (none == 0).all()
 
 
 def test_grey_is_told_by_header_or_pixels(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import UserError
+from core.runs import Run, checkpoints, step_of
 from tests.core.test_session import equal, info, weights
 from tests.core.toy import ToySettings, train
 
@@ -33,6 +34,14 @@ def test_a_token_stays_out_of_the_run(
     text = (Path(unbroken.run_dir) / "run.json").read_text()
     assert "hf_x" not in text
     assert "train.py --a 'b c' --hub_token" in text
+
+
+def test_checkpoints_are_in_the_order_of_their_steps(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    for step in (999_750, 1_000_000, 1_000_250):
+        with run.checkpoint(step, keep=2) as folder:
+            (folder / "state").touch()
+    assert [step_of(path) for path in checkpoints(tmp_path)] == [1_000_000, 1_000_250]
 
 
 def test_the_next_command_can_be_pasted(unbroken: ToySettings, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -19,6 +20,7 @@ from core.seeds import image_noise
 from finetune.adapters import save_adapters
 from finetune.models import locate
 from finetune.sample import CARD, SCHEDULERS, StableDiffusionSampler, decode
+from finetune.schedules import sampling_scheduler
 from finetune.settings import Lora
 from tests.finetune.tiny import tiny_pipeline
 
@@ -160,6 +162,32 @@ def test_drawing_leaves_the_pipeline_its_scheduler(sampler: StableDiffusionSampl
     assert sampler.pipeline.scheduler is own
 
 
+@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+def test_steps_begin_near_pure_noise_and_none_is_taken_twice(name: str, spacing: str) -> None:
+    kind = getattr(diffusers, SCHEDULERS[name])
+    config = DDIMScheduler(timestep_spacing=spacing, steps_offset=1).config
+    for steps in (8, 25, 50, 100, 101, 125, 201, 250, 333, 334, 400, 500, 600, 999, 1000):
+        if name == "ddim" and steps in (201, 334, 400, 600):
+            instead = {201: "200 or 250", 600: "500 or 1000"}.get(steps, "333 or 500")
+            told = f"ddim in {steps} steps would begin at .* take {instead} steps"
+            with pytest.raises(UserError, match=told):
+                sampling_scheduler(kind, config, steps)
+            continue
+        scheduler = sampling_scheduler(kind, config, steps)
+        scheduler.set_timesteps(steps)
+        taken = scheduler.timesteps.tolist()
+        assert len({*taken}) == len(taken) == steps
+        assert 850 < taken[0] < 1000
+        assert taken[-1] >= 0
+
+
+def test_many_steps_draw_what_a_hundred_do(sampler: StableDiffusionSampler) -> None:
+    """The same equation, solved more finely."""
+    some, most = (sampler([1], ["a"], steps=n, scheduler="dpm++") for n in (100, 170))
+    assert difference(some, most) <= 8
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -169,6 +197,8 @@ def test_drawing_leaves_the_pipeline_its_scheduler(sampler: StableDiffusionSampl
         {"steps": 2.5},
         {"steps": 1001},
         {"guidance": float("inf")},
+        {"negative": None},
+        {"height": 28},  # what this base's autoencoder could, and a pipeline does not
         {"scheduler": "magic"},
         {"loras": {"runs/a": True}},
         {"loras": 0},

@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +21,7 @@ import core.session
 import finetune.attention
 import finetune.train_dreambooth
 import finetune.weights
+from core.errors import UserError
 from core.families import load_sampler
 from core.files import read_json
 from core.images import png_text
@@ -350,6 +352,12 @@ def test_several_concepts_share_a_run(settings: Make, plain: Path, captioned: Pa
     sampler = load_sampler(Path(own.run_dir), "cpu")
     assert sampler.pipeline.scheduler.config.rescale_betas_zero_snr
     assert sampler.default_prompts[0] == "a ramp"
+    moved = Path(shutil.copytree(captioned.parent, Path(own.run_dir).parent / "moved"))
+    moved = moved / captioned.name
+    with pytest.raises(UserError, match=r"concepts\.0\.prompt: None -> b"):
+        train(replace(own, concepts=(Concept(str(moved), "b"),), steps=3))
+    train(replace(own, concepts=(Concept(str(moved)),), steps=3))
+    assert run_facts(Path(own.run_dir))["steps"] == 3
     few = write_images(Path(own.run_dir).parent / "few", 2)
     uneven = instance_subject(settings(concepts=(Concept(str(few), "few"),)))
     assert uneven.captions.count("few") == 4
