@@ -21,7 +21,7 @@ from core.ema import Ema
 from core.errors import UserError, command
 from core.files import atomic_folder
 from core.images import check_images, grid, write_png
-from core.parallel import part_of, process_state
+from core.parallel import check_share, part_of, process_state
 from core.plan import check_disk, count_parameters
 from core.runs import Run, check_same_weights
 from core.seeds import batch_at, image_noise, stream
@@ -48,6 +48,9 @@ LATER = {"steps", "autoencoder.decoder_steps"}
 def train(settings: BaseSettings, dry_run: bool = False) -> None:
     """Both stages; see the module's docstring."""
     image_set = open_set(settings.data)
+    processes = process_state().num_processes
+    check_share("batch", settings.batch, processes)
+    check_share("autoencoder.batch", settings.autoencoder.batch, processes)
     check_images(image_set.paths)
     if not any(image_set.captions):
         raise UserError(f"{settings.data} has no captions; prepare it with captions.")
@@ -127,6 +130,7 @@ def train_denoiser(settings: BaseSettings, image_set: ImageSet, autoencoder: Pat
         optimiser.zero_grad(set_to_none=True)
         ema.update(model.parameters(), step)
         scaled = session.accelerator.scaler is not None  # a step that overflows is skipped
+        loss = session.accelerator.reduce(loss.detach(), "mean")  # of all timesteps
         session.log(loss=loss, **({} if scaled else {"gradient_norm": norm}))
 
         if session.main and session.due_after(settings.preview_every):

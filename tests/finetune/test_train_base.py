@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,9 @@ from finetune.networks import build_tokenizer, save_tokenizer_files
 from finetune.sample import load_sampler
 from finetune.train_base import train
 from tests.finetune.tiny import write_images
-from tests.trainers import check_modes
+from tests.trainers import TWO, check_modes, launch
 
+SCRIPT = "finetune/train_base.py"
 SMALL = {
     "size": 32,
     "steps": 4,
@@ -140,6 +142,39 @@ def test_an_autoencoder_of_other_settings_or_images_is_not_taken(
     with pytest.raises(UserError, match=r"The images of .*new-autoencoder have changed"):
         train(replace(settings, data=str(replaced), run_dir=str(tmp_path / "new")))
     assert not (tmp_path / "new").exists()
+
+
+def test_two_processes_learn_and_tell_what_one_does(captioned: Path, tmp_path: Path) -> None:
+    """Each has other timesteps, so neither's loss alone is that of the batch."""
+    own = SMALL | {"autoencoder": Autoencoder((8, 8, 8), steps=2, batch=4)}
+    one = BaseSettings(data=str(captioned), run_dir=str(tmp_path / "one"), **own)
+    train(one)
+    launch(TWO, SCRIPT, replace(one, run_dir=str(tmp_path / "two")))
+    for stage, names in (
+        ("", ("loss", "gradient_norm")),
+        ("-autoencoder", ("loss", "error", "kl")),
+    ):
+        alone, shared = (read_metrics(tmp_path / f"{run}{stage}") for run in ("one", "two"))
+        assert len(alone) == len(shared) > 1
+        for row, same in zip(alone, shared, strict=True):
+            for name in names:
+                assert same[name] == pytest.approx(row[name], rel=1e-3), (stage, name)
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+@pytest.mark.parametrize("name", ["batch", "autoencoder.batch"])
+def test_a_batch_that_processes_cannot_share_is_refused_at_the_start(
+    captioned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, dry_run: bool
+) -> None:
+    monkeypatch.setattr(
+        "finetune.train_base.process_state",
+        lambda: SimpleNamespace(num_processes=2, is_main_process=True),
+    )
+    odd = {"batch": 3} if name == "batch" else {"autoencoder": Autoencoder((8, 8, 8), steps=2, batch=3)}
+    own = BaseSettings(data=str(captioned), run_dir=str(tmp_path / "run"), **SMALL | odd)
+    with pytest.raises(UserError, match=f"^{name} 3 cannot be shared by 2 processes; make it"):
+        train(own, dry_run)
+    assert not list(tmp_path.iterdir())
 
 
 def file_bytes(folder: Path) -> dict[str, bytes]:
