@@ -20,7 +20,13 @@ from core.runs import read_metrics
 from core.session import Session
 from finetune.autoencoder import reconstruction_loss, to_images, to_tensor
 from finetune.base_settings import Autoencoder, BaseSettings, TextEncoder, Unet
-from finetune.networks import build_tokenizer, save_tokenizer_files
+from finetune.networks import (
+    build_autoencoder,
+    build_text_encoder,
+    build_tokenizer,
+    build_unet,
+    save_tokenizer_files,
+)
 from finetune.sample import load_sampler
 from finetune.train_base import train
 from tests.finetune.tiny import write_images
@@ -170,7 +176,8 @@ def test_a_batch_that_processes_cannot_share_is_refused_at_the_start(
         "finetune.train_base.process_state",
         lambda: SimpleNamespace(num_processes=2, is_main_process=True),
     )
-    odd = {"batch": 3} if name == "batch" else {"autoencoder": Autoencoder((8, 8, 8), steps=2, batch=3)}
+    whole = name == "batch"
+    odd = {"batch": 3} if whole else {"autoencoder": Autoencoder((8, 8, 8), steps=2, batch=3)}
     own = BaseSettings(data=str(captioned), run_dir=str(tmp_path / "run"), **SMALL | odd)
     with pytest.raises(UserError, match=f"^{name} 3 cannot be shared by 2 processes; make it"):
         train(own, dry_run)
@@ -181,6 +188,48 @@ def file_bytes(folder: Path) -> dict[str, bytes]:
     """What lies in a folder, by the path within it."""
     files = (path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"unet": Unet((24, 24), (1, 2))}, "unet.channels 24 .* a multiple of 16, such as 32"),
+        ({"unet": Unet((32, 8), (1, 2))}, "unet.channels 8 .* a multiple of 16, such as 16"),
+        ({"unet": Unet((0, 16), (1, 2))}, "unet.channels must be at least 1, not 0"),
+        ({"unet": Unet((), ())}, "unet.channels needs at least one width"),
+        ({"unet": Unet((16, 16), (1, 17))}, "unet.heads 17 .* 16 at most"),
+        ({"unet": Unet((16, 16), (1, 0))}, "unet.heads 0 .* at least 1"),
+        ({"unet": Unet((16,), (17,))}, "unet.heads 17 .* 16 at most"),
+        ({"autoencoder": Autoencoder((12, 24))}, "autoencoder.channels 12 .* of 8, such as 16"),
+        ({"autoencoder": Autoencoder(())}, "autoencoder.channels needs at least one width"),
+        ({"autoencoder": Autoencoder((8, 8), 0)}, "autoencoder.latent_channels must be at least 1"),
+        ({"text": TextEncoder(30, heads=4)}, "text.hidden 30 .* a multiple of 4, such as 32"),
+        ({"text": TextEncoder(0)}, "text.hidden must be at least 1, not 0"),
+        ({"size": 0}, "size must be at least 1, not 0"),
+    ],
+)
+def test_networks_that_cannot_be_built_are_refused(changed: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=f"^{told}"):
+        BaseSettings(data="data", run_dir="run", **SMALL | changed)
+
+
+@pytest.mark.parametrize(
+    "unet", [Unet((16, 48), (0, 48)), Unet((16,), (16,)), Unet((32, 16, 16), (1, 3, 5), 2)]
+)
+@pytest.mark.parametrize("channels", [(8,), (8, 24)])
+@pytest.mark.parametrize("text", [TextEncoder(30, 1, 5), TextEncoder(7, 1, 7)])
+def test_networks_at_the_edge_of_what_is_allowed_are_built(
+    unet: Unet, channels: tuple[int, ...], text: TextEncoder
+) -> None:
+    """No more is refused than cannot be: heads of plain blocks, which have none, are not asked."""
+    own = SMALL | {"autoencoder": Autoencoder(channels, 1), "text": text, "unet": unet}
+    settings = BaseSettings(data="data", run_dir="run", **own)
+    tokenizer = build_tokenizer(["a ramp"], text.vocabulary)
+    words = build_text_encoder(text, tokenizer)(torch.zeros(2, 77, dtype=torch.long))[0]
+    latents = build_autoencoder(settings.autoencoder, 32).encode(torch.zeros(2, 3, 32, 32))
+    means = latents.latent_dist.mean
+    built = build_unet(unet, text, 1, means.shape[-1])
+    assert built(means, torch.tensor([1, 2]), words).sample.shape == means.shape
 
 
 def test_captions_are_needed(plain: Path, tmp_path: Path) -> None:
