@@ -18,6 +18,7 @@ from transformers import CLIPTokenizer
 from core.errors import UserError
 from core.runs import read_metrics
 from core.session import Session
+from finetune import autoencoder
 from finetune.autoencoder import reconstruction_loss, to_images, to_tensor
 from finetune.base_settings import Autoencoder, BaseSettings, TextEncoder, Unet
 from finetune.networks import (
@@ -102,6 +103,53 @@ def cut(*arguments: object) -> None:
     raise RuntimeError("power cut")
 
 
+def test_killed_in_its_decoder_stage_it_is_completed_without_checkpoints(
+    captioned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = SMALL | {"checkpoint_every": 0, "preview_every": 0}
+    whole = BaseSettings(data=str(captioned), run_dir=str(tmp_path / "whole"), **own)
+    train(whole)
+    broken = replace(whole, run_dir=str(tmp_path / "broken"))
+    with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="power cut"):
+        real = autoencoder.train_autoencoder
+        patched.setattr(
+            "finetune.train_base.train_autoencoder",
+            lambda stage: cut() if stage.start else real(stage),
+        )
+        train(broken)
+    before = networks(tmp_path / "broken")
+    for changed, told in (
+        ({"steps": 5}, "steps: 4 -> 5"),
+        ({"lr": 1e-4}, "lr: 0.001 -> 0.0001"),
+        ({"unet": replace(whole.unet, layers=2)}, "unet.layers: 1 -> 2"),
+        ({"autoencoder": replace(whole.autoencoder, decoder_steps=3)}, "decoder_steps: 2 -> 3"),
+    ):
+        for dry_run in (True, False):
+            with pytest.raises(UserError, match=f"broken was started with.*{told}"):
+                train(replace(broken, **changed), dry_run)
+    train(broken, dry_run=True)
+    assert networks(tmp_path / "broken") == before
+
+    train(broken)
+    after = networks(tmp_path / "broken")
+    assert after == networks(tmp_path / "whole")
+    sharpened = {name for name in before if before[name] != after[name]}
+    assert sharpened == {"vae/diffusion_pytorch_model.safetensors"}
+
+    # Killed when the decoder was trained, but not yet in the pipeline
+    with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="power cut"):
+        patched.setattr("finetune.train_base.atomic_folder", cut)
+        train(broken)
+    train(broken)
+    assert networks(tmp_path / "broken") == after
+
+
+def networks(run: Path) -> dict[str, bytes]:
+    """The weights of a pipeline; configurations tell where a network was read."""
+    files = file_bytes(run / "weights").items()
+    return {name: content for name, content in files if name.endswith(".safetensors")}
+
+
 def test_weights_are_saved_without_previews_and_come_back_when_lost(
     captioned: Path, tmp_path: Path
 ) -> None:
@@ -152,7 +200,7 @@ def test_an_autoencoder_of_other_settings_or_images_is_not_taken(
 
 def test_two_processes_learn_and_tell_what_one_does(captioned: Path, tmp_path: Path) -> None:
     """Each has other timesteps, so neither's loss alone is that of the batch."""
-    own = SMALL | {"autoencoder": Autoencoder((8, 8, 8), steps=2, batch=4)}
+    own = SMALL | {"autoencoder": Autoencoder((8, 8, 8), steps=2, batch=4), "preview_every": 0}
     one = BaseSettings(data=str(captioned), run_dir=str(tmp_path / "one"), **own)
     train(one)
     launch(TWO, SCRIPT, replace(one, run_dir=str(tmp_path / "two")))
@@ -182,6 +230,22 @@ def test_a_batch_that_processes_cannot_share_is_refused_at_the_start(
     with pytest.raises(UserError, match=f"^{name} 3 cannot be shared by 2 processes; make it"):
         train(own, dry_run)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_batch_of_a_stage_that_is_trained_need_not_be_shared(
+    captioned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = SMALL | {"autoencoder": Autoencoder((8, 8, 8), steps=2, batch=3), "steps": 1}
+    own = BaseSettings(data=str(captioned), run_dir=str(tmp_path / "run"), **odd)
+    train(own)
+    monkeypatch.setattr(
+        "finetune.train_base.process_state",
+        lambda: SimpleNamespace(num_processes=2, is_main_process=True),
+    )
+    train(own, dry_run=True)
+    sharper = replace(own, autoencoder=replace(own.autoencoder, decoder_steps=1))
+    with pytest.raises(UserError, match=r"^autoencoder\.batch 3 cannot be shared by 2 processes"):
+        train(sharper, dry_run=True)
 
 
 def file_bytes(folder: Path) -> dict[str, bytes]:
