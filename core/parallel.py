@@ -64,6 +64,21 @@ def part_of(items: Any, accelerator: Accelerator) -> Any:
     return items[len(items) * rank // world : len(items) * (rank + 1) // world]
 
 
+def check_share(name: str, batch: int, processes: int, pieces: int = 1) -> None:
+    """Raise UserError unless a batch can be shared out evenly.
+
+    Args:
+        name: of the setting.
+        pieces: into which each process cuts its part.
+    """
+    if batch % (processes * pieces):
+        cut = f" in {pieces} pieces each" if pieces > 1 else ""
+        raise UserError(
+            f"{name} {batch} cannot be shared by {processes} processes{cut}; make it a multiple "
+            f"of {processes * pieces}."
+        )
+
+
 ASK_STEPS, ASK_SECONDS = 10, 2.0
 """Between two moments at which several processes ask each other whether to stop, at most."""
 

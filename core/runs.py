@@ -182,6 +182,11 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted((p.parent for p in (run / "checkpoints").glob(f"step-*/{MARKER}")), key=step_of)
 
 
+def is_closed(run: Path) -> bool:
+    """Whether a run is finished and left no checkpoint to go on from."""
+    return not checkpoints(run) and info_of(run).get("status") == "finished"
+
+
 def put_aside(checkpoint: Path) -> Path:
     """Give a checkpoint that cannot be read a name under which it does not count."""
     aside = checkpoint.with_name(f"damaged-{checkpoint.name}")
@@ -243,7 +248,7 @@ def check_same_settings(
     if not (path / "config.yaml").exists():
         return
     done = max((step_of(saved) for saved in checkpoints(path)), default=0)
-    if not done and info_of(path).get("status") == "finished":
+    if is_closed(path):
         raise UserError(
             f"{path} is finished, and there is no checkpoint to go on from: it would begin anew. "
             "Give another --run_dir, or remove that one first."

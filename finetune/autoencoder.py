@@ -112,6 +112,8 @@ def train_autoencoder(settings: AutoencoderRun) -> None:
         optimiser.step()
         schedule.step()
         optimiser.zero_grad(set_to_none=True)
+        own_part = torch.stack([loss, error, divergence]).detach()
+        loss, error, divergence = accelerator.reduce(own_part, "mean")  # of the whole batch
         session.log(loss=loss, error=error, kl=divergence)
 
         if session.main and session.due_after(settings.preview_every):

@@ -8,8 +8,9 @@ from core.bounds import check_bounds
 BOUNDS = {
     "above 0": ("lr", "autoencoder.lr"),
     "at least 1": (
-        *("steps", "batch", "autoencoder.steps", "autoencoder.batch"),
-        *("checkpoints_kept", "text.layers", "text.heads", "unet.layers"),
+        *("size", "steps", "batch", "autoencoder.steps", "autoencoder.batch"),
+        *("autoencoder.channels", "autoencoder.latent_channels", "checkpoints_kept"),
+        *("text.hidden", "text.layers", "text.heads", "unet.channels", "unet.layers"),
     ),
     "0 or more": (
         *("warmup", "clip_norm", "autoencoder.kl", "autoencoder.decoder_steps"),
@@ -18,6 +19,8 @@ BOUNDS = {
     "at least 0 and below 1": ("caption_dropout", "ema"),
 }
 """See `core.bounds`."""
+AUTOENCODER_GROUPS, UNET_GROUPS = 8, 16
+"""Of channels, which are normed together."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Autoencoder:
     """The image autoencoder, trained first: its depth sets the size of the latents."""
 
     channels: tuple[int, ...] = (32, 64, 64)
-    """Width at full, half, quarter... resolution; latents have the last."""
+    """Width at full, half, quarter... resolution, multiples of 8; latents have the last."""
     latent_channels: int = 4
     """Numbers for each pixel of a latent."""
     steps: int = 1800
@@ -45,7 +48,7 @@ class TextEncoder:
     """The text encoder and its tokenizer."""
 
     hidden: int = 128
-    """Width; also the UNet's cross-attention width."""
+    """Width, a multiple of heads; also the UNet's cross-attention width."""
     layers: int = 3
     """Transformer layers."""
     heads: int = 4
@@ -59,7 +62,8 @@ class Unet:
     """The denoiser, on latents."""
 
     channels: tuple[int, ...] = (96, 160)
-    """Width at full and half latent resolution; cross-attention at the lower ones."""
+    """Width at full and half latent resolution, multiples of 16; cross-attention at the lower
+    ones."""
     heads: tuple[int, ...] = (4, 8)
     """Attention heads at each resolution."""
     layers: int = 1
@@ -107,12 +111,40 @@ class BaseSettings:
     """none, tensorboard, wandb or trackio."""
 
     def __post_init__(self) -> None:
+        for name in ("autoencoder", "unet"):
+            if not getattr(self, name).channels:
+                raise ValueError(f"{name}.channels needs at least one width, such as [32]")
         smallest = 2 ** (len(self.autoencoder.channels) + len(self.unet.channels) - 2)
         if self.size % smallest:
             raise ValueError(f"size {self.size} is not a multiple of {smallest}")
         check_bounds(self, BOUNDS)
         if len(self.unet.channels) != len(self.unet.heads):
             raise ValueError("unet.channels and unet.heads must be of one length")
+        check_networks(self)
+
+
+def check_networks(settings: BaseSettings) -> None:
+    """Raise ValueError, in one sentence, for widths and heads of which no network can be built."""
+    text, unet = settings.text, settings.unet
+    for name, widths, parts, what in (
+        ("autoencoder.channels", settings.autoencoder.channels, AUTOENCODER_GROUPS, "norm groups"),
+        ("unet.channels", unet.channels, UNET_GROUPS, "norm groups"),
+        ("text.hidden", (text.hidden,), text.heads, "text.heads"),
+    ):
+        for width in widths:
+            if width % parts:
+                near = width + parts - width % parts
+                raise ValueError(
+                    f"{name} {width} cannot be shared by {parts} {what}; make it a multiple of "
+                    f"{parts}, such as {near}"
+                )
+    levels = list(zip(unet.heads, unet.channels, strict=True))
+    for heads, width in levels[1:] or levels:  # the first has attention only where it is the last
+        if not 1 <= heads <= width:
+            raise ValueError(
+                f"unet.heads {heads} cannot share unet.channels {width}; give at least 1, and "
+                f"{width} at most"
+            )
 
 
 @dataclass(frozen=True)

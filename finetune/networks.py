@@ -20,7 +20,13 @@ from tokenizers import Regex, pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from core.files import atomic_path, read_json, write_json
-from finetune.base_settings import Autoencoder, TextEncoder, Unet
+from finetune.base_settings import (
+    AUTOENCODER_GROUPS,
+    UNET_GROUPS,
+    Autoencoder,
+    TextEncoder,
+    Unet,
+)
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 MAX_TOKENS = 77  # as in CLIP
@@ -38,7 +44,7 @@ def build_autoencoder(settings: Autoencoder, size: int) -> AutoencoderKL:
         up_block_types=("UpDecoderBlock2D",) * depth,
         layers_per_block=1,
         latent_channels=settings.latent_channels,
-        norm_num_groups=8,
+        norm_num_groups=AUTOENCODER_GROUPS,
         sample_size=size,
         mid_block_add_attention=False,
         force_upcast=False,
@@ -144,7 +150,7 @@ def build_unet(
         cross_attention_dim=text.hidden,
         attention_head_dim=settings.heads,  # diffusers' name for the number of heads
         use_linear_projection=True,
-        norm_num_groups=16,
+        norm_num_groups=UNET_GROUPS,
     )
 
 

@@ -11,7 +11,6 @@ from PIL import Image
 
 from core.checkup import QUICK, warnings_of
 from core.device import pick_device
-from core.errors import UserError
 from core.parallel import process_state
 from core.plan import activation_bytes, check_disk, count_parameters
 from core.runs import check_same_inputs
@@ -60,16 +59,6 @@ from finetune.validation import IMAGES
 BEFORE = "           and before it about"
 TRIABLE = 200e6  # parameters up to which a run is tried on a CPU too
 LONG = 2e11  # of them times latent pixels of a piece: above that its try takes more than moments
-
-
-def check_share(settings: DreamBoothSettings, processes: int) -> None:
-    """Raise UserError unless the batch can be shared out evenly."""
-    if settings.batch % (processes * settings.accumulate):
-        raise UserError(
-            f"batch {settings.batch} cannot be shared by {processes} processes in "
-            f"{settings.accumulate} pieces each; make it a multiple of "
-            f"{processes * settings.accumulate}."
-        )
 
 
 def warnings(settings: DreamBoothSettings, size: int) -> list[str]:

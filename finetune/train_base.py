@@ -21,14 +21,14 @@ from core.ema import Ema
 from core.errors import UserError, command
 from core.files import atomic_folder
 from core.images import check_images, grid, write_png
-from core.parallel import part_of, process_state
+from core.parallel import check_share, part_of, process_state
 from core.plan import check_disk, count_parameters
-from core.runs import Run, check_same_weights
+from core.runs import Run, check_same_weights, is_closed
 from core.seeds import batch_at, image_noise, stream
 from core.session import Session
 from core.sets import ImageSet, open_set
 from finetune.autoencoder import to_images, to_tensor, train_autoencoder
-from finetune.base_settings import BaseSettings, autoencoder_run, decoder_run
+from finetune.base_settings import AutoencoderRun, BaseSettings, autoencoder_run, decoder_run
 from finetune.losses import denoising_loss, target
 from finetune.models import Denoiser
 from finetune.networks import (
@@ -46,33 +46,65 @@ LATER = {"steps", "autoencoder.decoder_steps"}
 
 
 def train(settings: BaseSettings, dry_run: bool = False) -> None:
-    """Both stages; see the module's docstring."""
+    """All stages; see the module's docstring."""
     image_set = open_set(settings.data)
     check_images(image_set.paths)
     if not any(image_set.captions):
         raise UserError(f"{settings.data} has no captions; prepare it with captions.")
     check_disk(Path(settings.run_dir), DISK_BYTES)
-    first = autoencoder_run(settings)
-    trained = Path(first.run_dir, "weights").exists()
-    if trained:
-        facts = {"data_fingerprint": image_set.fingerprint, "data_identity": image_set.identity}
-        check_same_weights(Path(first.run_dir), "base", first, facts, LATER)
+    left = stages_left(settings, image_set)
     if dry_run:
         return print_plan(settings, image_set)
-    if not trained:
+    first, last = autoencoder_run(settings), decoder_run(settings)
+    if first in left:
         train_autoencoder(first)
-    train_denoiser(settings, image_set, Path(first.run_dir, "weights"))
-    if settings.autoencoder.decoder_steps:
-        last = decoder_run(settings)
+    if settings in left:
+        autoencoder = Path(first.run_dir, "weights")
+        train_denoiser(settings, image_set, autoencoder, ends=last not in left)
+    if last in left:
         train_autoencoder(last)
-        if process_state().is_main_process:
-            decoder = AutoencoderKL.from_pretrained(Path(last.run_dir, "weights"))
-            with atomic_folder(Path(settings.run_dir, "weights", "vae")) as folder:
-                decoder.half().save_pretrained(folder)
+    if settings.autoencoder.decoder_steps and process_state().is_main_process:
+        decoder = AutoencoderKL.from_pretrained(Path(last.run_dir, "weights"))
+        with atomic_folder(Path(settings.run_dir, "weights", "vae")) as folder:
+            decoder.half().save_pretrained(folder)
+        if not left:
+            print(f"All stages of {settings.run_dir} are trained; it has its decoder.")
 
 
-def train_denoiser(settings: BaseSettings, image_set: ImageSet, autoencoder: Path) -> None:
-    """Text encoder and UNet on cached latents, v-prediction, exponential average kept."""
+def stages_left(settings: BaseSettings, image_set: ImageSet) -> list[BaseSettings | AutoencoderRun]:
+    """The stages that are still to be trained, or may go on from a checkpoint.
+
+    Raises UserError where one of the others was trained on other settings or images, and where one
+    of these has a batch that the processes cannot share.
+    """
+    first, last = autoencoder_run(settings), decoder_run(settings)
+    stages = [first, settings, *([last] if settings.autoencoder.decoder_steps else [])]
+    done = [first] if Path(first.run_dir, "weights").exists() else []
+    if last in stages:  # a run without checkpoints that was killed once the denoiser was trained
+        ended = [stage for stage in (settings, last) if is_closed(Path(stage.run_dir))]
+        done += [stage for stage in ended if Path(stage.run_dir, "weights").exists()]
+    for stage in done:
+        facts = {"data_fingerprint": image_set.fingerprint, "data_identity": image_set.identity}
+        may_change = LATER if stage is first else set()
+        check_same_weights(Path(stage.run_dir), "base", stage, facts, may_change)
+    left = [stage for stage in stages if stage not in done]
+    for stage in left:
+        if stage is settings:
+            name, batch = "batch", settings.batch
+        else:
+            name, batch = "autoencoder.batch", settings.autoencoder.batch
+        check_share(name, batch, process_state().num_processes)
+    return left
+
+
+def train_denoiser(
+    settings: BaseSettings, image_set: ImageSet, autoencoder: Path, ends: bool
+) -> None:
+    """Text encoder and UNet on cached latents, v-prediction, exponential average kept.
+
+    Args:
+        ends: no other stage follows.
+    """
     session = Session("base", settings, image_set)
     device = session.device
     torch.manual_seed(settings.seed)
@@ -127,6 +159,7 @@ def train_denoiser(settings: BaseSettings, image_set: ImageSet, autoencoder: Pat
         optimiser.zero_grad(set_to_none=True)
         ema.update(model.parameters(), step)
         scaled = session.accelerator.scaler is not None  # a step that overflows is skipped
+        loss = session.accelerator.reduce(loss.detach(), "mean")  # of all timesteps
         session.log(loss=loss, **({} if scaled else {"gradient_norm": norm}))
 
         if session.main and session.due_after(settings.preview_every):
@@ -139,7 +172,7 @@ def train_denoiser(settings: BaseSettings, image_set: ImageSet, autoencoder: Pat
         averaged = assemble(session.accelerator.unwrap_model(model), ema, vae, tokenizer)
         save(averaged, session.run)
     session.accelerator.wait_for_everyone()
-    session.finish(last=not settings.autoencoder.decoder_steps)
+    session.finish(last=ends)
 
 
 @torch.no_grad()

@@ -24,6 +24,7 @@ from core.config import parse
 from core.ema import Ema
 from core.errors import command
 from core.images import grid, write_png
+from core.parallel import check_share
 from core.runs import check_same_inputs, read_metrics, weights_folder
 from core.session import Session
 from finetune.aliases import translate
@@ -42,7 +43,6 @@ from finetune.models import (
 from finetune.new_word import add_word
 from finetune.optimisers import build_optimiser, build_schedule, gather, look
 from finetune.plan import (
-    check_share,
     disk_used,
     look_ahead,
     looks_of,
@@ -87,7 +87,7 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
         clip_norm=settings.optim.clip_norm,
     )
     accelerator, device = session.accelerator, session.device
-    check_share(settings, accelerator.num_processes)
+    check_share("batch", settings.batch, accelerator.num_processes, settings.accumulate)
     if dry_run:
         return print_plan(settings, instances)
 

@@ -12,7 +12,8 @@ from accelerate import Accelerator, PartialState
 
 import core.parallel
 import core.session
-from core.parallel import steps_until_asked
+from core.errors import UserError
+from core.parallel import check_share, steps_until_asked
 from core.runs import checkpoints, step_of
 from core.session import Session
 from core.sets import open_set
@@ -21,6 +22,24 @@ from tests.core.toy import ToySettings, train
 from tests.trainers import TWO
 
 Make = Callable[..., Path]
+
+
+@pytest.mark.parametrize(
+    ("batch", "processes", "pieces", "told"),
+    [
+        (3, 2, 1, r"batch 3 cannot be shared by 2 processes; make it a multiple of 2\."),
+        (1, 2, 1, r"batch 1 cannot be shared by 2 processes; make it a multiple of 2\."),
+        (6, 2, 2, r"batch 6 .* by 2 processes in 2 pieces each; make it a multiple of 4\."),
+        (3, 1, 2, r"batch 3 .* by 1 processes in 2 pieces each; make it a multiple of 2\."),
+    ],
+)
+def test_a_batch_that_cannot_be_shared_is_refused(
+    batch: int, processes: int, pieces: int, told: str
+) -> None:
+    with pytest.raises(UserError, match=f"^{told}$"):
+        check_share("batch", batch, processes, pieces)
+    for least in (processes * pieces, 2 * processes * pieces):
+        check_share("batch", least, processes, pieces)
 
 
 def test_processes_wait_for_one_that_works_alone(

@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,14 +18,22 @@ from transformers import CLIPTokenizer
 from core.errors import UserError
 from core.runs import read_metrics
 from core.session import Session
+from finetune import autoencoder
 from finetune.autoencoder import reconstruction_loss, to_images, to_tensor
 from finetune.base_settings import Autoencoder, BaseSettings, TextEncoder, Unet
-from finetune.networks import build_tokenizer, save_tokenizer_files
+from finetune.networks import (
+    build_autoencoder,
+    build_text_encoder,
+    build_tokenizer,
+    build_unet,
+    save_tokenizer_files,
+)
 from finetune.sample import load_sampler
 from finetune.train_base import train
 from tests.finetune.tiny import write_images
-from tests.trainers import check_modes
+from tests.trainers import TWO, check_modes, launch
 
+SCRIPT = "finetune/train_base.py"
 SMALL = {
     "size": 32,
     "steps": 4,
@@ -94,6 +103,53 @@ def cut(*arguments: object) -> None:
     raise RuntimeError("power cut")
 
 
+def test_killed_in_its_decoder_stage_it_is_completed_without_checkpoints(
+    captioned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = SMALL | {"checkpoint_every": 0, "preview_every": 0}
+    whole = BaseSettings(data=str(captioned), run_dir=str(tmp_path / "whole"), **own)
+    train(whole)
+    broken = replace(whole, run_dir=str(tmp_path / "broken"))
+    with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="power cut"):
+        real = autoencoder.train_autoencoder
+        patched.setattr(
+            "finetune.train_base.train_autoencoder",
+            lambda stage: cut() if stage.start else real(stage),
+        )
+        train(broken)
+    before = networks(tmp_path / "broken")
+    for changed, told in (
+        ({"steps": 5}, "steps: 4 -> 5"),
+        ({"lr": 1e-4}, "lr: 0.001 -> 0.0001"),
+        ({"unet": replace(whole.unet, layers=2)}, "unet.layers: 1 -> 2"),
+        ({"autoencoder": replace(whole.autoencoder, decoder_steps=3)}, "decoder_steps: 2 -> 3"),
+    ):
+        for dry_run in (True, False):
+            with pytest.raises(UserError, match=f"broken was started with.*{told}"):
+                train(replace(broken, **changed), dry_run)
+    train(broken, dry_run=True)
+    assert networks(tmp_path / "broken") == before
+
+    train(broken)
+    after = networks(tmp_path / "broken")
+    assert after == networks(tmp_path / "whole")
+    sharpened = {name for name in before if before[name] != after[name]}
+    assert sharpened == {"vae/diffusion_pytorch_model.safetensors"}
+
+    # Killed when the decoder was trained, but not yet in the pipeline
+    with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="power cut"):
+        patched.setattr("finetune.train_base.atomic_folder", cut)
+        train(broken)
+    train(broken)
+    assert networks(tmp_path / "broken") == after
+
+
+def networks(run: Path) -> dict[str, bytes]:
+    """The weights of a pipeline; configurations tell where a network was read."""
+    files = file_bytes(run / "weights").items()
+    return {name: content for name, content in files if name.endswith(".safetensors")}
+
+
 def test_weights_are_saved_without_previews_and_come_back_when_lost(
     captioned: Path, tmp_path: Path
 ) -> None:
@@ -142,10 +198,102 @@ def test_an_autoencoder_of_other_settings_or_images_is_not_taken(
     assert not (tmp_path / "new").exists()
 
 
+def test_two_processes_learn_and_tell_what_one_does(captioned: Path, tmp_path: Path) -> None:
+    """Each has other timesteps, so neither's loss alone is that of the batch."""
+    own = SMALL | {"autoencoder": Autoencoder((8, 8, 8), steps=2, batch=4), "preview_every": 0}
+    one = BaseSettings(data=str(captioned), run_dir=str(tmp_path / "one"), **own)
+    train(one)
+    launch(TWO, SCRIPT, replace(one, run_dir=str(tmp_path / "two")))
+    for stage, names in (
+        ("", ("loss", "gradient_norm")),
+        ("-autoencoder", ("loss", "error", "kl")),
+    ):
+        alone, shared = (read_metrics(tmp_path / f"{run}{stage}") for run in ("one", "two"))
+        assert len(alone) == len(shared) > 1
+        for row, same in zip(alone, shared, strict=True):
+            for name in names:
+                assert same[name] == pytest.approx(row[name], rel=1e-3), (stage, name)
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+@pytest.mark.parametrize("name", ["batch", "autoencoder.batch"])
+def test_a_batch_that_processes_cannot_share_is_refused_at_the_start(
+    captioned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, dry_run: bool
+) -> None:
+    monkeypatch.setattr(
+        "finetune.train_base.process_state",
+        lambda: SimpleNamespace(num_processes=2, is_main_process=True),
+    )
+    whole = name == "batch"
+    odd = {"batch": 3} if whole else {"autoencoder": Autoencoder((8, 8, 8), steps=2, batch=3)}
+    own = BaseSettings(data=str(captioned), run_dir=str(tmp_path / "run"), **SMALL | odd)
+    with pytest.raises(UserError, match=f"^{name} 3 cannot be shared by 2 processes; make it"):
+        train(own, dry_run)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_batch_of_a_stage_that_is_trained_need_not_be_shared(
+    captioned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = SMALL | {"autoencoder": Autoencoder((8, 8, 8), steps=2, batch=3), "steps": 1}
+    own = BaseSettings(data=str(captioned), run_dir=str(tmp_path / "run"), **odd)
+    train(own)
+    monkeypatch.setattr(
+        "finetune.train_base.process_state",
+        lambda: SimpleNamespace(num_processes=2, is_main_process=True),
+    )
+    train(own, dry_run=True)
+    sharper = replace(own, autoencoder=replace(own.autoencoder, decoder_steps=1))
+    with pytest.raises(UserError, match=r"^autoencoder\.batch 3 cannot be shared by 2 processes"):
+        train(sharper, dry_run=True)
+
+
 def file_bytes(folder: Path) -> dict[str, bytes]:
     """What lies in a folder, by the path within it."""
     files = (path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"unet": Unet((24, 24), (1, 2))}, "unet.channels 24 .* a multiple of 16, such as 32"),
+        ({"unet": Unet((32, 8), (1, 2))}, "unet.channels 8 .* a multiple of 16, such as 16"),
+        ({"unet": Unet((0, 16), (1, 2))}, "unet.channels must be at least 1, not 0"),
+        ({"unet": Unet((), ())}, "unet.channels needs at least one width"),
+        ({"unet": Unet((16, 16), (1, 17))}, "unet.heads 17 .* 16 at most"),
+        ({"unet": Unet((16, 16), (1, 0))}, "unet.heads 0 .* at least 1"),
+        ({"unet": Unet((16,), (17,))}, "unet.heads 17 .* 16 at most"),
+        ({"autoencoder": Autoencoder((12, 24))}, "autoencoder.channels 12 .* of 8, such as 16"),
+        ({"autoencoder": Autoencoder(())}, "autoencoder.channels needs at least one width"),
+        ({"autoencoder": Autoencoder((8, 8), 0)}, "autoencoder.latent_channels must be at least 1"),
+        ({"text": TextEncoder(30, heads=4)}, "text.hidden 30 .* a multiple of 4, such as 32"),
+        ({"text": TextEncoder(0)}, "text.hidden must be at least 1, not 0"),
+        ({"size": 0}, "size must be at least 1, not 0"),
+    ],
+)
+def test_networks_that_cannot_be_built_are_refused(changed: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=f"^{told}"):
+        BaseSettings(data="data", run_dir="run", **SMALL | changed)
+
+
+@pytest.mark.parametrize(
+    "unet", [Unet((16, 48), (0, 48)), Unet((16,), (16,)), Unet((32, 16, 16), (1, 3, 5), 2)]
+)
+@pytest.mark.parametrize("channels", [(8,), (8, 24)])
+@pytest.mark.parametrize("text", [TextEncoder(30, 1, 5), TextEncoder(7, 1, 7)])
+def test_networks_at_the_edge_of_what_is_allowed_are_built(
+    unet: Unet, channels: tuple[int, ...], text: TextEncoder
+) -> None:
+    """No more is refused than cannot be: heads of plain blocks, which have none, are not asked."""
+    own = SMALL | {"autoencoder": Autoencoder(channels, 1), "text": text, "unet": unet}
+    settings = BaseSettings(data="data", run_dir="run", **own)
+    tokenizer = build_tokenizer(["a ramp"], text.vocabulary)
+    words = build_text_encoder(text, tokenizer)(torch.zeros(2, 77, dtype=torch.long))[0]
+    latents = build_autoencoder(settings.autoencoder, 32).encode(torch.zeros(2, 3, 32, 32))
+    means = latents.latent_dist.mean
+    built = build_unet(unet, text, 1, means.shape[-1])
+    assert built(means, torch.tensor([1, 2]), words).sample.shape == means.shape
 
 
 def test_captions_are_needed(plain: Path, tmp_path: Path) -> None:
