@@ -1,0 +1,51 @@
+"""Tables beside images that do not say what is asked of them."""
+
+import pytest
+
+from core.sets import open_set
+from tests.prepare.test_folder import paint, prepare
+
+
+@pytest.fixture
+def source(tmp_path):
+    for seed in range(4):
+        paint(tmp_path / f"in/{seed}.png", seed=seed)
+    return tmp_path / "in"
+
+
+def refusal(source, capsys, *words):
+    """What `osteon prepare folder` says, which writes nothing."""
+    with pytest.raises(SystemExit) as stop:
+        prepare(source, source.parent / "out", *words)
+    assert stop.value.code == 2
+    assert not (source.parent / "out").exists()
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["0.jpg,a", "1.jpg,a", "2.jpg,b", "3.jpg,b"], "4 of 4 images have no value (first: 0.png"),
+        (["0.png,a", "1.png,a", "2.png,b"], "1 of 4 images has no value (first: 3.png)"),
+        (["0.png,a", "1.png, ", "2.png,", "3.png,b"], "2 of 4 images have no value (first: 1.png)"),
+    ],
+)
+def test_an_image_without_a_value_has_no_group(source, capsys, lines, said):
+    """Each was its own group, and its patient in two splits."""
+    (source / "metadata.csv").write_text("\n".join(["file_name,patient", *lines]))
+    for words in ((), ("--dry_run",)):
+        told = refusal(source, capsys, "--group", "patient", *words)
+        assert f"--group patient: {said}" in told
+        assert "give each one in metadata.csv, whose file_name is the file's own name with" in told
+    assert prepare(source, source.parent / "free")["counts"]["train"] == 4
+
+
+def test_patient_0_is_a_patient(source):
+    rows = [f"{seed}.png,{seed // 2}" for seed in range(4)]
+    (source / "metadata.csv").write_text("\n".join(["file_name,patient", *rows]))
+    prepare(source, source.parent / "out", "--group", "patient", "--test", "0.5")
+    out = source.parent / "out"
+    parts = [open_set(out, name).rows for name in ("train", "test")]
+    patients = [{row["patient"] for row in part} for part in parts]
+    assert [len(part) for part in parts] == [2, 2]
+    assert not patients[0] & patients[1]
