@@ -55,8 +55,11 @@ def read_table(path: Path) -> list[dict[str, Any]]:
 
 
 def rows_by_path(folder: Path, table: Path) -> dict[Path, dict[str, Any]]:
-    """Rows of a folder's table by the image they speak of, its caption as `text`."""
-    rows = {}
+    """Rows of a folder's table by the image they speak of, its caption as `text`.
+
+    Raises UserError for a table that cannot be understood, or says two things of one image.
+    """
+    rows: dict[Path, dict[str, Any]] = {}
     for row in read_table(table):
         named = row if isinstance(row, dict) else {}
         name = next(
@@ -66,7 +69,8 @@ def rows_by_path(folder: Path, table: Path) -> dict[Path, dict[str, Any]]:
             raise UserError(f"{table} needs file_name in every row; mend or rename it.")
         if "text" not in row:
             row = {"text": row.pop("caption", None), **row}
-        rows[folder / name] = row
+        if rows.setdefault(folder / name, row) != row:
+            raise UserError(f"{table} has two rows of {name} that differ; keep one of them.")
     return rows
 
 

@@ -49,3 +49,14 @@ def test_patient_0_is_a_patient(source):
     patients = [{row["patient"] for row in part} for part in parts]
     assert [len(part) for part in parts] == [2, 2]
     assert not patients[0] & patients[1]
+
+
+def test_two_rows_of_a_file_must_agree(source, capsys):
+    """The last one won in silence."""
+    head = "file_name,text,patient\n0.png,a,p\n1.png,b,p\n"
+    (source / "metadata.csv").write_text(head + "0.png,a,q\n")
+    told = refusal(source, capsys)
+    assert f"{source / 'metadata.csv'} has two rows of 0.png that differ; keep one" in told
+    (source / "metadata.csv").write_text(head + "./0.png,a,p\n")
+    prepare(source, source.parent / "out")
+    assert open_set(source.parent / "out").captions == ["a", "b", "", ""]
