@@ -24,7 +24,10 @@ def read_text(path: Path) -> str:
         return (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path} is not there.") from None
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        excel = " (Excel: CSV UTF-8)" * (".csv" in path.suffixes)
+        raise UserError(f"{path} is not UTF-8 text; save it as such{excel}.") from None
+    except (OSError, EOFError) as error:
         raise UserError(f"{path} cannot be read ({error}); is it whole?") from None
 
 

@@ -60,3 +60,10 @@ def test_two_rows_of_a_file_must_agree(source, capsys):
     (source / "metadata.csv").write_text(head + "./0.png,a,p\n")
     prepare(source, source.parent / "out")
     assert open_set(source.parent / "out").captions == ["a", "b", "", ""]
+
+
+def test_a_table_in_latin_1_is_told_from_a_broken_one(source, capsys):
+    (source / "metadata.csv").write_bytes("file_name,text\n0.png,Käfer\n".encode("latin-1"))
+    told = refusal(source, capsys)
+    table = source / "metadata.csv"
+    assert told == f"error: {table} is not UTF-8 text; save it as such (Excel: CSV UTF-8).\n"
