@@ -67,3 +67,20 @@ def test_a_table_in_latin_1_is_told_from_a_broken_one(source, capsys):
     told = refusal(source, capsys)
     table = source / "metadata.csv"
     assert told == f"error: {table} is not UTF-8 text; save it as such (Excel: CSV UTF-8).\n"
+
+
+def test_a_header_that_names_no_file_is_shown(source, capsys):
+    """ "needs file_name in every row" was said of semicolons, or of a comma in a caption."""
+    table = source / "metadata.csv"
+    for mark in ";\t":
+        for body in ("a cat", "a cat, asleep"):
+            table.write_text(f"filename{mark}text{mark}patient\n0.png{mark}{body}{mark}1\n")
+            told = refusal(source, capsys)
+            assert f"{table} begins with 'filename{mark}text{mark}patient'".split() == (
+                told.removeprefix("error: ").partition("; separate")[0].split()
+            )
+            assert "separate cells by commas, and call the first column file_name." in told
+    table.write_text("filename,text\n0.png,a\n")
+    assert f"{table} has no column file_name, only filename, text; call" in refusal(source, capsys)
+    table.write_text("file_name,text\n0.png,a\n,b\n")
+    assert "needs file_name in every row" in refusal(source, capsys)
