@@ -36,6 +36,11 @@ def open_asked(arguments: argparse.Namespace) -> Asked:
     device = process_device(arguments.device)
     _check_out(arguments.out)
     real = open_real(arguments.real, arguments.train)
+    if len(real.held_out) < 2:
+        raise UserError(
+            f"Scored against would be {real.choice}, one image; a score needs two at the least: "
+            "give --real another split or folder, or add images."
+        )
     if arguments.base:
         open_fakes([arguments.base])
     if arguments.votes:
