@@ -304,6 +304,10 @@ def test_votes_an_older_report_and_tables_for_others(
             ["--real", "{set}:validation", "--fake", "{set}/test", "--out", "o"],
             "one image; a score",
         ),
+        (
+            ["--real", "{set}", "--fake", "{set}/test", "--out", "o", "--images", "1"],
+            "--images 1: a score needs two",
+        ),
     ],
 )
 def test_mistakes_end_in_one_line(
