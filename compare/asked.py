@@ -40,8 +40,8 @@ def open_asked(arguments: argparse.Namespace) -> Asked:
     real = open_real(arguments.real, arguments.train)
     if len(real.held_out) < 2:
         raise UserError(
-            f"Scored against would be {real.choice}, one image; a score needs two at the least: "
-            "give --real another split or folder, or add images."
+            f"--real: {real.choice} is one image; a score needs two at the least, so name another "
+            "split or folder, or add images."
         )
     if arguments.base:
         open_fakes([arguments.base])
