@@ -35,7 +35,14 @@ def open_asked(arguments: argparse.Namespace) -> Asked:
     """Open what is named. Raises UserError for what is not there, or not what it should be."""
     device = process_device(arguments.device)
     _check_out(arguments.out)
+    if arguments.images == 1:
+        raise UserError("--images 1: a score needs two images of each set at the least; give more.")
     real = open_real(arguments.real, arguments.train)
+    if len(real.held_out) < 2:
+        raise UserError(
+            f"--real: {real.choice} is one image; a score needs two at the least, so name another "
+            "split or folder, or add images."
+        )
     if arguments.base:
         open_fakes([arguments.base])
     if arguments.votes:

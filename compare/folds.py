@@ -34,7 +34,7 @@ from core.images import open_image
 from core.runs import commit, now, versions
 from core.seeds import stream
 from core.sets import ImageSet, open_set
-from core.verbs import is_finished, run_verb
+from core.verbs import is_finished, run_verb, try_verb
 
 SCHEMA = 1
 FEWEST, MOST = 4, 20  # pictures; with more, `osteon compare` and a test split
@@ -55,6 +55,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"{given.out} holds another report; give another --out.")
     seeds, device = read_seeds(given.seeds), pick_device(given.device)
     extractor = choose_extractor(given.extractor, device=device)
+    first = given.out / "folds/1/run"
+    if not first.exists():  # what the trainer refuses is said before a fold is written
+        print("Trying the trainer's settings.", flush=True)
+        try_verb(train_words(given, given.data, first, rest))
     folds = []
     for number, places in enumerate(groups, 1):
         print(f"\n[{number}/{len(groups)}] without {', '.join(names(images, places))}", flush=True)
@@ -116,13 +120,20 @@ def run_fold(
         raise UserError(f"{run} was trained by other settings; give another --out.")
     write_json(told, how)
     if not is_finished(run):
-        words = ["train", given.family, "--config", str(given.config)]
-        run_verb([*words, "--data", str(data), "--run_dir", str(run), *rest], f"fold {folder.name}")
+        run_verb(train_words(given, data, run, rest), f"fold {folder.name}")
     asked = prompts_of(run, held_out)
     tuned = open_set(generate(run, seeds, asked))
     prompts = asked or list(dict.fromkeys(tuned.captions))
     before = draw_base(run, seeds, prompts, f"folds-{given.out.name}-{folder.name}")
     return Fold(folder, held_out, learned, tuned, before, read_json(run / "run.json")["seconds"])
+
+
+def train_words(
+    given: argparse.Namespace, data: str | Path, run: Path, rest: list[str]
+) -> list[str]:
+    """What `osteon` is told to learn from that data."""
+    words = ["train", given.family, "--config", str(given.config)]
+    return [*words, "--data", str(data), "--run_dir", str(run), *rest]
 
 
 def prompts_of(run: Path, held_out: ImageSet) -> list[str]:

@@ -164,7 +164,7 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         nargs="+",
         metavar="[NAME=]FOLDER",
-        help="runs, samples folders of runs, or any folders of images",
+        help="runs, samples folders of runs, data/X:split, or any folders of images",
     )
     parser.add_argument(
         "--axis", help="what the sets' names, all numbers, are values of: curves over it"

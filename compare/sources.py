@@ -149,7 +149,8 @@ def open_fakes(texts: list[str], most: int | None = None) -> list[Fake]:
     """The generated sets named on the command line, with labels that tell them apart.
 
     Args:
-        texts: run folders, samples folders, plain folders; "NAME=FOLDER" gives the label.
+        texts: run folders, samples folders, plain folders, splits of prepared sets (data/X:train);
+            "NAME=FOLDER" gives the label.
         most: use the first so many images of each.
 
     Raises:
@@ -183,8 +184,13 @@ def _open_fake(text: str) -> Fake:
     if not Path(place).exists() and Path(text).exists():  # a folder with "=" in its name
         given, place = "", text
     path = Path(place)
+    folder, split = parted(place)
+    if split and folder.is_dir() and not path.exists():
+        images = open_set(folder, split)
+        return Fake(given or images.name, images, folder / split, None)
     if not path.is_dir():
-        raise UserError(f"{path} is not there; give a run, a samples folder or a folder of images.")
+        what = "is a file" if path.exists() else "is not there"
+        raise UserError(f"{path} {what}; give a run, a samples folder or a folder of images.")
     is_run = (path / "run.json").exists()  # which may hold pictures of its curves
     if (path / "samples").is_dir() and (is_run or not list_images(path)):
         run, path = path, _only_set(path)

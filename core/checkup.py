@@ -169,13 +169,7 @@ def _leaks(splits: dict[str, ImageSet], hashes: dict[str, np.ndarray]) -> list[R
     """Patients and photographs that are in two splits at once."""
     if len(splits) < 2:
         return []
-    owners = defaultdict(set)
-    for name, images in splits.items():
-        for row in images.rows:
-            if row.get("patient_id"):
-                owners[row["patient_id"]].add(name)
-    shared = [str(patient) for patient, names in owners.items() if len(names) > 1]
-    rows = [(not shared, f"{len(shared)} patients in two splits", "prepare anew" * bool(shared))]
+    rows = _patients(splits)
     for one, other in combinations(splits, 2):
         pairs = near(hashes[one], hashes[other])
         named = [f"{splits[one].paths[a].name} = {splits[other].paths[b].name}" for a, b in pairs]
@@ -183,3 +177,23 @@ def _leaks(splits: dict[str, ImageSet], hashes: dict[str, np.ndarray]) -> list[R
         remedy = f"{', '.join(named[:NAMED])}: scores on {other} would flatter" * bool(pairs)
         rows.append((not pairs, what, remedy))
     return rows
+
+
+def _patients(splits: dict[str, ImageSet]) -> list[Row]:
+    """How many are in two splits, if any image tells whose it is; and how many images do not."""
+    owners, bare = defaultdict(set), 0
+    for name, images in splits.items():
+        for row in images.rows:
+            patient = row.get("patient_id")
+            if patient is None or patient == "":
+                bare += 1
+            else:
+                owners[patient].add(name)
+    if not owners:
+        return []
+    shared = [str(patient) for patient, names in owners.items() if len(names) > 1]
+    what = f"{len(shared)} patients in two splits"
+    if bare:
+        count = sum(map(len, splits.values()))
+        what += f", as far as is known: {bare} of {count} images have no patient_id"
+    return [(not shared, what, "prepare anew" * bool(shared))]

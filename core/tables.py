@@ -13,6 +13,8 @@ from core.files import read_jsonl
 
 TABLES = ("metadata.jsonl", "metadata.csv")
 """What is known of a folder's images; the first that is there."""
+NAMED_BY = ("file_name", "image", "path")
+"""Columns that name a row's image; the first that has a value."""
 WHOLE = re.compile(r"-?(0|[1-9]\d{0,14})")  # no leading zeros: "007" is a name
 DECIMAL = re.compile(r"-?(0|[1-9]\d*)(\.\d*)?(e[-+]?\d+)?")
 
@@ -24,7 +26,10 @@ def read_text(path: Path) -> str:
         return (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path} is not there.") from None
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        excel = " (Excel: CSV UTF-8)" * (".csv" in path.suffixes)
+        raise UserError(f"{path} is not UTF-8 text; save it as such{excel}.") from None
+    except (OSError, EOFError) as error:
         raise UserError(f"{path} cannot be read ({error}); is it whole?") from None
 
 
@@ -44,6 +49,7 @@ def read_table(path: Path) -> list[dict[str, Any]]:
     if not lines:
         raise UserError(f"{path} is empty.")
     header, body = [name.strip() for name in lines[0]], lines[1:]
+    _check_commas(path, header)
     for number, line in enumerate(body, 2):
         if len(line) != len(header):
             raise UserError(
@@ -55,18 +61,25 @@ def read_table(path: Path) -> list[dict[str, Any]]:
 
 
 def rows_by_path(folder: Path, table: Path) -> dict[Path, dict[str, Any]]:
-    """Rows of a folder's table by the image they speak of, its caption as `text`."""
-    rows = {}
+    """Rows of a folder's table by the image they speak of, its caption as `text`.
+
+    Raises UserError for a table that cannot be understood, or says two things of one image.
+    """
+    rows: dict[Path, dict[str, Any]] = {}
     for row in read_table(table):
         named = row if isinstance(row, dict) else {}
-        name = next(
-            (row.pop(key) for key in ("file_name", "image", "path") if named.get(key)), None
-        )
+        name = next((row.pop(key) for key in NAMED_BY if named.get(key)), None)
         if not isinstance(name, str):
+            if table.suffix == ".csv" and not named.keys() & set(NAMED_BY):
+                raise UserError(
+                    f"{table} has no column file_name, only {', '.join(named)}; call the one that "
+                    "names the images so."
+                )
             raise UserError(f"{table} needs file_name in every row; mend or rename it.")
         if "text" not in row:
             row = {"text": row.pop("caption", None), **row}
-        rows[folder / name] = row
+        if rows.setdefault(folder / name, row) != row:
+            raise UserError(f"{table} has two rows of {name} that differ; keep one of them.")
     return rows
 
 
@@ -87,6 +100,16 @@ def text_beside(image: Path, unread: list[Path] | None = None) -> str:
             raise UserError(f"{file} is not UTF-8 text; save it as such.") from None
         unread.append(file)
         return " ".join(text.decode("utf-8-sig", errors="replace").split())
+
+
+def _check_commas(path: Path, header: list[str]) -> None:
+    """Raise UserError for a header whose cells are separated otherwise, as by Excel in Europe."""
+    line = ",".join(header)
+    if not set(header) & set(NAMED_BY) and re.search("[;\t]", line):
+        raise UserError(
+            f"{path} begins with '{' '.join(line.split())}'; separate cells by commas, and call "
+            "the first column file_name."
+        )
 
 
 def _typed(cells: list[str]) -> list[Any]:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from core.errors import EXIT_INTERRUPTED, Interrupted, UserError
+from core.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, Interrupted, UserError
 from core.files import read_json
 
 
@@ -25,6 +25,23 @@ def run_verb(words: Sequence[str], what: str) -> None:
         raise Interrupted(stopped)
     if code:
         raise UserError(f"{what} ended with code {code}; mend the cause above and rerun.")
+
+
+def try_verb(words: Sequence[str]) -> None:
+    """Dry-run `osteon WORDS`, and print nothing of its plan.
+
+    Raises UserError in its own words for what it refuses; what else it said goes to stderr.
+    """
+    command = [sys.executable, "-m", "core.cli", *words, "--dry_run"]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+    if done.returncode == EXIT_INTERRUPTED:
+        raise Interrupted("Stopped. Nothing was written.")
+    if done.returncode:
+        refused = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        if done.returncode == EXIT_BAD_INPUT and refused:
+            raise UserError(refused[-1].removeprefix("error: "))
+        print(done.stderr, file=sys.stderr)
+        raise UserError(f"A dry run ended with code {done.returncode}; mend the cause above.")
 
 
 def is_finished(run: Path) -> bool:

@@ -43,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not paths:
         raise UserError(f"{source} holds no image (known: {', '.join(sorted(SUFFIXES))}).")
     rows, rejected = caption_rows(source, paths, settings.caption, settings.prefix)
+    check_grouped(source, rows, settings.group)
     if settings.facts and settings.genus:
         rows = add_facts(rows, settings)
     if dry_run:
@@ -98,7 +99,8 @@ def lay_out(
     from prepare.writing import Item
 
     keys = unique_keys([path.relative_to(source) for path in looks])
-    groups = _groups([rows[path] for path in looks], keys, settings.group)
+    column = settings.group
+    groups = list(keys) if column is None else [_value(rows[path], column) for path in looks]
     near = near_groups([seen.phash for seen in looks.values()], settings.near)
     joined = join_groups(groups, near)
     splits = split_by_group(joined, *_shares(settings, len(set(joined))), settings.seed)
@@ -227,14 +229,29 @@ def split_rule(settings: FolderSettings) -> str:
     return f"hash of {what}, seed {settings.seed}{near if settings.near >= 0 else ''}"
 
 
-def _groups(rows: Sequence[dict[str, Any]], keys: Sequence[str], column: str | None) -> list[str]:
-    if column is None:
-        return list(keys)
-    if not any(column in row for row in rows):
+def check_grouped(source: Path, rows: Mapping[Path, dict[str, Any]], column: str | None) -> None:
+    """Raise UserError unless every image has a value in the column that keeps some together: one
+    without would be a group of its own, and a patient could be in two splits."""
+    if column is None or not rows:
+        return
+    if not any(column in row for row in rows.values()):
         raise UserError(
             f"--group {column}: no such column; it comes from metadata.csv or .jsonl, or is folder."
         )
-    return [str(row.get(column) or key) for row, key in zip(rows, keys, strict=True)]
+    bare = [path for path, row in rows.items() if not _value(row, column)]
+    if bare:
+        table = next((name for name in TABLES if (source / name).exists()), TABLES[-1])
+        verb = "has" if len(bare) == 1 else "have"
+        raise UserError(
+            f"--group {column}: {len(bare)} of {len(rows)} images {verb} no value (first: "
+            f"{bare[0].relative_to(source).as_posix()}); give each one in {table}, whose "
+            "file_name is the file's own name with its suffix."
+        )
+
+
+def _value(row: Mapping[str, Any], column: str) -> str:
+    """Patient 0 has a value, blanks are none."""
+    return "" if row[column] is None else str(row[column]).strip()
 
 
 def _shares(settings: FolderSettings, groups: int) -> tuple[float, float]:

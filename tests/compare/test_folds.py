@@ -94,6 +94,34 @@ def test_what_is_wrong_is_said_before_anything_is_trained(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("prompt", "flags", "said"),
+    [
+        ("prompt: a square\n", ["--nope", "2"], "nope"),
+        ("", [], "4 of 4 images of {data} have no caption; give one --prompt for all"),
+    ],
+)
+def test_what_the_trainer_refuses_is_one_line_and_nothing_is_written(
+    paint: Callable[[int], Path],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    prompt: str,
+    flags: list[str],
+    said: str,
+) -> None:
+    config, data = tmp_path / "few.yaml", paint(4)
+    config.write_text(f"{prompt}steps: 1\n")
+    words = ["dreambooth", "--config", str(config), "--data", str(data), *flags]
+    with pytest.raises(SystemExit) as stop:
+        main([*words, "--out", str(tmp_path / "out")])
+    assert stop.value.code == 2
+    assert not (tmp_path / "out").exists()
+    told = capfd.readouterr().err
+    assert told.startswith("error: ")
+    assert said.format(data=data) in told
+    assert told.count("\n") == 1
+
+
 def test_a_fold_is_asked_for_what_it_was_trained_on(
     paint: Callable[[int], Path], tmp_path: Path
 ) -> None:

@@ -300,6 +300,14 @@ def test_votes_an_older_report_and_tables_for_others(
         (["--real", "nothing", "--fake", "x", "--out", "o"], "nothing is not there"),
         (["--real", "{set}", "--fake", "nothing", "--out", "o"], "give a run, a samples folder"),
         (["--real", "{set}", "--fake", "{set}/test", "--out", "{set}"], "holds something else"),
+        (
+            ["--real", "{set}:validation", "--fake", "{set}/test", "--out", "o"],
+            "one image; a score",
+        ),
+        (
+            ["--real", "{set}", "--fake", "{set}/test", "--out", "o", "--images", "1"],
+            "--images 1: a score needs two",
+        ),
     ],
 )
 def test_mistakes_end_in_one_line(
@@ -307,11 +315,15 @@ def test_mistakes_end_in_one_line(
     capsys: pytest.CaptureFixture[str],
     words: list[str],
     message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    folder = str(make_set())
+    folder = str(make_set(validation=1))
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:
         main([word.replace("{set}", folder) for word in words])
     assert stop.value.code == 2
+    assert not Path("o").exists()
     error = capsys.readouterr().err.strip()
     assert re.fullmatch(rf"error: .*{message}.*", error)
 

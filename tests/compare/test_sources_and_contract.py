@@ -73,12 +73,26 @@ def test_what_cannot_be_compared(make_run: Callable[..., Path], tmp_path: Path) 
         open_fakes([str(run)])
     with pytest.raises(UserError, match="is not there"):
         open_fakes([str(tmp_path / "nothing")])
+    (tmp_path / "notes.md").touch()
+    with pytest.raises(UserError, match=r"notes\.md is a file; give a run"):
+        open_fakes([str(tmp_path / "notes.md")])
     with pytest.raises(UserError, match="needs two"):
         open_fakes([str(write_folder(tmp_path / "lone", draw(1, 0)))])
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "run.json").write_text("{}")
     with pytest.raises(UserError, match="osteon generate --run"):
         open_fakes([str(tmp_path / "new")])
+
+
+def test_a_split_of_a_prepared_set_by_name(make_set: Callable[..., Path]) -> None:
+    """As --real takes it; it "is not there" was the answer."""
+    folder = make_set(test=0)
+    plain, named = open_fakes([f"{folder}:train", f"a={folder}:validation"])
+    assert (plain.label, named.label) == ("set:train", "a")
+    assert (plain.folder, len(plain.images)) == (folder / "train", 30)
+    assert named.prompts[1] == "chest X-ray number 1"
+    with pytest.raises(UserError, match="has no test split"):
+        open_fakes([f"{folder}:test"])
 
 
 @pytest.mark.parametrize("name", list(asdict(CONTRACT)))

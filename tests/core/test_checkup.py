@@ -221,3 +221,17 @@ def test_missing_weights_of_our_own_come_back_from_git(
         demo.main([])
     assert stop.value.code == 2
     assert capsys.readouterr().err.strip().endswith("git checkout models/sd2-mini")
+
+
+def test_images_without_a_patient_are_not_said_to_be_apart(faulty: Path) -> None:
+    """ "0 patients in two splits" was said of a set that names none."""
+    some = "0 patients in two splits, as far as is known: 8 of 12 images have no patient_id"
+    for nameless, wanted in (
+        ([], ["1 patients in two splits"]),
+        (["validation", "test"], [some]),
+        (["train"], []),
+    ):
+        for split in nameless:
+            file = faulty / split / "metadata.jsonl"
+            file.write_text(file.read_text().replace("patient_id", "other"))
+        assert [what for _, what, _ in check_set(faulty) if "patient" in what] == wanted
