@@ -25,7 +25,7 @@ from core.errors import command
 from core.families import load_sampler
 from core.files import write_json
 from core.images import grid, to_array, write_png
-from core.runs import commit, now
+from core.provenance import commit, now
 from prepare.bestiary import caption, draw_scene, sample_scene
 from prepare.captions import chest_caption
 from prepare.chest import draw_chest, sample_chest

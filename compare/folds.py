@@ -31,7 +31,7 @@ from core.errors import Parser, UserError, command
 from core.files import atomic_folder, read_json, write_json, write_jsonl
 from core.generate import generate, read_seeds
 from core.images import open_image
-from core.runs import commit, now, versions
+from core.provenance import commit, now, versions
 from core.seeds import stream
 from core.sets import ImageSet, open_set
 from core.verbs import is_finished, run_verb, try_verb

@@ -34,7 +34,7 @@ from core.errors import Parser, UserError, command
 from core.files import atomic_folder, write_json
 from core.images import open_image
 from core.parallel import process_state
-from core.runs import commit, now, versions
+from core.provenance import commit, now, versions
 from core.sets import ImageSet
 
 

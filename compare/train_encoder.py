@@ -28,7 +28,7 @@ from core.config import parse, to_dict
 from core.device import pick_device
 from core.errors import UserError, command
 from core.files import write_json, write_text
-from core.runs import commit, versions
+from core.provenance import commit, versions
 from core.seeds import batch_at, seed_everything, stream
 from core.sets import ImageSet, open_set
 

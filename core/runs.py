@@ -7,11 +7,8 @@ import platform
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +24,12 @@ from core.files import (
     write_jsonl,
     write_text,
 )
+from core.provenance import commit, now, public, versions
 
 SCHEMA = 1
 MARKER = "COMPLETE"
 SCORE = "score.json"
 """In RUN/best: the step of those weights and what they scored."""
-PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "numpy", "pillow")
 MAY_CHANGE = {"steps", "epochs", "num_epochs", "run_dir"}
 """Settings that a resumed run may give anew."""
 DATA = re.compile(r"data|concepts\.\d+\.data")
@@ -57,7 +54,6 @@ LOCK = ".lock"
 """In a run folder; locked by the process that trains it."""
 ASIDE = "before"
 """In a run folder: weights of steps that are done anew."""
-SECRET = "--hub_token"
 
 
 class Run:
@@ -223,17 +219,6 @@ def trained_steps(run: Path, weights: str = "newest") -> int | None:
     return read_json(file).get("step" if weights == "best" else "steps") if file.exists() else None
 
 
-def public(words: list[str]) -> list[str]:
-    """A command line without what nobody else should read: diffusers' scripts take a token."""
-    kept = list(words)
-    for place, word in enumerate(words):
-        if word.startswith(f"{SECRET}="):
-            kept[place] = f"{SECRET}=..."
-        elif place and words[place - 1] == SECRET:
-            kept[place] = "..."
-    return kept
-
-
 def check_same_settings(
     path: Path, family: str, settings: Any, identity: str | None = None
 ) -> None:
@@ -374,30 +359,3 @@ def samples_folder(run: Path, name: str) -> Path:
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     file = run / "metrics.jsonl"
     return read_jsonl(file) if file.exists() else []
-
-
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
-
-
-def commit() -> dict[str, Any]:
-    """The project's git commit and whether the tree was dirty; empty outside git."""
-    root = Path(__file__).resolve().parents[1]
-
-    def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(root), *words], capture_output=True, text=True, check=True, timeout=20
-        ).stdout.strip()
-
-    try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
-    except (OSError, subprocess.SubprocessError):
-        return {"commit": None, "dirty": None}

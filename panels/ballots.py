@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from core.files import read_jsonl
-from core.runs import now
+from core.provenance import now
 
 VOTES = {"left": "Left", "right": "Right", "tie": "Tie", "bad": "Both bad"}
 NORMAL_95 = 1.959964

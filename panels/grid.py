@@ -14,7 +14,8 @@ import gradio as gr
 
 from core.errors import UserError
 from core.images import write_png
-from core.runs import kept_weights, now
+from core.provenance import now
+from core.runs import kept_weights
 from panels import fields, look
 from panels.drawing import Failure, Picture, Progress, Task, draw, label_height
 from panels.label import WHEN, labelled, strip_height
