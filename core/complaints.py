@@ -7,6 +7,8 @@ import types
 import typing
 from typing import Any
 
+from core.errors import UserError
+
 PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -46,6 +48,33 @@ def one_line(complaint: str, settings_class: type) -> str:
     return f"{name} must be {wanted(_kind(settings_class, name))}, not {said}"
 
 
+def check_filled(
+    values: dict[str, Any], settings_class: type, file: str = "", place: str = ""
+) -> None:
+    """Raise UserError for a setting without a value, or a group that is none: jsonargparse lets
+    them pass where they come from a file, or stand within a group.
+
+    Args:
+        values: as read from `file`, or as parsed.
+        place: of the group that they are in, such as "optim.".
+    """
+    for key, value in values.items():
+        name, kind = f"{place}{key}", _kind(settings_class, str(key))
+        nullable = kind is None or types.NoneType in typing.get_args(kind)  # None: unknown
+        if value is None and not nullable:
+            if not file:
+                raise UserError(f"{name} must be {wanted(kind)}, not null")
+            remedy = f"give {wanted(kind)}, or leave the line out"
+            raise UserError(f"{name} is given nothing in {file}; {remedy}.")
+        if dataclasses.is_dataclass(kind) and not isinstance(value, dict):
+            raise UserError(f"{name} must be {wanted(kind)}, not '{value}'")
+        inner = _listed(kind) or _group(kind)
+        for item in value if isinstance(value, (list, tuple)) else [value]:
+            if inner and isinstance(item, dict):
+                own = item.get("init_args", item)  # so jsonargparse keeps a group that may be null
+                check_filled(own, inner, file, f"{name}.")
+
+
 def wanted(kind: Any) -> str:
     """A type as a person would say it: int | None -> "a whole number or null"."""
     options = typing.get_args(kind)
@@ -81,10 +110,15 @@ def _kind(settings_class: type, name: str) -> Any:
     """The type of "steps" or "optim.lr"."""
     kind: Any = settings_class
     for part in name.split("."):
-        options = (kind, *typing.get_args(kind))
-        group = next((option for option in options if dataclasses.is_dataclass(option)), None)
+        group = _group(kind)
         kind = typing.get_type_hints(group).get(part) if group else None
     return kind
+
+
+def _group(kind: Any) -> Any:
+    """The group that a setting is, or may be; None for any other setting."""
+    options = (kind, *typing.get_args(kind))
+    return next((option for option in options if dataclasses.is_dataclass(option)), None)
 
 
 def _listed(kind: Any) -> Any:

@@ -7,12 +7,19 @@ from typing import Any, Literal
 import pytest
 import yaml
 
-from core.complaints import leaf_names, wanted
+from core.complaints import _kind, leaf_names, wanted
 from core.config import from_dict, leaves, parse, to_dict, to_yaml
 from core.errors import UserError
+from core.families import FAMILIES, resolve
 from core.runs import check_same_settings
 
 ROOT = Path(__file__).resolve().parents[2]
+ALL_SETTINGS = [
+    *(family.settings for family in FAMILIES.values()),
+    *(f"prepare.settings:{name}Settings" for name in ("Phantom", "Folder", "Nih", "Dicom")),
+    "compare.encoder_settings:TrainEncoderSettings",
+    "style.settings:StyleSettings",
+]
 
 
 @dataclass(frozen=True)
@@ -148,6 +155,42 @@ def test_a_file_that_repeats_or_invents_a_key_is_refused(tmp_path: Path) -> None
         parse(Example, ["--config", write(tmp_path / "b.yaml", "data: x\nstepz: 3\n")], "")
     with pytest.raises(UserError, match="not valid YAML"):
         parse(Example, ["--config", write(tmp_path / "c.yaml", "data: [x\n")], "")
+
+
+@pytest.mark.parametrize("place", ALL_SETTINGS)
+def test_a_setting_left_blank_in_a_file_is_refused(place: str, tmp_path: Path) -> None:
+    """Whichever it is, but those that may be null."""
+    settings_class, refused = resolve(place), 0
+    leaves_of = leaf_names(settings_class)
+    for name in {*leaves_of, *(name.partition(".")[0] for name in leaves_of)}:
+        group, _, inner = name.rpartition(".")
+        text = f"{group}:\n  {inner}:\n" if group else f"{name}:\n"
+        file = write(tmp_path / "f.yaml", text)
+        kind = wanted(_kind(settings_class, name))
+        if kind.endswith("or null"):
+            continue
+        with pytest.raises(UserError) as caught:
+            parse(settings_class, ["--config", file], "")
+        blank = f"{name} is given nothing in {file}; give {kind}, or leave the line out."
+        assert str(caught.value) == blank
+        refused += 1
+    assert refused > 3
+
+
+def test_a_setting_without_a_value_is_refused_wherever_it_comes_from(tmp_path: Path) -> None:
+    for text, said in (
+        ("data: x\nparts:\n- rank:\n", "^parts.rank is given nothing in .*f.yaml; give a whole"),
+        ("optim: 4\n", "^optim must be settings like {lr: ...}, not '4'$"),
+    ):
+        file = write(tmp_path / "f.yaml", text)
+        with pytest.raises(UserError, match=said):
+            parse(Example, ["--config", file, "--data", "x"], "")
+    for word in ("--adapter.rank=null", "--adapter={rank: null}"):
+        with pytest.raises(UserError, match=r"^adapter\.rank must be .*, not null$"):
+            parse(Example, ["--data", "x", word], "")
+    with pytest.raises(UserError, match=r"^steps must be a whole number, not null$"):
+        from_dict(Example, {"data": "x", "steps": None})
+    assert from_dict(Example, {"data": "x", "adapter": None}).adapter is None
 
 
 def test_leaves_are_dotted() -> None:
