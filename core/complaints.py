@@ -15,9 +15,10 @@ PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "
 def one_line(complaint: str, settings_class: type) -> str:
     """One sentence that names the setting, with the nearest known name for a wrong one."""
     text = " ".join(complaint.replace("<class '", "").replace("'>", "").split())
-    text = text.replace("Parser key", "setting").partition(" Subclass types expect")[0]
+    text = text.replace("Parser key", "setting")
+    text = re.sub(r" Subclass types expect.*?(?= - Expected|$)", "", text)
     within = r"Problem with given class_path '[^ ]*': "
-    if inner := re.search(rf"Does not validate .*?{within}(.*?) - Exp", text):
+    if inner := re.search(rf"Does not validate .*?{within}(.*) - Exp", text):
         text = f"{text[: text.index(':')]}: {inner[1]}"  # wrong in a group that may be null
     text = re.sub(within, "", text)
     begins = re.match(r'(setting "[\w.]+": )*', text)

@@ -181,6 +181,11 @@ def test_a_setting_without_a_value_is_refused_wherever_it_comes_from(tmp_path: P
     for text, said in (
         ("data: x\nparts:\n- rank:\n", "^parts.rank is given nothing in .*f.yaml; give a whole"),
         ("optim: 4\n", "^optim must be settings like {lr: ...}, not '4'$"),
+        (
+            "adapter: 4\n",
+            "^adapter must be settings like {rank: ..., prompt: ...} or null, not '4'$",
+        ),
+        ("adapter: {prompt: [null]}\n", "^adapter.prompt must be text or a list like .* not "),
     ):
         file = write(tmp_path / "f.yaml", text)
         with pytest.raises(UserError, match=said):
