@@ -17,6 +17,7 @@ def one_line(complaint: str, settings_class: type) -> str:
     text = " ".join(complaint.replace("<class '", "").replace("'>", "").split())
     text = text.replace("Parser key", "setting")
     text = re.sub(r" Subclass types expect.*?(?= - Expected|$)", "", text)
+    text = re.sub(r"Group '([\w.]+)' does not accept option '(\w+)'", r"Option '\1.\2'", text)
     within = r"Problem with given class_path '[^ ]*': "
     if inner := re.search(rf"Does not validate .*?{within}(.*) - Exp", text):
         text = f"{text[: text.index(':')]}: {inner[1]}"  # wrong in a group that may be null
@@ -33,13 +34,8 @@ def one_line(complaint: str, settings_class: type) -> str:
         if within_list := word or (of_list and of_list[1]):
             listed = f"--{place[0]} '[{_examples(group)}]'"
             return f"There is no --{place[0]}.{within_list}; write {listed}, a list."
-    prefix = "".join(f"{part}." for part in place)
-    known = [n.removeprefix(prefix) for n in leaf_names(settings_class) if n.startswith(prefix)]
-    if word and word not in known:
-        near = difflib.get_close_matches(word, known, n=1)
-        hint = f"did you mean --{prefix}{near[0]}?" if near else ""
-        hint = hint or f"--{_help_of(settings_class, prefix + word)} lists the settings"
-        return f"There is no --{prefix}{word} ({hint})."
+    if word and (name := ".".join([*place, word])) not in leaf_names(settings_class):
+        return _no_such(name, settings_class)
     text = re.sub(r"Got value: .* (?=Given value type: )", "", text)  # of null, among the choices
     value = re.search(r"(?:Got|Given) value: ?(.*)|Unable to load config '(.*?)'", text)
     if not place or not value:
@@ -47,6 +43,17 @@ def one_line(complaint: str, settings_class: type) -> str:
     said = next(v for v in value.groups() if v is not None)
     said, name = "null" if said == "None" else f"'{said}'", ".".join(place)
     return f"{name} must be {wanted(_kind(settings_class, name))}, not {said}"
+
+
+def _no_such(name: str, settings_class: type) -> str:
+    """That a setting is unknown, with the nearest of its group."""
+    known, group = leaf_names(settings_class), name[: name.rfind(".") + 1]
+    group = group if any(other.startswith(group) for other in known) else ""
+    own = [other.removeprefix(group) for other in known if other.startswith(group)]
+    near = difflib.get_close_matches(name.removeprefix(group), own, n=1)
+    hint = f"did you mean --{group}{near[0]}?" if near else ""
+    hint = hint or f"--{_help_of(settings_class, name)} lists the settings"
+    return f"There is no --{name} ({hint})."
 
 
 def check_filled(

@@ -153,6 +153,11 @@ def test_a_file_that_repeats_or_invents_a_key_is_refused(tmp_path: Path) -> None
         parse(Example, ["--config", write(tmp_path / "a.yaml", "data: x\ndata: y\n")], "")
     with pytest.raises(UserError, match="steps"):
         parse(Example, ["--config", write(tmp_path / "b.yaml", "data: x\nstepz: 3\n")], "")
+    for inner, near in (("lrr", "did you mean --optim.lr?"), ("zzzz", "--help lists the settings")):
+        file = write(tmp_path / "d.yaml", f"data: x\noptim:\n  {inner}: 3\n")
+        with pytest.raises(UserError) as caught:
+            parse(Example, ["--config", file], "")
+        assert str(caught.value) == f"There is no --optim.{inner} ({near})."
     with pytest.raises(UserError, match="not valid YAML"):
         parse(Example, ["--config", write(tmp_path / "c.yaml", "data: [x\n")], "")
 
