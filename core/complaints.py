@@ -5,10 +5,13 @@ import difflib
 import re
 import types
 import typing
+from collections.abc import Sequence
 from typing import Any
 
 from core.errors import UserError
 
+OPTION = re.compile(r"-(?!\d+$|\d*\.\d+$)[^\s=]+(=.*)?", re.DOTALL)
+"""What argparse never takes for the value of the option before: "-x" and "--x", but no "-1"."""
 PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -29,7 +32,7 @@ def one_line(complaint: str, settings_class: type) -> str:
         return f"Give {names} too (--help says what each is)."
     unknown = re.search(r"arguments: --([\w.]+)|Option '([\w.]+)'", text)
     word = next((w for w in (unknown.groups() if unknown else ()) if w), None)
-    if group := _listed(_kind(settings_class, place[0])) if place else None:
+    if group := _listed(kind_of(settings_class, place[0])) if place else None:
         of_list = re.search(r"^[^:]*: Expected a dot import path string: (\w+)$", text)
         if within_list := word or (of_list and of_list[1]):
             listed = f"--{place[0]} '[{_examples(group)}]'"
@@ -42,7 +45,76 @@ def one_line(complaint: str, settings_class: type) -> str:
         return text
     said = next(v for v in value.groups() if v is not None)
     said, name = "null" if said == "None" else f"'{said}'", ".".join(place)
-    return f"{name} must be {wanted(_kind(settings_class, name))}, not {said}"
+    return f"{name} must be {wanted(kind_of(settings_class, name))}, not {said}"
+
+
+def check_words(words: Sequence[str], settings_class: type) -> None:
+    """Raise UserError for a setting without its value, a word that is no setting's, and one dash in
+    place of two."""
+    if any(word == "-h" or word.endswith("help") for word in words):
+        return
+    flag, value = "", None
+    for word, after in zip(words, [*words[1:], None], strict=True):
+        name, equals, text = word.removeprefix("--").partition("=")
+        kind = kind_of(settings_class, name) if name else None
+        if word.startswith("--") and OPTION.fullmatch(word):
+            if kind and not equals and (after is None or OPTION.fullmatch(after)):
+                _check_dashes(after or "", settings_class)
+                raise UserError(needs_value(name, kind, after))
+            flag, value = name, text if equals or name == "print_config" else None
+        elif flag and value is None:
+            value = word
+        else:
+            _check_dashes(word, settings_class)
+            if (
+                flag
+                and flag not in ("config", "print_config")
+                and not kind_of(settings_class, flag)
+            ):
+                return  # it is no setting, which is the greater fault
+            raise UserError(_stray(word, flag, value, settings_class))
+
+
+def _check_dashes(word: str, settings_class: type) -> None:
+    """Raise UserError for a setting behind one dash."""
+    name = word[1:].partition("=")[0]
+    near = difflib.get_close_matches(name, leaf_names(settings_class), n=1)
+    if OPTION.fullmatch(word) and not word.startswith("--") and near:
+        raise UserError(f"-{name} has one dash, and options have two: did you mean --{near[0]}?")
+
+
+def needs_value(name: str, kind: Any, after: str | None = None) -> str:
+    """That a setting has no value, with one of its kind; `after` is what stands in its place."""
+    told = f"--{name} needs a value, as in --{name} {_example(kind)}"
+    dashed = after is not None and not after.startswith("--")
+    return told + (f"; one that begins with a dash goes as --{name}={after}" if dashed else "")
+
+
+def _example(kind: Any) -> str:
+    """A value of a kind as a shell takes it: "4", "'[1, 2]'", ..."""
+    options = [option for option in typing.get_args(kind) if option is not types.NoneType]
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        return _example(options[0])
+    if _is_literal(kind):
+        return str(options[0])
+    if typing.get_origin(kind) in (tuple, list):
+        return f'"[{_examples(options[0])}]"'
+    if dataclasses.is_dataclass(kind):
+        return f'"{_examples(kind)}"'
+    return {int: "4", float: "0.5", bool: "true"}.get(kind, "TEXT")
+
+
+def _stray(word: str, flag: str, value: str | None, settings_class: type) -> str:
+    """That no setting takes a word, which stands behind a `flag` and its `value`, if any do."""
+    first = dataclasses.fields(settings_class)[0].name
+    told = f"No option takes '{word}'; a value stands behind its option, as in --{first} VALUE"
+    kind = kind_of(settings_class, flag)
+    options = (kind, *typing.get_args(kind))
+    if str in options:
+        return f'{told}, and a text of several words in quotes, as in --{flag} "{value} {word}"'
+    if any(typing.get_origin(option) in (tuple, list) for option in options):
+        return f'{told}, and a list in brackets, as in --{flag} "[{value}, {word}]"'
+    return told
 
 
 def _no_such(name: str, settings_class: type) -> str:
@@ -67,7 +139,7 @@ def check_filled(
         place: of the group that they are in, such as "optim.".
     """
     for key, value in values.items():
-        name, kind = f"{place}{key}", _kind(settings_class, str(key))
+        name, kind = f"{place}{key}", kind_of(settings_class, str(key))
         nullable = kind is None or types.NoneType in typing.get_args(kind)  # None: unknown
         if value is None and not nullable:
             if not file:
@@ -114,7 +186,7 @@ def _is_literal(kind: Any) -> bool:
     return typing.get_origin(kind) is typing.Literal
 
 
-def _kind(settings_class: type, name: str) -> Any:
+def kind_of(settings_class: type, name: str) -> Any:
     """The type of "steps" or "optim.lr"."""
     kind: Any = settings_class
     for part in name.split("."):
@@ -144,8 +216,13 @@ def _help_of(settings_class: type, name: str) -> str:
 
 def word_lists(settings_class: type) -> set[str]:
     """Names of the settings that are lists of words; texts of a tuple may have commas."""
-    kinds = {name: _kind(settings_class, name) for name in leaf_names(settings_class)}
+    kinds = {name: kind_of(settings_class, name) for name in leaf_names(settings_class)}
     return {n for n, kind in kinds.items() if list[str] in (kind, *typing.get_args(kind))}
+
+
+def switches(settings_class: type) -> set[str]:
+    """Names of the settings that are true or false."""
+    return {n for n in leaf_names(settings_class) if kind_of(settings_class, n) is bool}
 
 
 def leaf_names(settings_class: type) -> list[str]:

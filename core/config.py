@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 import jsonargparse
 import yaml
 
-from core.complaints import check_filled, one_line, word_lists
+from core.complaints import OPTION, check_filled, check_words, one_line, switches, word_lists
 from core.errors import UserError, check_pasted
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)  # help of the fields
@@ -66,6 +66,8 @@ def parse(settings_class: type, argv: Sequence[str] | None, description: str) ->
     arguments = _configs_first(words, settings_class)
     dry_run = "--dry_run" in arguments  # no setting: it must not land in config.yaml
     arguments = [word for word in arguments if word != "--dry_run"]
+    arguments = _switched_on(arguments, switches(settings_class))
+    check_words(arguments, settings_class)
     arguments = _lists_bracketed(arguments, word_lists(settings_class))
     parser = _parser(settings_class, f"{description}\n\n{DRY_RUN_HELP}")
     try:
@@ -213,6 +215,15 @@ def _configs_first(arguments: list[str], settings_class: type) -> list[str]:
     for file in configs[1::2]:
         check_filled(read_yaml(Path(file)), settings_class, file)
     return configs + others
+
+
+def _switched_on(arguments: list[str], names: set[str]) -> list[str]:
+    """`--buckets` alone as `--buckets true`, for the settings in `names`."""
+    flags, found = {f"--{name}" for name in names}, []
+    for word, after in zip(arguments, [*arguments[1:], None], strict=True):
+        bare = word in flags and (after is None or OPTION.fullmatch(after))
+        found += [word, "true"] if bare else [word]
+    return found
 
 
 def _lists_bracketed(arguments: list[str], lists: set[str]) -> list[str]:

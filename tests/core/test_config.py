@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pytest
 import yaml
 
-from core.complaints import _kind, leaf_names, wanted
+from core.complaints import kind_of, leaf_names, wanted
 from core.config import from_dict, leaves, parse, to_dict, to_yaml
 from core.errors import UserError
 from core.families import FAMILIES, resolve
@@ -56,6 +56,8 @@ class Example:
     """Which ones."""
     parts: tuple[Adapter, ...] = ()
     """More of them."""
+    turned: bool = False
+    """Whether they are."""
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -115,7 +117,27 @@ def test_saved_settings_read_back_equal() -> None:
         (["--data", "x", "--adapter", "false"], "^adapter must be settings .* null, not 'false'$"),
         (["--data", "x", "--words", "[[1]]"], "^words must be a list like .'one', 'two'. or null"),
         (["--data", "x", "--words", ""], "^words must be a list like .'one', 'two'. or null, not"),
-        (["--data", "x", "--words", "--steps", "3"], "expected one argument"),
+        (
+            ["--data", "x", "--words", "--steps", "3"],
+            r"^--words needs a value, as in --words \"\['one', 'two'\]\"$",
+        ),
+        (["--data", "x", "--steps"], "^--steps needs a value, as in --steps 4$"),
+        (["--optim.lr", "--data", "x"], r"^--optim\.lr needs a value, as in --optim\.lr 0\.5$"),
+        (["--optim.lr", "-1e-3"], r"0\.5; one that begins with a dash goes as --optim\.lr=-1e-3$"),
+        (["--data"], "^--data needs a value, as in --data TEXT$"),
+        (["--adapter"], '^--adapter needs a value, as in --adapter "{rank: ..., prompt: ...}"$'),
+        (["--adapter.rank"], r"^--adapter\.rank needs a value, as in --adapter\.rank 4$"),
+        (["/x"], "^No option takes '/x'; a value stands behind its option, as in --data VALUE$"),
+        (
+            ["--data", "a", "dog"],
+            """, and a text of several words in quotes, as in --data "a dog"$""",
+        ),
+        (["--data=a", "dog"], """^No option takes 'dog'; .* in quotes, as in --data "a dog"$"""),
+        (["--steps", "3", "4"], "^No option takes '4'; .* as in --data VALUE$"),
+        (["--words", "a", "b"], r""", and a list in brackets, as in --words "\[a, b\]"$"""),
+        (["--stepz", "3", "4"], "^There is no --stepz"),
+        (["-data", "x"], "^-data has one dash, and options have two: did you mean --data.$"),
+        (["--prompt", "-step", "3"], "^-step has one dash, .*: did you mean --steps.$"),
         (["--steps", "3"], "^Give --data too"),
         (["--data", "x", "--steps", "0"], "at least 1"),
         (["--data", "x", "–steps", "3"], "begins with a dash of a web page; write --steps.$"),
@@ -171,7 +193,7 @@ def test_a_setting_left_blank_in_a_file_is_refused(place: str, tmp_path: Path) -
         group, _, inner = name.rpartition(".")
         text = f"{group}:\n  {inner}:\n" if group else f"{name}:\n"
         file = write(tmp_path / "f.yaml", text)
-        kind = wanted(_kind(settings_class, name))
+        kind = wanted(kind_of(settings_class, name))
         if kind.endswith("or null"):
             continue
         with pytest.raises(UserError) as caught:
@@ -207,7 +229,7 @@ def test_leaves_are_dotted() -> None:
     assert leaves({"a": {"b": 1, "c": {"d": 2}}, "e": 3}) == {"a.b": 1, "a.c.d": 2, "e": 3}
     assert leaf_names(Example) == [
         *("data", "optim.lr", "adapter.rank", "adapter.prompt", "steps", "prompt", "words"),
-        "parts",
+        *("parts", "turned"),
     ]
 
 
@@ -279,6 +301,15 @@ def test_a_run_of_before_goes_on_in_the_home_folder(
 )
 def test_words_need_no_brackets(given: list[str], words: list[str] | None) -> None:
     assert parse(Example, ["--data", "x", *given], "").settings.words == words
+
+
+def test_a_switch_needs_no_value() -> None:
+    for words in (["--turned"], ["--turned", "--steps", "3"], ["--turned", "true"]):
+        assert parse(Example, ["--data", "x", *words], "").settings.turned
+    assert not parse(Example, ["--data", "x", "--turned", "false"], "").settings.turned
+    texts = ["--data", "- a", "--prompt", "-1", "--optim.lr", "-.5", "--adapter.prompt=-b"]
+    settings = parse(Example, texts, "").settings
+    assert (settings.data, settings.prompt, settings.optim.lr) == ("- a", "-1", -0.5)
 
 
 def test_what_stands_in_brackets_is_yaml(tmp_path: Path) -> None:
