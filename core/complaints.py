@@ -109,7 +109,8 @@ def _stray(word: str, flag: str, value: str | None, settings_class: type) -> str
     first = dataclasses.fields(settings_class)[0].name
     told = f"No option takes '{word}'; a value stands behind its option, as in --{first} VALUE"
     kind = kind_of(settings_class, flag)
-    options = (kind, *typing.get_args(kind))
+    joined = typing.get_origin(kind) in (types.UnionType, typing.Union)
+    options = typing.get_args(kind) if joined else (kind,)
     if str in options:
         return f'{told}, and a text of several words in quotes, as in --{flag} "{value} {word}"'
     if any(typing.get_origin(option) in (tuple, list) for option in options):

@@ -56,6 +56,8 @@ class Example:
     """Which ones."""
     parts: tuple[Adapter, ...] = ()
     """More of them."""
+    pair: tuple[str, ...] = ()
+    """Two."""
     turned: bool = False
     """Whether they are."""
 
@@ -135,6 +137,7 @@ def test_saved_settings_read_back_equal() -> None:
         (["--data=a", "dog"], """^No option takes 'dog'; .* in quotes, as in --data "a dog"$"""),
         (["--steps", "3", "4"], "^No option takes '4'; .* as in --data VALUE$"),
         (["--words", "a", "b"], r""", and a list in brackets, as in --words "\[a, b\]"$"""),
+        (["--pair", "a", "b"], r""", and a list in brackets, as in --pair "\[a, b\]"$"""),
         (["--stepz", "3", "4"], "^There is no --stepz"),
         (["-data", "x"], "^-data has one dash, and options have two: did you mean --data.$"),
         (["--prompt", "-step", "3"], "^-step has one dash, .*: did you mean --steps.$"),
@@ -229,7 +232,7 @@ def test_leaves_are_dotted() -> None:
     assert leaves({"a": {"b": 1, "c": {"d": 2}}, "e": 3}) == {"a.b": 1, "a.c.d": 2, "e": 3}
     assert leaf_names(Example) == [
         *("data", "optim.lr", "adapter.rank", "adapter.prompt", "steps", "prompt", "words"),
-        *("parts", "turned"),
+        *("parts", "pair", "turned"),
     ]
 
 
