@@ -15,7 +15,7 @@ from finetune.captions import Words
 from finetune.models import ROOT, Denoiser, check_unknown, open_pipeline, tokenize
 from finetune.new_word import FILE, add_word, settled, vectors_of
 from finetune.plan import warnings
-from finetune.settings import Concept, DreamBoothSettings, Lora, Optim, Token
+from finetune.settings import Concept, DreamBoothSettings, Lora, Optim, Token, check_heard
 from finetune.train_dreambooth import train
 from finetune.trained import freeze, groups
 
@@ -167,6 +167,12 @@ def test_a_word_that_another_contains(settings: Make, prompt: str) -> None:
         found = [line for line in warnings(own, 32) if "token.name" in line]
         assert len(found) == bool(told)
         assert not told or re.search(told, found[0])
+
+
+def test_a_caption_has_the_word_in_capitals_too() -> None:
+    check_heard("sinomacrops", ["a bat", "Sinomacrops flying"])
+    with pytest.raises(UserError, match="No caption contains the new word sinomacrops"):
+        check_heard("sinomacrops", ["a bat", "Sino macrops"])
 
 
 def test_capitals_which_the_base_never_reads() -> None:
