@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 import jsonargparse
 import yaml
 
-from core.complaints import one_line, word_lists
+from core.complaints import OPTION, check_filled, check_words, one_line, switches, word_lists
 from core.errors import UserError, check_pasted
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)  # help of the fields
@@ -61,15 +61,19 @@ def parse(settings_class: type, argv: Sequence[str] | None, description: str) ->
     Raises:
         UserError: unknown key, wrong type, missing file, or settings that contradict each other.
     """
-    parser = _parser(settings_class, f"{description}\n\n{DRY_RUN_HELP}")
     words = list(sys.argv[1:] if argv is None else argv)
     check_pasted(words)
-    arguments = _configs_first(words)
+    arguments = _configs_first(words, settings_class)
     dry_run = "--dry_run" in arguments  # no setting: it must not land in config.yaml
     arguments = [word for word in arguments if word != "--dry_run"]
+    arguments = _switched_on(arguments, switches(settings_class))
+    check_words(arguments, settings_class)
     arguments = _lists_bracketed(arguments, word_lists(settings_class))
+    parser = _parser(settings_class, f"{description}\n\n{DRY_RUN_HELP}")
     try:
-        values = vars(parser.instantiate(parser.parse_args(arguments)))
+        parsed = parser.parse_args(arguments)
+        check_filled(parsed.as_dict(), settings_class)
+        values = vars(parser.instantiate(parsed))
         values.pop("config", None)
         return Parsed(settings_class(**_at_home(values)), dry_run)
     except (argparse.ArgumentError, ValueError, TypeError) as error:
@@ -79,6 +83,7 @@ def parse(settings_class: type, argv: Sequence[str] | None, description: str) ->
 def from_dict(settings_class: type[Settings], values: dict[str, Any]) -> Settings:
     """Build settings from a saved config.yaml. Raises UserError like `parse`."""
     parser = _parser(settings_class, "")
+    check_filled(values, settings_class)
     try:
         built = vars(parser.instantiate(parser.parse_object(values)))
         built.pop("config", None)
@@ -191,8 +196,11 @@ def _parser(settings_class: type, description: str) -> jsonargparse.ArgumentPars
     return parser
 
 
-def _configs_first(arguments: list[str]) -> list[str]:
-    """Move every `--config F` to the front, so that flags win wherever they stand."""
+def _configs_first(arguments: list[str], settings_class: type) -> list[str]:
+    """Move every `--config F` to the front, so that flags win wherever they stand.
+
+    Raises UserError for a file that cannot be read, or leaves a setting without a value.
+    """
     configs: list[str] = []
     others: list[str] = []
     words = iter(arguments)
@@ -205,8 +213,17 @@ def _configs_first(arguments: list[str]) -> list[str]:
             others.append(word)
     configs = _at_home(configs)
     for file in configs[1::2]:
-        read_yaml(Path(file))
+        check_filled(read_yaml(Path(file)), settings_class, file)
     return configs + others
+
+
+def _switched_on(arguments: list[str], names: set[str]) -> list[str]:
+    """`--buckets` alone as `--buckets true`, for the settings in `names`."""
+    flags, found = {f"--{name}" for name in names}, []
+    for word, after in zip(arguments, [*arguments[1:], None], strict=True):
+        bare = word in flags and (after is None or OPTION.fullmatch(after))
+        found += [word, "true"] if bare else [word]
+    return found
 
 
 def _lists_bracketed(arguments: list[str], lists: set[str]) -> list[str]:

@@ -30,6 +30,8 @@ from core.runs import samples_folder, trained_steps
 
 SETTINGS_KEY = "osteon"
 """PNG text chunk that holds an image's settings as JSON."""
+MOST_SEEDS = 1_000_000  # of one command; a slip of the keys is soon more than memory holds
+LARGEST_SEED = 2**64 - 1  # that torch's generators take
 
 
 def options_help() -> str:
@@ -42,12 +44,24 @@ def options_help() -> str:
 
 
 def read_seeds(text: str) -> list[int]:
-    """ "0-3,8" -> [0, 1, 2, 3, 8]. Raises UserError for anything else."""
+    """ "0-3,8" -> [0, 1, 2, 3, 8].
+
+    Raises UserError for anything else, and for more or larger seeds than can be drawn.
+    """
     seeds: list[int] = []
     try:
         for part in text.split(","):
             first, _, last = part.strip().partition("-")
-            seeds += range(int(first), int(last or first) + 1)
+            span = range(int(first), int(last or first) + 1)
+            if span.stop - 1 > LARGEST_SEED:
+                raise UserError(
+                    f"--seeds '{text}' has one above {LARGEST_SEED}; give smaller ones."
+                )
+            if len(seeds) + span.stop - span.start > MOST_SEEDS:
+                raise UserError(
+                    f"--seeds '{text}' names more than {MOST_SEEDS:,} seeds; give fewer at once."
+                )
+            seeds += span
     except ValueError:
         raise UserError(f"--seeds '{text}' is not like 0-99 or 1,5,7.") from None
     if not seeds:

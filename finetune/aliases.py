@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from itertools import takewhile
 
-from core.complaints import leaf_names
+from core.complaints import kind_of, leaf_names, needs_value, switches
 from core.errors import UserError, check_pasted
 from core.sets import open_set
 from finetune.settings import DreamBoothSettings, Prior
@@ -110,6 +110,7 @@ KOHYA = {
 WHY |= {name: f"here it is {ours}" for name, ours in KOHYA.items()}
 LEAVES = leaf_names(DreamBoothSettings)
 GROUPS = {name.partition(".")[0] for name in LEAVES if "." in name}  # --token null
+SWITCHES = switches(DreamBoothSettings)
 OURS = {"config", "dry_run", "print_config", *LEAVES, *GROUPS}
 DEFAULTS = {"size": "512", "checkpoint_every": "500", "optim.lr": "5e-6"}
 LORA_DEFAULTS = {"optim.lr": "5e-4", "lora.rank": "4"}
@@ -229,6 +230,7 @@ def _spread_batch(given: dict[str, str], ours: dict[str, str], lora: bool) -> No
     ours["batch"], ours["accumulate"] = str(batch), str(pieces)
     if given.pop("scale_lr", None):
         ours["optim.lr"] = str(_number("learning_rate", ours["optim.lr"]) * batch)
+    ours["data"] = os.path.expanduser(ours["data"])  # no shell does it behind a "="
     images = len(open_set(ours["data"]))
     if "prior.prompt" in ours:
         count = ours.get("prior.count", str(Prior.count))
@@ -271,7 +273,7 @@ def _number(name: str, text: str, whole: bool = False) -> float:
 def _pairs(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """Words of our own (with a dot or a name of ours alone), and their options by name.
 
-    Raises UserError for an empty text.
+    Raises UserError for an empty text, and for an option without its value.
     """
     ours: list[str] = []
     theirs: dict[str, str] = {}
@@ -284,6 +286,8 @@ def _pairs(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
             ours += [words[place], *values]
         elif values and not any(values):  # as of a shell's variable that is not set
             raise UserError(f"--{name} is given nothing; say what, or leave it out.")
+        elif not values and name in NAMES and NAMES[name] not in SWITCHES:
+            raise UserError(needs_value(name, kind_of(DreamBoothSettings, NAMES[name])))
         else:
             theirs[name] = " ".join(values) or "true"
         place += 1 + len(values)

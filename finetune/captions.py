@@ -9,7 +9,7 @@ from transformers import CLIPTokenizer
 
 from core.seeds import stream
 from finetune.models import send, tokenize
-from finetune.new_word import Embedding
+from finetune.new_word import Embedding, spelt
 from finetune.settings import check_heard
 
 EMBED_AT_ONCE = 16  # captions
@@ -72,6 +72,7 @@ class Words:
             self.place.setdefault(caption, (len(texts), len(found)))
             texts += found
         hush(tokenizer)
+        texts = [spelt(text, tokenizer) for text in texts]
         texts = pipeline.maybe_convert_prompt(texts, tokenizer)  # a new word may be several tokens
         self.table = tokenize(tokenizer, texts)
         given = [texts[first] for first, _ in self.place.values()]

@@ -4,6 +4,7 @@ Only its embeddings are trained, beside whatever else is. Saved as diffusers' ow
 `load_textual_inversion` reads it.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,6 +108,17 @@ def _learn(pipeline: StableDiffusionPipeline, vectors: torch.Tensor, name: str) 
     size = len(pipeline.tokenizer) + len(vectors)
     pipeline.text_encoder.resize_token_embeddings(size, mean_resizing=False)
     pipeline.load_textual_inversion(vectors.clone(), token=name)
+
+
+def spelt(text: str, tokenizer: CLIPTokenizer) -> str:
+    """The text with each word of several vectors as it was taught: tokenizers read it in capitals
+    and with wider gaps, too, but there diffusers would put in the first of its vectors alone."""
+    known = tokenizer.get_added_vocab()
+    for word in known:
+        if f"{word}_1" in known:
+            seen = r"\s+".join(re.escape(part) for part in word.split())
+            text = re.sub(seen, word.replace("\\", r"\\"), text, flags=re.IGNORECASE)
+    return text
 
 
 @contextmanager

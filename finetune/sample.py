@@ -22,6 +22,7 @@ from core.seeds import image_noise, mixed_noise, stream
 from finetune.adapters import FILE
 from finetune.blend import Blend, mixes, name_of
 from finetune.models import Place, downscale, locate, open_pipeline, open_vae
+from finetune.new_word import spelt
 from finetune.portions import at_once
 from finetune.schedules import sampling_scheduler
 from finetune.weights import CARD, base_of, open_tuned, read_card
@@ -107,7 +108,7 @@ class StableDiffusionSampler:
         """
         chosen = self.options | self._known(options)
         noise = image_noise(seeds, self._noise_shape(chosen))
-        words = {"prompt": list(prompts)}
+        words = {"prompt": [spelt(prompt, self.pipeline.tokenizer) for prompt in prompts]}
         return self._denoise(noise, seeds, words, on_step, chosen)
 
     @torch.no_grad()
@@ -136,10 +137,11 @@ class StableDiffusionSampler:
 
     def _encode(self, prompts: Mapping[str, float]) -> torch.Tensor:
         """The weighted mean of the prompts' encodings, 1 x 77 x D."""
-        total = sum(prompts.values())
+        total, pipeline = sum(prompts.values()), self.pipeline
+        texts = [spelt(prompt, pipeline.tokenizer) for prompt in prompts]
         parts = [
-            weight / total * self.pipeline.encode_prompt(prompt, self.pipeline.device, 1, False)[0]
-            for prompt, weight in prompts.items()
+            weight / total * pipeline.encode_prompt(text, pipeline.device, 1, False)[0]
+            for text, weight in zip(texts, prompts.values(), strict=True)
         ]
         return torch.stack(parts).sum(0)
 
@@ -153,6 +155,7 @@ class StableDiffusionSampler:
     ) -> list[Image.Image]:
         """`noise` B x 4 x h x w to images, by the pipeline's argument for prompts in `words`."""
         pipeline = self.pipeline
+        negative = spelt(str(chosen["negative"]), pipeline.tokenizer)
         if self.blend is not None:
             if "weights" in chosen:
                 self.blend.pick(str(chosen["weights"]))
@@ -171,7 +174,7 @@ class StableDiffusionSampler:
                 width=noise.shape[-1] * pipeline.vae_scale_factor,
                 num_inference_steps=steps,
                 guidance_scale=float(chosen["guidance"]),
-                negative_prompt=[str(chosen["negative"])] * len(noise),
+                negative_prompt=[negative] * len(noise),
                 latents=noise.to(pipeline.device),
                 generator=[stream(seed, "sampling") for seed in seeds],  # if a sampler adds noise
                 callback_on_step_end=after,

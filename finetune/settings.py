@@ -274,8 +274,9 @@ class DreamBoothSettings:
 
 
 def check_heard(word: str, captions: Iterable[str]) -> None:
-    """Raise UserError where a new word stands in none of the captions that it is learned from."""
-    if not any(word in caption for caption in captions):
+    """Raise UserError where a new word stands in none of the captions that it is learned from, in
+    capitals or not: the base reads small letters."""
+    if not any(word.lower() in caption.lower() for caption in captions):
         raise UserError(
             f"No caption contains the new word {word}, so it would learn nothing; "
             f'give --prompt "a {word}", or captions with it.'

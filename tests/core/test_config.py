@@ -7,12 +7,19 @@ from typing import Any, Literal
 import pytest
 import yaml
 
-from core.complaints import leaf_names, wanted
+from core.complaints import kind_of, leaf_names, wanted
 from core.config import from_dict, leaves, parse, to_dict, to_yaml
 from core.errors import UserError
+from core.families import FAMILIES, resolve
 from core.runs import check_same_settings
 
 ROOT = Path(__file__).resolve().parents[2]
+ALL_SETTINGS = [
+    *(family.settings for family in FAMILIES.values()),
+    *(f"prepare.settings:{name}Settings" for name in ("Phantom", "Folder", "Nih", "Dicom")),
+    "compare.encoder_settings:TrainEncoderSettings",
+    "style.settings:StyleSettings",
+]
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,10 @@ class Example:
     """Which ones."""
     parts: tuple[Adapter, ...] = ()
     """More of them."""
+    pair: tuple[str, ...] = ()
+    """Two."""
+    turned: bool = False
+    """Whether they are."""
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -108,7 +119,28 @@ def test_saved_settings_read_back_equal() -> None:
         (["--data", "x", "--adapter", "false"], "^adapter must be settings .* null, not 'false'$"),
         (["--data", "x", "--words", "[[1]]"], "^words must be a list like .'one', 'two'. or null"),
         (["--data", "x", "--words", ""], "^words must be a list like .'one', 'two'. or null, not"),
-        (["--data", "x", "--words", "--steps", "3"], "expected one argument"),
+        (
+            ["--data", "x", "--words", "--steps", "3"],
+            r"^--words needs a value, as in --words \"\['one', 'two'\]\"$",
+        ),
+        (["--data", "x", "--steps"], "^--steps needs a value, as in --steps 4$"),
+        (["--optim.lr", "--data", "x"], r"^--optim\.lr needs a value, as in --optim\.lr 0\.5$"),
+        (["--optim.lr", "-1e-3"], r"0\.5; one that begins with a dash goes as --optim\.lr=-1e-3$"),
+        (["--data"], "^--data needs a value, as in --data TEXT$"),
+        (["--adapter"], '^--adapter needs a value, as in --adapter "{rank: ..., prompt: ...}"$'),
+        (["--adapter.rank"], r"^--adapter\.rank needs a value, as in --adapter\.rank 4$"),
+        (["/x"], "^No option takes '/x'; a value stands behind its option, as in --data VALUE$"),
+        (
+            ["--data", "a", "dog"],
+            """, and a text of several words in quotes, as in --data "a dog"$""",
+        ),
+        (["--data=a", "dog"], """^No option takes 'dog'; .* in quotes, as in --data "a dog"$"""),
+        (["--steps", "3", "4"], "^No option takes '4'; .* as in --data VALUE$"),
+        (["--words", "a", "b"], r""", and a list in brackets, as in --words "\[a, b\]"$"""),
+        (["--pair", "a", "b"], r""", and a list in brackets, as in --pair "\[a, b\]"$"""),
+        (["--stepz", "3", "4"], "^There is no --stepz"),
+        (["-data", "x"], "^-data has one dash, and options have two: did you mean --data.$"),
+        (["--prompt", "-step", "3"], "^-step has one dash, .*: did you mean --steps.$"),
         (["--steps", "3"], "^Give --data too"),
         (["--data", "x", "--steps", "0"], "at least 1"),
         (["--data", "x", "–steps", "3"], "begins with a dash of a web page; write --steps.$"),
@@ -146,15 +178,61 @@ def test_a_file_that_repeats_or_invents_a_key_is_refused(tmp_path: Path) -> None
         parse(Example, ["--config", write(tmp_path / "a.yaml", "data: x\ndata: y\n")], "")
     with pytest.raises(UserError, match="steps"):
         parse(Example, ["--config", write(tmp_path / "b.yaml", "data: x\nstepz: 3\n")], "")
+    for inner, near in (("lrr", "did you mean --optim.lr?"), ("zzzz", "--help lists the settings")):
+        file = write(tmp_path / "d.yaml", f"data: x\noptim:\n  {inner}: 3\n")
+        with pytest.raises(UserError) as caught:
+            parse(Example, ["--config", file], "")
+        assert str(caught.value) == f"There is no --optim.{inner} ({near})."
     with pytest.raises(UserError, match="not valid YAML"):
         parse(Example, ["--config", write(tmp_path / "c.yaml", "data: [x\n")], "")
+
+
+@pytest.mark.parametrize("place", ALL_SETTINGS)
+def test_a_setting_left_blank_in_a_file_is_refused(place: str, tmp_path: Path) -> None:
+    """Whichever it is, but those that may be null."""
+    settings_class, refused = resolve(place), 0
+    leaves_of = leaf_names(settings_class)
+    for name in {*leaves_of, *(name.partition(".")[0] for name in leaves_of)}:
+        group, _, inner = name.rpartition(".")
+        text = f"{group}:\n  {inner}:\n" if group else f"{name}:\n"
+        file = write(tmp_path / "f.yaml", text)
+        kind = wanted(kind_of(settings_class, name))
+        if kind.endswith("or null"):
+            continue
+        with pytest.raises(UserError) as caught:
+            parse(settings_class, ["--config", file], "")
+        blank = f"{name} is given nothing in {file}; give {kind}, or leave the line out."
+        assert str(caught.value) == blank
+        refused += 1
+    assert refused > 3
+
+
+def test_a_setting_without_a_value_is_refused_wherever_it_comes_from(tmp_path: Path) -> None:
+    for text, said in (
+        ("data: x\nparts:\n- rank:\n", "^parts.rank is given nothing in .*f.yaml; give a whole"),
+        ("optim: 4\n", "^optim must be settings like {lr: ...}, not '4'$"),
+        (
+            "adapter: 4\n",
+            "^adapter must be settings like {rank: ..., prompt: ...} or null, not '4'$",
+        ),
+        ("adapter: {prompt: [null]}\n", "^adapter.prompt must be text or a list like .* not "),
+    ):
+        file = write(tmp_path / "f.yaml", text)
+        with pytest.raises(UserError, match=said):
+            parse(Example, ["--config", file, "--data", "x"], "")
+    for word in ("--adapter.rank=null", "--adapter={rank: null}"):
+        with pytest.raises(UserError, match=r"^adapter\.rank must be .*, not null$"):
+            parse(Example, ["--data", "x", word], "")
+    with pytest.raises(UserError, match=r"^steps must be a whole number, not null$"):
+        from_dict(Example, {"data": "x", "steps": None})
+    assert from_dict(Example, {"data": "x", "adapter": None}).adapter is None
 
 
 def test_leaves_are_dotted() -> None:
     assert leaves({"a": {"b": 1, "c": {"d": 2}}, "e": 3}) == {"a.b": 1, "a.c.d": 2, "e": 3}
     assert leaf_names(Example) == [
         *("data", "optim.lr", "adapter.rank", "adapter.prompt", "steps", "prompt", "words"),
-        "parts",
+        *("parts", "pair", "turned"),
     ]
 
 
@@ -226,6 +304,15 @@ def test_a_run_of_before_goes_on_in_the_home_folder(
 )
 def test_words_need_no_brackets(given: list[str], words: list[str] | None) -> None:
     assert parse(Example, ["--data", "x", *given], "").settings.words == words
+
+
+def test_a_switch_needs_no_value() -> None:
+    for words in (["--turned"], ["--turned", "--steps", "3"], ["--turned", "true"]):
+        assert parse(Example, ["--data", "x", *words], "").settings.turned
+    assert not parse(Example, ["--data", "x", "--turned", "false"], "").settings.turned
+    texts = ["--data", "- a", "--prompt", "-1", "--optim.lr", "-.5", "--adapter.prompt=-b"]
+    settings = parse(Example, texts, "").settings
+    assert (settings.data, settings.prompt, settings.optim.lr) == ("- a", "-1", -0.5)
 
 
 def test_what_stands_in_brackets_is_yaml(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from core.files import read_json, read_jsonl, write_json
 from core.generate import SETTINGS_KEY, generate, made_of, main, read_options, read_seeds
 from core.images import png_text
 from core.prompts import read_prompts
+from core.seeds import image_noise
 from core.sets import open_set
 from tests.core import toy
 
@@ -171,6 +172,24 @@ def test_the_command_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None
             main(["--run", str(run), *words])
         assert stop.value.code == 2
         assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("0-3000000000", "names more than 1,000,000 seeds; give fewer at once.$"),
+        ("0-600000,700000-1300000", "names more than 1,000,000 seeds"),
+        (f"1,{2**64}", f"has one above {2**64 - 1}; give smaller ones.$"),
+        (f"0-{10**30}", "has one above"),
+    ],
+)
+def test_seeds_by_a_slip_are_refused(text: str, said: str) -> None:
+    """Before they fill the memory."""
+    with pytest.raises(UserError, match=said):
+        read_seeds(text)
+    assert read_seeds(f"{2**64 - 2}-{2**64 - 1}") == [2**64 - 2, 2**64 - 1]
+    assert image_noise([2**64 - 1], (1,)).shape == (1, 1)
+    assert len(read_seeds("0-999999")) == 1_000_000
 
 
 def test_seeds_and_prompts_are_read(tmp_path: Path) -> None:

@@ -254,6 +254,27 @@ def test_an_empty_text_is_refused(plain: Path, name: str, joined: bool) -> None:
         translate([*start, "--with_prior_preservation", *given])
 
 
+def test_a_switch_of_ours_needs_no_value(plain: Path) -> None:
+    """As sd-scripts write it; another option without its value is refused."""
+    start = ["--pretrained_model_name_or_path=x", f"--instance_data_dir={plain}", "--output_dir=x"]
+    ours = translate([*start, "--cache_latents", "--buckets", "--max_train_steps", "2"])
+    settings = parse(DreamBoothSettings, ours, "").settings
+    assert settings.cache_latents
+    assert settings.buckets
+    for name, example in (("rank", "4"), ("instance_prompt", "TEXT"), ("learning_rate", "0.5")):
+        with pytest.raises(UserError, match=f"^--{name} needs a value, as in --{name} {example}$"):
+            translate([*start, f"--{name}", "--train_text_encoder"])
+
+
+def test_images_in_the_home_folder_are_counted(
+    plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(plain.parent))
+    for name in ("instance_data_dir", "data"):
+        ours = translate(["--pretrained_model_name_or_path=x", f"--{name}=~/{plain.name}"])
+        assert ours[ours.index("--data") + 1] == str(plain)
+
+
 @pytest.mark.parametrize("part", ["", ":train"])
 def test_epochs_of_a_prepared_set(captioned: Path, part: str) -> None:
     start = ["--pretrained_model_name_or_path=x", f"--instance_data_dir={captioned}{part}"]

@@ -13,9 +13,10 @@ from core.errors import UserError
 from core.families import load_sampler
 from finetune.captions import Words
 from finetune.models import ROOT, Denoiser, check_unknown, open_pipeline, tokenize
-from finetune.new_word import FILE, add_word, settled, vectors_of
+from finetune.new_word import FILE, add_word, settled, spelt, vectors_of
 from finetune.plan import warnings
-from finetune.settings import Concept, DreamBoothSettings, Lora, Optim, Token
+from finetune.sample import StableDiffusionSampler
+from finetune.settings import Concept, DreamBoothSettings, Lora, Optim, Token, check_heard
 from finetune.train_dreambooth import train
 from finetune.trained import freeze, groups
 
@@ -167,6 +168,32 @@ def test_a_word_that_another_contains(settings: Make, prompt: str) -> None:
         found = [line for line in warnings(own, 32) if "token.name" in line]
         assert len(found) == bool(told)
         assert not told or re.search(told, found[0])
+
+
+def test_a_caption_has_the_word_in_capitals_too() -> None:
+    check_heard("sinomacrops", ["a bat", "Sinomacrops flying"])
+    with pytest.raises(UserError, match="No caption contains the new word sinomacrops"):
+        check_heard("sinomacrops", ["a bat", "Sino macrops"])
+
+
+@pytest.mark.parametrize("name", ["<wing>", "sinomacrops", "new bat"])
+def test_all_vectors_of_a_word_are_read_however_it_is_written(name: str) -> None:
+    """As captions, as a sampler's prompts, and mixed."""
+    pipeline = open_pipeline(ROOT / "models/sd2-mini")
+    add_word(pipeline, Token(name, "bat", vectors=3))
+    small, large = f"{name} in flight", f"{name.title().replace(' ', '  ')} in flight"
+    words = Words([small, large], pipeline, trained=True)
+    first = pipeline.tokenizer.convert_tokens_to_ids(name)
+    assert words.table[1].tolist()[1:4] == [first, first + 1, first + 2]
+    assert words.table[2].tolist() == words.table[1].tolist()
+    sampler = StableDiffusionSampler(pipeline, 64)
+    texts = [(small, ""), (large, ""), ("a bat", small), ("a bat", large)]
+    images = [sampler([0], [said], steps=1, negative=avoided)[0] for said, avoided in texts]
+    assert images[0].tobytes() == images[1].tobytes() != images[2].tobytes()
+    assert images[2].tobytes() == images[3].tobytes()
+    mixed = [sampler.mix({0: 1.0}, {text: 1.0}, steps=1).tobytes() for text in (small, large)]
+    assert mixed[0] == mixed[1]
+    assert spelt("A Dog", pipeline.tokenizer) == "A Dog"
 
 
 def test_capitals_which_the_base_never_reads() -> None:
