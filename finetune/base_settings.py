@@ -114,10 +114,10 @@ class BaseSettings:
         for name in ("autoencoder", "unet"):
             if not getattr(self, name).channels:
                 raise ValueError(f"{name}.channels needs at least one width, such as [32]")
+        check_bounds(self, BOUNDS)
         smallest = 2 ** (len(self.autoencoder.channels) + len(self.unet.channels) - 2)
         if self.size % smallest:
             raise ValueError(f"size {self.size} is not a multiple of {smallest}")
-        check_bounds(self, BOUNDS)
         if len(self.unet.channels) != len(self.unet.heads):
             raise ValueError("unet.channels and unet.heads must be of one length")
         check_networks(self)

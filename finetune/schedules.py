@@ -22,9 +22,9 @@ def rescheduled(kind: type[Any], config: Mapping[str, Any], **others: Any) -> An
 def sampling_scheduler(kind: type[Any], config: Mapping[str, Any], steps: int) -> Any:
     """A scheduler of this kind that samples in so many steps, from near the schedule's end.
 
-    "Leading" steps are each as long as fits so often into a schedule of T, rounded down: where they
+    "Leading" steps are each as long as fits so often into the schedule, rounded down: where they
     are many, they begin far from pure noise (334 of 1000 at 667), or beyond it. Schedulers that go
-    by noise levels take other steps then; DDIM knows no others.
+    by noise levels take others then; DDIM cannot.
 
     Raises UserError where DDIM would begin too far from pure noise.
     """
@@ -39,7 +39,7 @@ def sampling_scheduler(kind: type[Any], config: Mapping[str, Any], steps: int) -
             )
         return rescheduled(kind, config, **({"steps_offset": 0} if steps == length else {}))
     spread = "linspace" if steps < length else "trailing"  # neither repeats a step
-    many = {"timestep_spacing": spread} if steps > length // 10 else {}
+    many = {"timestep_spacing": spread} if steps > length // 20 else {}
     return rescheduled(kind, config, **many)
 
 

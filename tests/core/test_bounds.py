@@ -58,7 +58,7 @@ def test_every_number_of_a_table_is_held_to_its_bound(name: str) -> None:
                 if value.startswith(".") and number in ("grow",):
                     continue  # a whole number
                 text = f"[0.5, {value}]" if "betas" in number else value
-                text = f"[{value}]" if number == "keep_weights" else text
+                text = f"[{value}]" if number.endswith((".channels", "keep_weights")) else text
                 with pytest.raises(UserError, match=f"^{number} must be {bound}, not ") as caught:
                     parse(kind, [*SETTINGS[name], f"--{number}={text}"], "")
                 assert "\n" not in str(caught.value)

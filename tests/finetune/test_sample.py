@@ -12,6 +12,7 @@ from diffusers import DDIMScheduler, PNDMScheduler, StableDiffusionPipeline
 from diffusers.configuration_utils import FrozenDict
 from diffusers.models.attention_processor import AttnProcessor
 
+from core.cli import ROOT
 from core.errors import UserError
 from core.families import load_autoencoder, load_sampler
 from core.generate import autocast
@@ -182,10 +183,14 @@ def test_steps_begin_near_pure_noise_and_none_is_taken_twice(name: str, spacing:
         assert taken[-1] >= 0
 
 
-def test_many_steps_draw_what_a_hundred_do(sampler: StableDiffusionSampler) -> None:
-    """The same equation, solved more finely."""
-    some, most = (sampler([1], ["a"], steps=n, scheduler="dpm++") for n in (100, 170))
-    assert difference(some, most) <= 8
+def test_many_steps_draw_the_same_by_any_scheduler() -> None:
+    """They solve one equation: "dpm++" in 100 leading steps would begin at 901."""
+    sampler = load_sampler(ROOT / "models/sd2-mini", "cpu")
+    few, many = (
+        to_array(sampler([0], ["a chest X-ray"], steps=n, scheduler=name)).astype(int)
+        for name, n in (("ddim", 40), ("dpm++", 100))
+    )
+    assert np.abs(few - many).mean() < 4
 
 
 @pytest.mark.parametrize(
