@@ -179,10 +179,11 @@ def test_steps_begin_near_pure_noise_and_none_is_taken_twice(name: str, spacing:
         scheduler.set_timesteps(steps)
         taken = scheduler.timesteps.tolist()
         assert len({*taken}) == len(taken) == steps
-        assert 850 < taken[0] < 1000
+        assert (950 if steps > 8 and name != "ddim" else 850) < taken[0] < 1000
         assert taken[-1] >= 0
 
 
+@pytest.mark.slow
 def test_many_steps_draw_the_same_by_any_scheduler() -> None:
     """They solve one equation: "dpm++" in 100 leading steps would begin at 901."""
     sampler = load_sampler(ROOT / "models/sd2-mini", "cpu")
