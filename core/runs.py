@@ -35,6 +35,9 @@ MAY_CHANGE = {"steps", "epochs", "num_epochs", "run_dir"}
 DATA = re.compile(r"data|concepts\.\d+\.data")
 PLACES = re.compile(rf"{DATA.pattern}|base|prior\.folder|start")
 """Settings that name folders, which may be spelt in several ways."""
+CONTENT = {"base": "base_identity", "prior.folder": "class_fingerprint"}
+"""Settings that name a folder of which run.json tells the content: it may have been moved, and is
+compared when it is opened."""
 VERDICT = ("best", "best_reason")
 """Facts in run.json that hold of a run which has come to its end."""
 NO_MATTER = {"run_dir", "checkpoint_every", "checkpoints_kept", "preview_every", "tracker"}
@@ -225,7 +228,8 @@ def check_same_settings(
     """Raise UserError if `path` holds a run that these settings cannot continue.
 
     Args:
-        identity: of `data`, which may lie elsewhere by now, as after a move to another machine.
+        identity: of `data`, which may lie elsewhere by now, as after a move to another machine;
+            and so may what CONTENT names.
     """
     if not path.exists():
         return
@@ -274,7 +278,8 @@ def _check_folder(path: Path, family: str) -> None:
 
 def _check_unchanged(path: Path, settings: Any, may_change: set[str], identity: str | None) -> None:
     """Raise UserError if the run at `path` was started with other settings."""
-    data = info_of(path).get("data_identity")  # which older runs do not tell
+    info = info_of(path)
+    data = info.get("data_identity")  # which older runs do not tell
     saved = leaves(_numbered(filled(read_yaml(path / "config.yaml"), type(settings))))
     given = leaves(_numbered(to_dict(settings)))
     changes = [
@@ -283,6 +288,7 @@ def _check_unchanged(path: Path, settings: Any, may_change: set[str], identity: 
         if saved.get(key) != given.get(key) and key not in may_change
         if not (PLACES.fullmatch(key) and _same_place(saved.get(key), given.get(key)))
         if not (DATA.fullmatch(key) and identity and identity == data)
+        if not (identity and CONTENT.get(key) in info and _is_folder(given.get(key)))
     ]
     if changes:
         raise UserError(
@@ -304,6 +310,10 @@ def _numbered(values: dict[str, Any]) -> dict[str, Any]:
 
 def _same_place(one: str | None, other: str | None) -> bool:
     return bool(one and other) and os.path.abspath(str(one)) == os.path.abspath(str(other))
+
+
+def _is_folder(name: str | None) -> bool:
+    return os.path.isdir(os.path.expanduser(name or ""))
 
 
 def check_same_inputs(path: Path, facts: dict[str, Any]) -> None:

@@ -124,15 +124,15 @@ def locate(
 def locate_pinned(base: str, revision: str | None, run: Path, weights: bool = True) -> Place:
     """`locate`; for a run that goes on, the very base that it was started from.
 
-    Raises UserError if that one has changed.
+    Raises UserError if that one has changed, or is another.
     """
     old = info_of(run)
     place = locate(base, old.get("base_revision") or revision, weights, run if old else None)
     now = {"base_identity": place.identity, "base_configs": place.configs}
     if any(old.get(fact, value) != value for fact, value in now.items()):
         raise UserError(
-            f"{base} has changed since {run} was started from it; "
-            "restore it or give another --run_dir."
+            f"{base} is not what {run} was started from; "
+            "restore that or give another --run_dir."
         )
     return place
 

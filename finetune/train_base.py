@@ -54,7 +54,7 @@ def train(settings: BaseSettings, dry_run: bool = False) -> None:
     check_disk(Path(settings.run_dir), DISK_BYTES)
     left = stages_left(settings, image_set)
     if dry_run:
-        return print_plan(settings, image_set)
+        return print_plan(settings, image_set) if process_state().is_main_process else None
     first, last = autoencoder_run(settings), decoder_run(settings)
     if first in left:
         train_autoencoder(first)

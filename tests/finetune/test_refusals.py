@@ -16,7 +16,7 @@ import finetune.train_dreambooth
 from core.config import to_yaml
 from core.errors import UserError
 from core.families import load_sampler
-from core.files import write_json
+from core.files import read_json, write_json
 from core.sets import record_edit
 from finetune.settings import DreamBoothSettings, Optim, Prior, Token
 from finetune.train_dreambooth import main, train
@@ -111,10 +111,37 @@ def test_another_prediction_type_is_refused(settings: Make, base: Path, tmp_path
     train(own)
     file = tmp_path / "own/scheduler/scheduler_config.json"
     file.write_text(file.read_text().replace("v_prediction", "epsilon"))
-    with pytest.raises(UserError, match="has changed since"):
+    with pytest.raises(UserError, match="is not what"):
         train(replace(own, steps=2))
     with pytest.raises(UserError, match="was tuned from another"):
         load_sampler(Path(own.run_dir), "cpu")
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_base_and_class_images_that_were_moved_are_found(
+    settings: Make, base: Path, tmp_path: Path, dry_run: bool
+) -> None:
+    """Their content decides; other content is refused, and nothing of it is written to."""
+    class_images = Prior("a thing", count=2, folder=str(tmp_path / "class"))
+    own = settings(base=str(shutil.copytree(base, tmp_path / "own")), prior=class_images, steps=1)
+    train(replace(own, checkpoint_every=1))
+    elsewhere = tmp_path / "elsewhere"
+    shutil.move(own.base, elsewhere / "base")
+    shutil.move(class_images.folder, elsewhere / "class")
+    prior = replace(class_images, folder=str(elsewhere / "class"))
+    moved = replace(own, base=str(elsewhere / "base"), prior=prior, checkpoint_every=1, steps=2)
+    tiny_pipeline(seed=1).save_pretrained(tmp_path / "other")
+    with pytest.raises(UserError, match="other is not what"):
+        train(replace(moved, base=str(tmp_path / "other")), dry_run)
+    shutil.copytree(elsewhere / "class", tmp_path / "drawn")
+    Image.new("RGB", (32, 32)).save(tmp_path / "drawn" / "000001.png")
+    changed = replace(moved, prior=replace(prior, folder=str(tmp_path / "drawn")))
+    with pytest.raises(UserError, match="drawn|class images"):
+        train(changed, dry_run)
+    with pytest.raises(UserError, match="nowhere"):
+        train(replace(moved, base=str(tmp_path / "nowhere")), dry_run)
+    train(moved, dry_run)
+    assert read_json(Path(own.run_dir, "run.json"))["steps"] == (1 if dry_run else 2)
 
 
 def test_a_dry_run_refuses_what_the_run_refuses(

@@ -248,6 +248,22 @@ def test_a_batch_of_a_stage_that_is_trained_need_not_be_shared(
         train(sharper, dry_run=True)
 
 
+@pytest.mark.parametrize("main", [True, False])
+def test_a_plan_is_printed_by_one_process(
+    captioned: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    main: bool,
+) -> None:
+    monkeypatch.setattr(
+        "finetune.train_base.process_state",
+        lambda: SimpleNamespace(num_processes=2, is_main_process=main),
+    )
+    train(BaseSettings(data=str(captioned), run_dir=str(tmp_path / "run"), **SMALL), dry_run=True)
+    assert ("5 images" in capsys.readouterr().out) is main
+
+
 def file_bytes(folder: Path) -> dict[str, bytes]:
     """What lies in a folder, by the path within it."""
     files = (path for path in folder.rglob("*") if path.is_file())
