@@ -3,9 +3,9 @@
 Rows of (fine, what, remedy), as `core.doctor` prints them.
 """
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -16,40 +16,44 @@ from core.errors import UserError
 from core.images import TAKE, left_out, open_image
 from core.kinds import find_clip, kinds_of, odd_ones
 from core.sets import SPLITS, Empty, ImageSet, is_set, open_set
+from core.tokens import MINI, TOKENS, tokens
 
 Row = tuple[bool, str, str]
 MOST = 4000  # images of a split that are looked at; the first ones
 QUICK = 400  # of them before a run
 READ = 400  # that CLIP reads, which takes it a tenth of a second each
-TOKENS = 75  # that the text encoder reads, besides start and end
+BRIEF = 40  # of them before a run
 NAMED = 3  # pairs or files named in a row
 
 
-def check_set(path: str | Path, clip: Path | None = None) -> list[Row]:
+def check_set(path: str | Path, clip: Path | None = None, base: str | None = None) -> list[Row]:
     """All checks of a prepared set or a plain folder. Raises UserError where there is none.
 
     Args:
         clip: folder of a CLIP, for what the pictures show; None: one in the hub's cache, if any.
+        base: whose tokens captions are counted in; None: the embedded one.
     """
-    splits, hashes, rows = _survey(path, MOST, _captions)
+    splits, hashes, rows = _survey(path, MOST, partial(_captions, base=base or MINI))
     clip = clip or find_clip()
     if clip is None:
         remedy = "skeletons among living animals are looked for with --clip FOLDER"
         return [*rows, (True, "no CLIP at hand", remedy)]
-    return rows + _kinds(splits, hashes, clip)
+    return rows + _kinds(splits, hashes, clip, READ)
 
 
-def warnings_of(path: str | Path, captions: bool) -> list[str]:
+def warnings_of(path: str | Path, captions: bool, clip: Path | None = None) -> list[str]:
     """What is not fine with a set, in a look that takes moments.
 
     Args:
         captions: whether they are learned from; the trainer counts their tokens itself.
+        clip: folder of a CLIP that looks at a few pictures; None: none does.
     """
 
     def covered(name: str, images: ImageSet) -> Row:
-        return _captions(name, images, length=False) if captions else (True, "", "")
+        return _captions(name, images) if captions else (True, "", "")
 
-    _, _, rows = _survey(path, QUICK, covered)
+    splits, hashes, rows = _survey(path, QUICK, covered)
+    rows += _kinds(splits, hashes, clip, BRIEF) if clip is not None else []
     return [f"{path}, {what} ({remedy})" for fine, what, remedy in rows if not fine]
 
 
@@ -122,20 +126,25 @@ def _look(name: str, images: ImageSet, most: int) -> tuple[np.ndarray, list[Row]
     return np.array(hashes), rows
 
 
-def _captions(name: str, images: ImageSet, length: bool = True) -> Row:
-    """Coverage, variety, and those that are certainly too long for the text encoder: words are
-    counted, and many a word is several tokens."""
+def _captions(name: str, images: ImageSet, base: str | None = None) -> Row:
+    """Coverage, variety, and those that the text encoder does not read to the end.
+
+    Args:
+        base: whose tokens are counted; None: none are.
+    """
     texts = [text for text in images.captions if text.strip()]
     if not texts:
         return True, f"{name}: no captions", "give one --prompt for all"
-    long = sum(len(re.findall(r"\w+|[^\w\s]", text)) > TOKENS for text in texts)
     what = f"{name}: {len(texts)} captions, {len(set(texts))} distinct"
     if len(texts) < len(images):
         return False, what, f"{len(images) - len(texts)} images have none"
-    if length and not long:
-        what += ", none too long by a count of words"
-    cut = f"{long} are longer than {TOKENS} tokens by a count of words; their end is cut"
-    return not (length and long), what, cut * bool(long)
+    if base is None:
+        return True, what, ""
+    long = sum(count for text, count in Counter(texts).items() if tokens(text, base) > TOKENS)
+    if not long:
+        return True, f"{what}, none longer than {TOKENS} tokens of {base}", ""
+    cut = f"{long} are longer than {TOKENS} tokens of {base}, which reads no further"
+    return False, what, f"{cut}; --base NAME counts another's"
 
 
 def _repeats(name: str, images: ImageSet, hashes: np.ndarray) -> Row:
@@ -145,12 +154,14 @@ def _repeats(name: str, images: ImageSet, hashes: np.ndarray) -> Row:
     return not pairs, what, "keep one of each, or they weigh double" * bool(pairs)
 
 
-def _kinds(splits: dict[str, ImageSet], hashes: dict[str, np.ndarray], clip: Path) -> list[Row]:
-    """Skeletons and drawings among life images, by CLIP."""
+def _kinds(
+    splits: dict[str, ImageSet], hashes: dict[str, np.ndarray], clip: Path, most: int
+) -> list[Row]:
+    """Skeletons and drawings among the first `most` life images of a split, by CLIP."""
     # Neither blank nor broken: some bit is set
     whole = {name: np.asarray(bits.any(axis=1)).tolist() for name, bits in hashes.items()}
     paths = {
-        name: [path for path, fine in zip(images.paths, whole[name], strict=False) if fine][:READ]
+        name: [path for path, fine in zip(images.paths, whole[name], strict=False) if fine][:most]
         for name, images in splits.items()
     }
     said = iter(kinds_of([path for own in paths.values() for path in own], clip))

@@ -103,9 +103,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         type=Path,
         help="folder of a CLIP, to find skeletons and drawings among life images",
     )
+    parser.add_argument(
+        "--base", help="whose tokens captions are counted in (default models/sd2-mini)"
+    )
     given = parser.parse_args(argv)
     data = given.data
-    rows = check_set(data, given.clip) if data else machine() + packages() + weights()
+    if data:
+        rows = check_set(data, given.clip, given.base)
+    else:
+        rows = machine() + packages() + weights()
     for fine, what, remedy in rows:
         print(f"{'ok ' if fine else '!! '} {what}{f'  ({remedy})' if remedy else ''}")
     bad = sum(not fine for fine, _, _ in rows)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from core.checkup import QUICK, warnings_of
 from core.device import pick_device
+from core.kinds import find_clip
 from core.parallel import process_state
 from core.plan import activation_bytes, check_disk, count_parameters
 from core.runs import check_same_inputs
@@ -61,11 +62,12 @@ TRIABLE = 200e6  # parameters up to which a run is tried on a CPU too
 LONG = 2e11  # of them times latent pixels of a piece: above that its try takes more than moments
 
 
-def warnings(settings: DreamBoothSettings, size: int) -> list[str]:
+def warnings(settings: DreamBoothSettings, size: int, clip: Path | None = None) -> list[str]:
     """What a person should know before the first step: of the settings, and of every set.
 
     Args:
         size: pixels a side that is trained at.
+        clip: folder of a CLIP that looks for skeletons among life images.
     """
     found = []
     late = [step for step in settings.keep_weights if step > settings.steps]
@@ -85,7 +87,7 @@ def warnings(settings: DreamBoothSettings, size: int) -> list[str]:
     if settings.token is not None:
         found += _pieces(settings.token.name, settings)
     for concept in settings.subjects:
-        found += warnings_of(concept.data, captions=concept.prompt is None)
+        found += warnings_of(concept.data, concept.prompt is None, clip)
         found += _shapes(concept.data, size, settings.buckets)
     return found
 
@@ -209,7 +211,7 @@ def print_plan(settings: DreamBoothSettings, subject: Subject) -> None:
     seen = settings.steps * settings.batch / len(images)
     print(f"images     {len(images)} of {images.name} ({images.mode}), at {size} px")
     print(f"captions   {distinct} distinct, such as '{subject.captions[0]}'{unread(settings)}")
-    for line in [*_cut(subject, pipeline), *warnings(settings, size)]:
+    for line in [*_cut(subject, pipeline), *warnings(settings, size, find_clip())]:
         print(f"beware     {line}")
     if settings.token is not None and (told := where_it_starts(pipeline.tokenizer, settings.token)):
         print(f"new word   {told}")

@@ -173,7 +173,8 @@ def add_facts(
 ) -> dict[Path, dict[str, Any]]:
     """The rows with what the genus looks like in their captions; its name, behind the prefix, where
     there is none."""
-    from prepare.facts import MINI, read_genus, with_facts
+    from core.tokens import MINI
+    from prepare.facts import read_genus, with_facts
 
     file, name, prefix, base = settings.facts, settings.genus, settings.prefix, settings.base
     genus = read_genus(Path(file), name)

@@ -21,6 +21,7 @@ from core.sets import open_set
 from finetune.settings import DreamBoothSettings
 from finetune.subjects import instance_subject
 from prepare.chest import draw_chest, sample_chest
+from tests.finetune.tiny import tiny_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -50,6 +51,13 @@ def faulty(tmp_path: Path) -> Path:
         write_jsonl(folder / split / "metadata.jsonl", rows)
     (folder / "set.json").write_text(json.dumps({"mode": "RGB"}))
     return folder
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """A base whose tokenizer knows letters only."""
+    tiny_tokenizer().save_pretrained(tmp_path / "letters/tokenizer")
+    return tmp_path / "letters"
 
 
 @pytest.fixture
@@ -97,6 +105,8 @@ def test_a_skeleton_among_living_animals_is_named(
     bad = [what + remedy for fine, what, remedy in check_set(tmp_path, tmp_path) if not fine]
     assert any("1 of 4 a skeleton" in line and "look at 2.png" in line for line in bad)
     assert odd_ones(["a line drawing"] * 3) == ("a line drawing", [])
+    assert any("look at 2.png" in line for line in warnings_of(tmp_path, False, tmp_path))
+    assert not any("skeleton" in line for line in warnings_of(tmp_path, False))
 
 
 def test_every_fault_is_found(faulty: Path, capsys: pytest.CaptureFixture) -> None:
@@ -117,6 +127,23 @@ def test_every_fault_is_found(faulty: Path, capsys: pytest.CaptureFixture) -> No
     assert any("validation: 4 images" in what for fine, what, _ in rows if fine)
     main([str(faulty)])
     assert f"{len(wanted)} to mend." in capsys.readouterr().out
+
+
+def test_captions_are_counted_in_a_bases_tokens(tmp_path: Path, base: Path) -> None:
+    """Few words may be many tokens; of which base, can be said."""
+    long = "Ornithocheiromorpha " * 40  # 40 words
+    for number, text in enumerate(("a bird", long)):
+        Image.new("RGB", (32, 32), (0, 40 * number, 0)).save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text(text)
+    said = "1 are longer than 75 tokens of models/sd2-mini"
+    assert any(said in remedy for fine, _, remedy in check_set(tmp_path) if not fine)
+    (tmp_path / "1.txt").write_text("a bird in the forest, flying, seen from the side " * 2)
+    rows = [what for fine, what, _ in check_set(tmp_path) if fine]
+    assert any("none longer than 75 tokens of models/sd2-mini" in what for what in rows)
+    letters = [remedy for fine, _, remedy in check_set(tmp_path, base=str(base)) if not fine]
+    assert any(f"longer than 75 tokens of {base}" in remedy for remedy in letters)
+    with pytest.raises(UserError, match="--base nowhere/none has no tokenizer"):
+        check_set(tmp_path, base="nowhere/none")
 
 
 def test_before_a_run_what_is_not_fine_is_said(

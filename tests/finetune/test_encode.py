@@ -196,6 +196,22 @@ def test_shares_and_pieces_make_up_the_global_batch(settings: Make, base: Path) 
         torch.testing.assert_close(getattr(whole, name), together, atol=1e-5, rtol=1e-5)
 
 
+def test_a_batch_has_captions_left_out_and_shuffled_as_drawn(settings: Make, base: Path) -> None:
+    pipeline, captions = open_pipeline(base), ["a, b, c, d, e, f"] * 5
+    own = settings(caption_dropout=0.5, caption_shuffle=True, batch=40)
+    words = Words(captions, pipeline, trained=True, shuffle=True)
+    pixels = instance_subject(settings()).images.pixels(32, "RGB")
+    source = Source("x", captions, pixels, words, pipeline.vae, own, Process(0, 1))
+    (batch,) = source.at(3, 1000)
+    drawn = draw(own, "x", 3, source.latents.shape, 1000)
+    silent = (batch.words == words.table[0]).all(dim=1)
+    assert torch.equal(silent, drawn.silent)
+    assert 10 < silent.sum() < 30
+    said = {tuple(row) for row in batch.words[~silent].tolist()}
+    assert said <= {tuple(row) for row in words.table[1:].tolist()}
+    assert len(said) > 3
+
+
 def test_every_image_comes_once_an_epoch(settings: Make, base: Path, captioned: Path) -> None:
     pipeline = open_pipeline(base)
     images = open_set(captioned)

@@ -5,7 +5,10 @@ import torch
 from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 
-from finetune.losses import denoising_loss, min_snr_weight, preserve_prior, snr, target
+from finetune.encode import Batch
+from finetune.losses import denoising_loss, min_snr_weight, snr, target
+from finetune.settings import DreamBoothSettings, Prior
+from finetune.train_dreambooth import loss_of
 
 
 def scheduler(prediction_type: str = "epsilon", zero_snr: bool = False) -> DDPMScheduler:
@@ -55,14 +58,48 @@ def test_loss_per_image_by_hand() -> None:
     assert losses.tolist() == [1.0, 4.5]
 
 
+@pytest.mark.parametrize("prior", [None, 0.25])
+@pytest.mark.parametrize("gamma", [None, 5.0])
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("batch", [1, 2, 3])
-def test_prior_weighs_class_images_alone(batch: int) -> None:
-    """The official script's weight takes the class images' timesteps, or fails from batch 2 on."""
-    own = scheduler("v_prediction")
-    timesteps = torch.randint(0, 1000, (2 * batch,), generator=torch.Generator().manual_seed(batch))
-    weight = min_snr_weight(own, timesteps, 5.0)
-    prediction, wanted = torch.randn(2, 2 * batch, 4, 2, 2).unbind()
-    losses = denoising_loss(prediction, wanted, weight)
-    by_hand = [weight[i] * ((prediction[i] - wanted[i]) ** 2).mean() for i in range(2 * batch)]
-    instances, prior = sum(by_hand[:batch]) / batch, sum(by_hand[batch:]) / batch
-    torch.testing.assert_close(preserve_prior(losses, 0.25), instances + 0.25 * prior)
+def test_the_loops_loss_by_hand(
+    kind: str, batch: int, gamma: float | None, prior: float | None
+) -> None:
+    """Of the trainer itself. The official script's min-SNR weight takes the class images'
+    timesteps, or fails from batch 2 on; its target was once epsilon, whatever the model."""
+    own = scheduler(kind)
+    count = 2 * batch if prior else batch
+    random = torch.Generator().manual_seed(batch)
+    latents, noise, added, guess = torch.randn((4, count, 4, 2, 2), generator=random).unbind()
+    timesteps = torch.randint(0, 1000, (count,), generator=random)
+    words = torch.randn((count, 77, 8), generator=random)
+    met = []
+
+    def denoiser(*given: torch.Tensor) -> torch.Tensor:
+        met.extend(given)
+        return guess
+
+    settings = DreamBoothSettings(
+        "data", "run", min_snr_gamma=gamma, prior=prior and Prior("a thing", weight=prior)
+    )
+    loss = loss_of(denoiser, own, Batch(latents, noise, added, timesteps, words), settings)
+
+    losses = []
+    for place, moment in enumerate(timesteps.tolist()):
+        kept = own.alphas_cumprod[moment]
+        signal, spoilt = kept.sqrt(), (1 - kept).sqrt()
+        torch.testing.assert_close(
+            met[0][place], signal * latents[place] + spoilt * added[place]
+        )  # perturbed, as drawn; but what is asked for knows only the noise
+        velocity = signal * noise[place] - spoilt * latents[place]
+        wanted = noise[place] if kind == "epsilon" else velocity
+        ratio = kept / (1 - kept)
+        divisor = ratio if kind == "epsilon" else ratio + 1
+        weight = 1.0 if gamma is None else min(ratio, gamma) / divisor
+        losses.append(weight * ((guess[place] - wanted) ** 2).mean())
+    by_hand = sum(losses[:batch]) / batch
+    if prior:
+        by_hand += prior * sum(losses[batch:]) / batch
+    torch.testing.assert_close(loss, by_hand)
+    assert met[1] is timesteps
+    assert met[2] is words

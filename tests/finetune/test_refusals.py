@@ -26,15 +26,22 @@ Make = Callable[..., DreamBoothSettings]
 
 
 def test_dry_run_writes_nothing(
-    settings: Make, plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    settings: Make,
+    plain: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ) -> None:
+    said = ["a skeleton", *["a living animal"] * 5]
+    monkeypatch.setattr("finetune.plan.find_clip", lambda: tmp_path)
+    monkeypatch.setattr("core.checkup.kinds_of", lambda paths, clip: said)
     twice = Path(shutil.copytree(plain, tmp_path / "twice"))
     shutil.copy(twice / "00.png", twice / "05.png")
     own = settings(prior=Prior("a thing"), data=str(twice))
     train(own, dry_run=True)
     printed = capsys.readouterr().out
     wanted = ("6 of twice", "v_prediction", "8,192 parameters", "4 of 4 images", "MB", "time ")
-    for words in (*wanted, "00.png = 05.png"):
+    for words in (*wanted, "00.png = 05.png", "look at 00.png"):
         assert words in printed
     assert not Path(own.run_dir).exists()
 

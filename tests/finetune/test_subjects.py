@@ -29,6 +29,7 @@ from finetune.subjects import (
     instance_subject,
 )
 from finetune.train_dreambooth import train
+from tests.finetune.tiny import tiny_pipeline
 
 Make = Callable[..., DreamBoothSettings]
 
@@ -105,6 +106,25 @@ def test_class_images_of_another_schedule_or_tokenizer_are_refused(
     time = drawn.stat().st_mtime_ns
     assert draw() == drawn
     assert drawn.stat().st_mtime_ns == time
+
+
+def test_class_images_of_another_model_are_refused(base: Path, tmp_path: Path) -> None:
+    """By the weights, wherever they lie and whatever they are called."""
+    mine = Path(shutil.copytree(base, tmp_path / "base"))
+    sampler = StableDiffusionSampler(open_pipeline(base), 32)
+    prior = Prior("a thing", 1, folder=str(tmp_path / "class"))
+
+    def draw() -> list[Path]:
+        place = locate(str(mine))
+        return class_subject(prior, place, 32, Accelerator(cpu=True), sampler).images.paths
+
+    first = draw()
+    tiny_pipeline(seed=1).unet.save_pretrained(mine / "unet")
+    with pytest.raises(UserError, match=r"another kind \(model: \w+ -> \w+\)"):
+        draw()
+    shutil.rmtree(mine)
+    shutil.copytree(base, mine)
+    assert draw() == first
 
 
 def test_a_process_that_is_late_misses_no_class_images(base: Path, tmp_path: Path) -> None:

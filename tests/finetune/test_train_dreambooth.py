@@ -171,9 +171,10 @@ def test_two_processes_killed_end_the_same(settings: Make, tmp_path: Path, momen
 @pytest.mark.parametrize("where", ["in a step", "in a save"])
 def test_killed_at_the_worst_moment(settings: Make, tmp_path: Path, where: str) -> None:
     """kill -9 between two pieces of a step, or with half a checkpoint written."""
-    unbroken = settings(run_dir=str(tmp_path / "unbroken"), **BUSY)
+    values = BUSY | {"prior": Prior("a thing", count=2, folder=str(tmp_path / "class"))}
+    unbroken = settings(run_dir=str(tmp_path / "unbroken"), **values)
     train(unbroken)
-    broken = settings(run_dir=str(tmp_path / "broken"), **BUSY)
+    broken = settings(run_dir=str(tmp_path / "broken"), **values)
     child = os.fork()
     if child == 0:
         arm(where)
@@ -209,6 +210,24 @@ def arm(where: str) -> None:
         dying(core.session, "save_state", 2)
     else:  # two pieces a step, and four tries beforehand
         dying(finetune.train_dreambooth, "loss_of", 4 + 2 * 3 + 2)
+
+
+def test_averaged_weights_are_what_is_saved_and_drawn(settings: Make, tmp_path: Path) -> None:
+    """After one step the average is (1 - 0.1) of the new weights and 0.1 of the first ones; an
+    adapter's second half begins at 0. The preview shows it."""
+    values = {"steps": 1, "preview_every": 1, "preview_seeds": (0,), "optim": Optim(lr=0.1)}
+    plain = settings(**values)
+    own = settings(run_dir=str(tmp_path / "averaged"), ema_decay=0.9, **values)
+    train(plain)
+    train(own)
+    new, averaged = weights_of(plain), weights_of(own)
+    ups = [name for name in new if "lora_B" in name or "lora.up" in name]
+    assert len(ups) == len(new) // 2
+    assert all(new[name].any() for name in ups)
+    for name in ups:
+        torch.testing.assert_close(averaged[name], 0.9 * new[name])
+    sheets = [Path(each.run_dir, "previews/step-000001.png").read_bytes() for each in (plain, own)]
+    assert sheets[0] != sheets[1]
 
 
 def test_more_steps_go_on_from_the_last(settings: Make, tmp_path: Path) -> None:

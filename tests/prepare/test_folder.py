@@ -17,7 +17,8 @@ from core.files import read_json
 from core.images import png_text
 from core.sets import open_set
 from core.tables import read_table
-from prepare.facts import read_genus, tokens, with_facts
+from core.tokens import tokens
+from prepare.facts import read_genus, with_facts
 from prepare.folder import main, prefixed, unique_keys
 from tests.finetune.tiny import tiny_tokenizer
 
@@ -200,7 +201,7 @@ def test_facts_of_the_genus_join_every_caption(tmp_path, capsys):
     assert f"1 captions have no room for all that {FACTS} says of Tropeognathus, counted in" in said
     assert "the tokens of models/sd2-mini (--base names another)." in said
     done = subprocess.run(
-        [sys.executable, "-c", "from prepare.facts import tokens; print(tokens('far ' * 80))"],
+        [sys.executable, "-c", "from core.tokens import tokens; print(tokens('far ' * 80))"],
         cwd=FACTS.parents[1], capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert (done.stdout, done.stderr) == ("240\n", "")  # transformers would warn of so many
