@@ -81,6 +81,10 @@ def export(run: Path, out: Path, name: str = "newest", public: bool = False) -> 
         else:
             pipeline = open_tuned(place, weights, card, NAME)
             copy_additions(weights, folder / "diffusers")
+            again = open_tuned(place, folder / "diffusers", card, NAME, like=pipeline)
+            with torch.no_grad():
+                compare_states(outputs(pipeline), outputs(again), folder / "diffusers")
+            del again
         if (weights / FILE).exists():
             networks = [n for n in (pipeline.unet, pipeline.text_encoder) if _adapted(n)]
             (folder / "webui").mkdir()
@@ -140,7 +144,7 @@ def copy_previews(run: Path, name: str, folder: Path) -> list[str]:
 
 
 def copy_additions(weights: Path, target: Path) -> None:
-    """The run's own files are diffusers' format already, and were read back when written."""
+    """The run's own files are diffusers' format already."""
     target.mkdir()
     for name in (FILE, WORD):
         if (weights / name).exists():

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+import finetune.export
 import finetune.webui
 from core.errors import UserError
 from finetune.adapters import NAME, adapter_state
@@ -206,6 +207,27 @@ def test_a_run_exports_in_three_ways(
     assert capsys.readouterr().out.endswith("https://huggingface.co/me/wing\n")
     count = sum(path.is_file() for path in folder.rglob("*"))
     assert hub.asked == [("me/wing", True, True), ("me/wing", folder, count)]
+
+
+@pytest.mark.parametrize("fault", ["cut short", "other numbers"])
+def test_files_that_do_not_read_back_are_no_export(
+    settings: Make, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    own = settings(steps=1, lora=Lora(rank=2))
+    train(own)
+    real = shutil.copy2
+
+    def copy(source: Path, target: Path) -> None:
+        real(source, target)
+        if fault == "cut short":
+            target.write_bytes(target.read_bytes()[:100])
+        else:
+            save_file({k: v + 1 for k, v in load_file(source).items()}, target)
+
+    monkeypatch.setattr(finetune.export.shutil, "copy2", copy)
+    with pytest.raises((UserError, RuntimeError), match="not copied|do not load back|metadata"):
+        export(Path(own.run_dir), Path(own.run_dir) / "export")
+    assert not list(Path(own.run_dir).glob("*export*"))
 
 
 def test_a_push_that_cannot_be_is_one_line(
