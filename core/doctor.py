@@ -108,10 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     given = parser.parse_args(argv)
     data = given.data
-    if data:
-        rows = check_set(data, given.clip, given.base)
-    else:
-        rows = machine() + packages() + weights()
+    rows = check_set(data, given.clip, given.base) if data else machine() + packages() + weights()
     for fine, what, remedy in rows:
         print(f"{'ok ' if fine else '!! '} {what}{f'  ({remedy})' if remedy else ''}")
     bad = sum(not fine for fine, _, _ in rows)

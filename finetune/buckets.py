@@ -6,12 +6,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from accelerate import Accelerator
 from diffusers import StableDiffusionPipeline
 from PIL import Image, ImageOps
 
 from core.images import open_image, to_array
 from core.seeds import batch_at
+from finetune.captions import Words
 from finetune.encode import Batch, Source
+from finetune.settings import DreamBoothSettings
 from finetune.subjects import Subject
 
 LONGEST = 2.0  # ratio of the sides, at most
@@ -116,6 +119,24 @@ class Buckets:
             places.append((turn, given[turn]))
             given[turn] += 1
         return places
+
+
+def sources_of(
+    subjects: dict[str, Subject],
+    pipeline: StableDiffusionPipeline,
+    size: int,
+    words: Words,
+    settings: DreamBoothSettings,
+    accelerator: Accelerator,
+) -> list[Source] | list[Buckets]:
+    """What each step is drawn from, one for each subject; images are encoded here."""
+    common = {"words": words, "settings": settings, "accelerator": accelerator}
+    if settings.buckets:
+        return [bucketed("instance", subjects["instance"], pipeline, size, **common)]
+    return [
+        Source(name, own.captions, own.images.pixels(size, "RGB"), vae=pipeline.vae, **common)
+        for name, own in subjects.items()
+    ]
 
 
 def bucketed(

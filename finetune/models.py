@@ -131,8 +131,7 @@ def locate_pinned(base: str, revision: str | None, run: Path, weights: bool = Tr
     now = {"base_identity": place.identity, "base_configs": place.configs}
     if any(old.get(fact, value) != value for fact, value in now.items()):
         raise UserError(
-            f"{base} is not what {run} was started from; "
-            "restore that or give another --run_dir."
+            f"{base} is not what {run} was started from; restore that or give another --run_dir."
         )
     return place
 

@@ -28,7 +28,7 @@ from core.parallel import check_share
 from core.runs import check_same_inputs, read_metrics, weights_folder
 from core.session import Session
 from finetune.aliases import translate
-from finetune.buckets import Buckets, bucketed
+from finetune.buckets import Buckets, sources_of
 from finetune.captions import Words
 from finetune.cost import disk_left, estimate
 from finetune.encode import Batch, Source, join
@@ -66,7 +66,7 @@ from finetune.subjects import (
 )
 from finetune.trained import Trained, as_sampled, freeze, groups
 from finetune.validation import HeldOut, best_so_far, better, reason
-from finetune.weights import opened_by, write_weights
+from finetune.weights import facts_of, opened_by, write_weights
 
 LESS = (
     "--accumulate 4 trains the same batch in four pieces; --gradient_checkpointing true, "
@@ -113,14 +113,7 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
         end_in_noise(pipeline)
     scheduler = training_scheduler(pipeline)
     words = read_captions(subjects, pipeline, settings)
-    common = {"words": words, "settings": settings, "accelerator": accelerator}
-    if settings.buckets:
-        sources = [bucketed("instance", instances, pipeline, size, **common)]
-    else:
-        sources = [
-            Source(name, own.captions, own.images.pixels(size, "RGB"), vae=pipeline.vae, **common)
-            for name, own in subjects.items()
-        ]
+    sources = sources_of(subjects, pipeline, size, words, settings, accelerator)
     held_out = None
     if unseen is not None:
         held_out = HeldOut(unseen, session.image_set, pipeline, size, settings, accelerator)
@@ -175,16 +168,12 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
     session.start(
         state | ({"ema": ema} if ema is not None else {}),
         beware=warnings(settings, size) if session.main else (),
-        base=place.name,
-        base_revision=place.revision,
-        base_identity=place.identity,
-        base_configs=place.configs,
-        prediction_type=place.prediction_type,
         parameters=size_of(pipeline),
         trained_parameters=len(trained),
         in_parts=trained.in_parts,
         augment=list(settings.augment),
         plan=plan | {"disk_mb": round(left / 2**20, 1)},
+        **facts_of(place),
         **inputs,
     )
     announce(session, words, subjects, len(trained), start)

@@ -54,6 +54,17 @@ def check_named(weights: Path, card: dict[str, Any], facts: tuple[str, ...] = ("
         )
 
 
+def facts_of(place: Place) -> dict[str, str | None]:
+    """What run.json says of a base."""
+    return {
+        "base": place.name,
+        "base_revision": place.revision,
+        "base_identity": place.identity,
+        "base_configs": place.configs,
+        "prediction_type": place.prediction_type,
+    }
+
+
 def base_of(weights: Path, card: dict[str, Any]) -> Place:
     """The base that `weights` add to, as `card` names it.
 

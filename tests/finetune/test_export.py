@@ -225,7 +225,7 @@ def test_files_that_do_not_read_back_are_no_export(
             save_file({k: v + 1 for k, v in load_file(source).items()}, target)
 
     monkeypatch.setattr(finetune.export.shutil, "copy2", copy)
-    with pytest.raises((UserError, RuntimeError), match="not copied|do not load back|metadata"):
+    with pytest.raises((UserError, RuntimeError), match=r"not copied|do not load back"):
         export(Path(own.run_dir), Path(own.run_dir) / "export")
     assert not list(Path(own.run_dir).glob("*export*"))
 

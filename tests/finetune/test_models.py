@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +21,8 @@ from safetensors.torch import load_file
 
 import finetune.models
 from core.errors import UserError
+from core.families import load_sampler
+from core.files import read_json
 from finetune.models import (
     Denoiser,
     locate,
@@ -28,7 +32,9 @@ from finetune.models import (
     send,
 )
 from finetune.schedules import training_scheduler
-from finetune.weights import base_of
+from finetune.settings import DreamBoothSettings
+from finetune.train_dreambooth import train
+from finetune.weights import CARD, base_of
 from tests.finetune.tiny import tiny_pipeline
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -70,6 +76,21 @@ def test_a_run_goes_on_from_the_base_it_began_with(hub: Path, tmp_path: Path) ->
     (tmp_path / "run.json").write_text(json.dumps(facts | {"base_identity": "other"}))
     with pytest.raises(UserError, match="is not what"):
         locate_pinned("someone/tiny", None, tmp_path)
+
+
+def test_a_run_pins_the_commit_that_it_began_with(
+    hub: Path, settings: Callable[..., DreamBoothSettings]
+) -> None:
+    own = settings(base="someone/tiny", steps=1, checkpoint_every=1)
+    train(own)
+    run = Path(own.run_dir)
+    card = read_json(run / "weights" / CARD)
+    assert read_json(run / "run.json")["base_revision"] == card["revision"] == COMMIT
+    (hub / "refs" / "main").write_text("f" * 40)
+    train(replace(own, steps=2))
+    assert load_sampler(run, "cpu").pipeline.unet.config.in_channels == 4
+    with pytest.raises(UserError, match="someone/tiny"):
+        train(replace(own, run_dir=str(run / "another")))
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ def test_a_base_and_class_images_that_were_moved_are_found(
     shutil.copytree(elsewhere / "class", tmp_path / "drawn")
     Image.new("RGB", (32, 32)).save(tmp_path / "drawn" / "000001.png")
     changed = replace(moved, prior=replace(prior, folder=str(tmp_path / "drawn")))
-    with pytest.raises(UserError, match="drawn|class images"):
+    with pytest.raises(UserError, match="class images"):
         train(changed, dry_run)
     with pytest.raises(UserError, match="nowhere"):
         train(replace(moved, base=str(tmp_path / "nowhere")), dry_run)
