@@ -97,7 +97,7 @@ def test_what_is_wrong_is_said_before_anything_is_trained(
 @pytest.mark.parametrize(
     ("prompt", "flags", "said"),
     [
-        ("prompt: a square\n", ["--nope", "2"], "nope"),
+        pytest.param("prompt: a square\n", ["--nope", "2"], "nope", marks=pytest.mark.slow),
         ("", [], "4 of 4 images of {data} have no caption; give one --prompt for all"),
     ],
 )

@@ -139,7 +139,10 @@ def test_first_weights_depend_on_the_seed_alone(base: Path) -> None:
     assert not torch.equal(states[0], states[2])
 
 
-@pytest.mark.parametrize("few", [0, 512], ids=["many positions", "few"])
+@pytest.mark.parametrize(
+    "few",
+    [pytest.param(0, marks=pytest.mark.slow, id="many positions"), pytest.param(512, id="few")],
+)
 def test_fused_layers_compile_to_one_graph(
     base: Path, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

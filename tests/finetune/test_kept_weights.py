@@ -19,7 +19,13 @@ Make = Callable[..., DreamBoothSettings]
 PROMPTS = ["a ramp", "a ramp"]
 
 
-@pytest.mark.parametrize("lora", [None, Lora(rank=2)], ids=["every weight", "LoRA"])
+@pytest.mark.parametrize(
+    "lora",
+    [
+        pytest.param(None, marks=pytest.mark.slow, id="every weight"),
+        pytest.param(Lora(rank=2), id="LoRA"),
+    ],
+)
 def test_a_kept_step_is_the_run_that_ended_there(
     settings: Make, tmp_path: Path, lora: Lora | None
 ) -> None:
@@ -46,14 +52,17 @@ def test_a_kept_step_is_the_run_that_ended_there(
         sampler([0], ["a ramp"], steps=2, weights=4)
 
 
+BOTH = "a new word and LoRA"
 MORE: dict[str, dict[str, Any]] = {
     "a new word": {"unet": False, "lora": None},
-    "a new word and LoRA": {"lora": Lora(rank=2)},
+    BOTH: {"lora": Lora(rank=2)},
     "another schedule": {"lora": Lora(rank=2), "token": None, "zero_terminal_snr": True},
 }
 
 
-@pytest.mark.parametrize("kind", MORE)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(name, marks=[pytest.mark.slow] * (name != BOTH)) for name in MORE]
+)
 def test_so_is_one_that_adds_more_than_adapters(settings: Make, tmp_path: Path, kind: str) -> None:
     """On a base that is a run's itself, and kept weights too."""
     whole = settings(lora=None, steps=2, keep_weights=(1,), run_dir=str(tmp_path / "whole"))
