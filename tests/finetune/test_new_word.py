@@ -14,6 +14,7 @@ from core.families import load_sampler
 from finetune.captions import Words
 from finetune.models import ROOT, Denoiser, check_unknown, open_pipeline, tokenize
 from finetune.new_word import FILE, add_word, settled, spelt, vectors_of
+from finetune.optimisers import build_optimiser
 from finetune.plan import warnings
 from finetune.sample import StableDiffusionSampler
 from finetune.settings import Concept, DreamBoothSettings, Lora, Optim, Token, check_heard
@@ -84,6 +85,25 @@ def test_only_the_word_learns_and_it_becomes_part_of_the_table(
     assert torch.equal(pipeline.text_encoder(words.table[1:])[0], wanted)
 
 
+def test_a_word_learns_at_its_own_rate_and_does_not_decay(base: Path, settings: Make) -> None:
+    """Its embeddings are as long as they have to be; adapters shrink by lr x weight_decay."""
+    pipeline = open_pipeline(base)
+    add_word(pipeline, WORD)
+    optim = Optim(lr=0.01, weight_decay=0.5)
+    own = settings(prompt="a <wing>", token=WORD, lora=Lora(rank=2), optim=optim)
+    trained = freeze(Denoiser(pipeline.unet, pipeline.text_encoder), own)
+    optimiser = build_optimiser(groups(trained, own), own.optim, torch.device("cpu"))
+    before = {name: tensor.clone() for name, tensor in trained.state_dict().items()}
+    for parameter in trained.parameters.values():
+        parameter.grad = torch.ones_like(parameter)
+    optimiser.step()
+    assert sum(name.endswith(".vectors") for name in before) == 1 < len(before)
+    for name, after in trained.state_dict().items():
+        word = name.endswith(".vectors")
+        wanted = before[name] - 0.1 if word else before[name] * 0.995 - 0.01
+        torch.testing.assert_close(after, wanted, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("pivotal", [False, True])
 def test_textual_inversion_and_pivotal_tuning(
     base: Path, settings: Make, plain: Path, pivotal: bool, capsys: pytest.CaptureFixture
@@ -114,13 +134,18 @@ def test_textual_inversion_and_pivotal_tuning(
     assert with_word.tobytes() != without.tobytes()
 
 
-def test_whole_networks_take_the_word_along(settings: Make) -> None:
+def test_whole_networks_take_the_word_along(settings: Make, base: Path) -> None:
+    """With all that is trained of the text encoder; the other words stay as they are."""
     own = settings(prompt="a <wing>", token=WORD, lora=None, text_encoder=True, steps=2)
     train(own)
     whole = StableDiffusionPipeline.from_pretrained(
         Path(own.run_dir) / "weights", safety_checker=None
     )
     assert {"<wing>", "<wing>_1"} <= whole.tokenizer.get_vocab().keys()
+    plain = open_pipeline(base).text_encoder.state_dict()
+    for name, tensor in whole.text_encoder.state_dict().items():
+        words = name.endswith("token_embedding.weight")
+        assert torch.equal(tensor[:-2] if words else tensor, plain[name]) == words, name
 
 
 def test_nothing_to_train_is_refused(settings: Make) -> None:

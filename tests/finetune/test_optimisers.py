@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from core.errors import UserError
 from core.runs import checkpoints
+from core.state import load_state
 from finetune.adapters import FILE
 from finetune.optimisers import EXTRAS, MOMENTS, PackedAdamW, build_optimiser, gather, look
 from finetune.settings import DreamBoothSettings, Lora, Optim
@@ -64,6 +65,41 @@ def test_plans_know_what_an_optimiser_keeps(name: str) -> None:
     state = optimiser.state[weight].values()
     kept = sum(part.nbytes for part in state if isinstance(part, torch.Tensor))
     assert kept / len(weight) == pytest.approx(MOMENTS[name], rel=0.05)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_two_steps_by_hand(packed: bool) -> None:
+    """Of AdamW, from 2 with the gradients 1 and 3: each of its settings counts."""
+    weight = torch.nn.Parameter(torch.tensor([2.0]))
+    optim = Optim(lr=0.1, betas=(0.5, 0.9), weight_decay=0.2)
+    optimiser = build_optimiser([{"params": [weight]}], optim, CPU, packed)
+    for gradient, wanted in (
+        (1.0, 2.0 * 0.98 - 0.1),
+        (3.0, 1.86 * 0.98 - 0.1 * (1.75 / 0.75) / (0.99 / 0.19) ** 0.5),
+    ):
+        optimiser.zero_grad()
+        (gradient * weight).sum().backward()
+        gather(optimiser)
+        optimiser.step()
+        assert weight.item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_gradient_of_all_pieces_is_clipped_once(settings: Make, tmp_path: Path) -> None:
+    """After one step the first moments are a tenth of it: of the whole batch, as it is, and of its
+    two pieces, shrunk to 1e-4."""
+
+    def moments(accumulate: int, norm: float) -> torch.Tensor:
+        own = settings(
+            run_dir=str(tmp_path / f"{accumulate} {norm}"), steps=1, lora=Lora(rank=2),
+            accumulate=accumulate, optim=Optim(clip_norm=norm),
+        )  # fmt: skip
+        train(own)
+        state = load_state(checkpoints(Path(own.run_dir))[-1])["optimiser"]["state"]
+        return torch.cat([each["exp_avg"].flatten() for each in state.values()])
+
+    whole, pieces = moments(1, 0.0), moments(2, 1e-4)
+    assert whole.norm() > 1e-4
+    torch.testing.assert_close(pieces, 1e-5 * whole / whole.norm(), rtol=1e-3, atol=1e-9)
 
 
 def test_one_vector_trains_and_is_saved_like_its_parameters() -> None:
