@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import UserError
-from core.runs import Run, checkpoints, step_of
+from core.runs import Run, checkpoints, read_metrics, step_of
 from tests.core.test_session import equal, info, weights
 from tests.core.toy import ToySettings, train
 
@@ -34,6 +34,17 @@ def test_a_token_stays_out_of_the_run(
     text = (Path(unbroken.run_dir) / "run.json").read_text()
     assert "hf_x" not in text
     assert "train.py --a 'b c' --hub_token" in text
+
+
+def test_the_time_of_all_parts_of_a_run_adds_up(unbroken: ToySettings, tmp_path: Path) -> None:
+    own = replace(unbroken, run_dir=str(tmp_path / "parts"), pause=0.2)
+    for steps, least in ((2, 0.4), (3, 0.6)):  # the second part has one step
+        train(replace(own, steps=steps))
+        assert info(tmp_path / "parts")["seconds"] >= least
+    seconds = [row["seconds"] for row in read_metrics(tmp_path / "parts")]
+    assert len(seconds) == 3
+    assert seconds == sorted(seconds)
+    assert seconds[2] >= 0.4
 
 
 def test_checkpoints_are_in_the_order_of_their_steps(tmp_path: Path) -> None:

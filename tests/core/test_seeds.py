@@ -1,8 +1,12 @@
 """Randomness is a function of seed and place."""
 
+from collections.abc import Callable
 from itertools import chain
+from pathlib import Path
 
+import pytest
 import torch
+from accelerate import Accelerator
 
 from core.seeds import (
     batch_at,
@@ -10,8 +14,12 @@ from core.seeds import (
     image_noise,
     mixed_noise,
     seed_everything,
+    step_limit,
     stream,
 )
+from core.session import Session
+from core.sets import open_set
+from tests.core.toy import ToySettings
 
 
 def test_a_stream_is_its_seed_and_place() -> None:
@@ -34,10 +42,43 @@ def test_the_order_does_not_depend_on_the_batch_size() -> None:
     assert ones == fours
 
 
+def test_another_epoch_and_another_seed_have_another_order() -> None:
+    """And none has the order in which the items were given."""
+    orders = [batch_at(epoch, 20, 20, seed) for seed in (0, 1) for epoch in (0, 1)]
+    assert len({tuple(order) for order in [*orders, list(range(20))]}) == 5
+    assert orders[0] == batch_at(0, 20, 20, 0)
+
+
+def test_every_step_of_every_process_has_random_numbers_of_its_own(
+    make_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As dropout takes them; the same again where they are the same."""
+
+    def drawn(name: str, seed: int = 0) -> list[float]:
+        own = ToySettings(str(tmp_path / "images"), str(tmp_path / name), steps=3, seed=seed)
+        session = Session("toy", own, open_set(own.data))
+        session.start({})
+        return [torch.rand(1).item() for _ in session.steps(1)]
+
+    make_folder()
+    first = drawn("one")
+    assert drawn("again") == first
+    found = [*first, *drawn("other", seed=1)]
+    monkeypatch.setattr(Accelerator, "process_index", 1)
+    found += drawn("second")
+    assert len({*found}) == 9
+
+
 def test_an_epoch_ends_with_a_smaller_batch() -> None:
     batches = [epoch_batch_at(step, 10, 4, 0) for step in range(6)]
     assert [len(batch) for batch in batches] == [4, 4, 2, 4, 4, 2]
     assert sorted(chain(*batches[:3])) == sorted(chain(*batches[3:])) == list(range(10))
+
+
+def test_of_steps_and_epochs_the_fewer_are_trained() -> None:
+    """Ten items in batches of four are three steps an epoch."""
+    given = [(5, None), (None, 2), (5, 2), (7, 2)]
+    assert [step_limit(*each, count=10, batch=4) for each in given] == [5, 6, 5, 6]
 
 
 def test_image_noise_is_one_seed_an_image() -> None:
