@@ -48,6 +48,32 @@ def test_every_mode_becomes_grey_or_colour(tmp_path: Path, mode: str) -> None:
         assert open_image(path, wanted).mode == wanted
 
 
+@pytest.mark.parametrize(
+    ("file", "mode", "wanted"),
+    [
+        ("x.png", "RGB", (250, 200, 150)),
+        ("x.png", "P", (250, 200, 150)),
+        ("x.gif", "P", (250, 200, 150)),
+        ("x.tiff", "CMYK", (250, 200, 150)),
+        ("x.jpg", "CMYK", (250, 200, 150)),
+        ("x.png", "L", (209, 209, 209)),  # 0.299 R + 0.587 G + 0.114 B
+        ("x.png", "LA", (209, 209, 209)),
+        ("x.png", "1", (255, 255, 255)),
+    ],
+)
+def test_a_colour_is_the_same_in_every_mode(
+    tmp_path: Path, file: str, mode: str, wanted: tuple[int, int, int]
+) -> None:
+    colour = Image.new("RGB", (8, 8), (250, 200, 150))
+    stored = colour.quantize(2) if mode == "P" else colour.convert(mode, dither=Image.Dither.NONE)
+    stored.save(tmp_path / file)
+    assert Image.open(tmp_path / file).mode == mode
+    seen = np.asarray(open_image(tmp_path / file)).astype(int)
+    assert np.abs(seen - wanted).max() <= 2
+    grey = np.asarray(open_image(tmp_path / file, "L")).astype(int)
+    assert np.abs(grey - (255 if mode == "1" else 209)).max() <= 2
+
+
 def test_a_name_that_no_table_can_hold_is_refused(tmp_path: Path) -> None:
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")).write_bytes(b"x")
     with pytest.raises(UserError, match="is not UTF-8 text; rename it"):
@@ -96,9 +122,20 @@ def test_sixteen_bits_are_windowed_not_clipped(tmp_path: Path) -> None:
     assert pixels.tolist() == [[0, 64], [128, 255]]
 
 
-def test_transparency_lies_on_white(tmp_path: Path) -> None:
-    Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(tmp_path / "x.png")
-    assert np.asarray(open_image(tmp_path / "x.png", "L")).min() == 255
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "RGB", "L", "P"])
+def test_transparency_lies_on_white(tmp_path: Path, mode: str) -> None:
+    """Which is an alpha, or one colour, here black, that stands for none; the rest stays."""
+    image = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
+    image.paste((90, 90, 90, 255), (0, 0, 2, 4))
+    alpha = mode in ("RGBA", "LA")
+    stored = image.convert(mode) if mode != "P" else image.convert("RGB").quantize(2)
+    none = {"RGB": (0, 0, 0), "L": 0, "P": stored.getpixel((3, 0))}
+    stored.save(tmp_path / "x.png", **({} if alpha else {"transparency": none[mode]}))
+    assert Image.open(tmp_path / "x.png").mode == mode
+    for wanted in ("L", "RGB"):
+        seen = np.asarray(open_image(tmp_path / "x.png", wanted)).reshape(4, 4, -1)
+        assert (seen[:, :2] == 90).all()
+        assert (seen[:, 2:] == 255).all()
 
 
 def test_rotation_by_exif_is_undone(tmp_path: Path) -> None:
