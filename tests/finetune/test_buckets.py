@@ -10,6 +10,7 @@ from PIL import Image
 
 from core.runs import read_metrics
 from core.seeds import batch_at
+from core.sets import open_set
 from finetune.buckets import Buckets, Shape, nearest, pixels_of, shapes, sort_out, unit_of
 from finetune.settings import DreamBoothSettings, Lora, Prior
 from finetune.subjects import Subject, instance_subject
@@ -42,6 +43,15 @@ def test_shapes_by_hand() -> None:
     assert nearest(1080, 1620, found) == Shape(384, 640)  # 3 : 2
     assert nearest(10, 10, found) == Shape(512, 512)
     assert unit_of(tiny_pipeline()) == 8
+
+
+def test_what_a_shape_has_no_room_for_is_cut_off_on_both_sides(tmp_path: Path) -> None:
+    """Of a wide picture its middle is left, which is white; it is not squeezed."""
+    picture = Image.new("L", (80, 40))
+    picture.paste(255, (16, 0, 64, 40))
+    picture.save(tmp_path / "wide.png")
+    subject = Subject(open_set(tmp_path), ["x"])
+    assert pixels_of(subject, Shape(32, 32)).min() == 255
 
 
 def test_every_image_comes_once_an_epoch_in_its_own_shape(settings: Make, mixed: Path) -> None:

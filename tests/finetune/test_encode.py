@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from core.sets import open_set
-from finetune.augment import NUMBERS
+from finetune.augment import NUMBERS, vary
 from finetune.captions import ORDERS, Words, orders
 from finetune.encode import Latents, Source, draw, spread
 from finetune.models import open_pipeline
@@ -131,6 +131,23 @@ def test_cached_latents_keep_the_sampling_noise(
     posterior = vae.encode(image).latent_dist
     by_hand = (posterior.mean + posterior.std * noise[1]) * vae.config.scaling_factor
     torch.testing.assert_close(one[1:], by_hand, atol=1e-5, rtol=1e-5)
+
+
+def test_a_crop_is_made_before_the_autoencoder_and_is_another_each_time(
+    settings: Make, base: Path
+) -> None:
+    """Though latents are asked to be cached: an image varied so has to be encoded anew."""
+    vae, pixels = open_pipeline(base).vae, instance_subject(settings()).images.pixels(32, "RGB")
+    for name in ("crop", "turn", "light"):
+        latents = Latents(pixels, vae, settings(augment=(name,)), Accelerator(cpu=True))
+        assert latents.cache is None
+        numbers = torch.rand((2, NUMBERS), generator=torch.Generator().manual_seed(0))
+        found = latents.sample([2, 2], numbers, torch.zeros(2, *SHAPE))
+        images = torch.from_numpy(pixels[[2, 2]]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        with torch.no_grad():
+            mean = vae.encode(vary(images, (name,), numbers)).latent_dist.mean
+        torch.testing.assert_close(found, mean * vae.config.scaling_factor, atol=1e-5, rtol=1e-5)
+        assert not torch.allclose(found[0], found[1], atol=1e-3)
 
 
 def test_words_are_embedded_once_or_left_as_numbers(base: Path) -> None:

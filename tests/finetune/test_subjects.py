@@ -18,6 +18,7 @@ import finetune.train_dreambooth
 from core.errors import UserError
 from core.files import read_json, write_json
 from core.images import png_text
+from core.runs import read_metrics
 from finetune.models import locate, open_pipeline
 from finetune.sample import StableDiffusionSampler
 from finetune.settings import Concept, DreamBoothSettings, Prior
@@ -29,7 +30,7 @@ from finetune.subjects import (
     instance_subject,
 )
 from finetune.train_dreambooth import train
-from tests.finetune.tiny import tiny_pipeline
+from tests.finetune.tiny import tiny_pipeline, write_images
 
 Make = Callable[..., DreamBoothSettings]
 
@@ -168,6 +169,28 @@ def test_each_concept_has_a_class_or_all_have_one(settings: Make, plain: Path) -
     for classes in ("a", ("a",), ("a", "b")):
         assert settings(concepts=two, prior=Prior(classes)).concepts == two
     assert settings(prior=Prior(("a", "b", "c"))).concepts == ()  # of one concept, they take turns
+
+
+def test_a_repeated_image_keeps_its_caption(settings: Make, plain: Path, tmp_path: Path) -> None:
+    few = write_images(tmp_path / "few", 2, captions=True)
+    subject = instance_subject(settings(concepts=(Concept(str(few)),)))
+    assert len(subject) == 5 + 2 * 2
+    for path, row, caption in zip(
+        subject.images.paths[5:], subject.images.rows[5:], subject.captions[5:], strict=True
+    ):
+        assert row["file_name"] == path.name
+        assert row["text"] == caption == f"a ramp, number {int(path.stem)}"
+
+
+def test_the_weight_is_that_of_the_class_images(settings: Make, base: Path, plain: Path) -> None:
+    """Where it is 0, the loss is that of the run's own images alone."""
+    losses = []
+    for weight in (None, 0.0):
+        prior = None if weight is None else Prior("a hill", 2, weight, folder=str(plain))
+        own = settings(steps=1, prior=prior, run_dir=f"{settings().run_dir} {weight}")
+        train(own)
+        losses.append(read_metrics(Path(own.run_dir))[0]["loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
 def test_too_few_class_images_of_your_own_are_refused(
