@@ -1,5 +1,7 @@
 """The weights themselves say what they predict."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ from finetune.encode import Batch
 from finetune.models import Denoiser, open_pipeline
 from finetune.prediction import check_prediction
 from finetune.schedules import end_in_noise, training_scheduler
+from finetune.settings import DreamBoothSettings
+from finetune.train_dreambooth import train
 from tests.finetune.tiny import tiny_pipeline
 
 BASE = Path(__file__).resolve().parents[2] / "models" / "sd2-mini"
@@ -30,6 +34,19 @@ def test_a_wrong_prediction_type_is_found_out() -> None:
     wrong = DDPMScheduler.from_config(scheduler.config, prediction_type="epsilon")
     with pytest.raises(UserError, match=r"says prediction_type epsilon, but .* v_prediction"):
         check_prediction(denoiser, wrong, batch, "sd2-mini")
+
+
+def test_a_run_on_a_base_that_is_labelled_wrong_never_begins(plain: Path, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong"
+    shutil.copytree(BASE, wrong, copy_function=os.symlink)
+    config = wrong / "scheduler" / "scheduler_config.json"
+    said = config.read_text().replace("v_prediction", "epsilon")
+    config.unlink()
+    config.write_text(said)
+    run = tmp_path / "run"
+    with pytest.raises(UserError, match="its weights predict v_prediction"):
+        train(DreamBoothSettings(str(plain), str(run), str(wrong), prompt="a ramp", steps=1))
+    assert not run.exists()
 
 
 @torch.no_grad()

@@ -8,7 +8,12 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, PNDMScheduler, StableDiffusionPipeline
+from diffusers import (
+    DDIMScheduler,
+    EulerAncestralDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+)
 from diffusers.configuration_utils import FrozenDict
 from diffusers.models.attention_processor import AttnProcessor
 
@@ -17,7 +22,7 @@ from core.errors import UserError
 from core.families import load_autoencoder, load_sampler
 from core.generate import autocast
 from core.images import to_array
-from core.seeds import image_noise
+from core.seeds import image_noise, stream
 from finetune.adapters import save_adapters
 from finetune.models import locate
 from finetune.sample import CARD, SCHEDULERS, StableDiffusionSampler, decode
@@ -117,6 +122,23 @@ def test_plain_diffusers_draws_the_same(sampler: StableDiffusionSampler, base: P
         latents=image_noise([0, 1], (4, 8, 8)),
     ).images
     got = sampler([0, 1], ["a", "b"], steps=4, guidance=3.0, negative="c")
+    assert difference(wanted, got) <= 1
+
+
+def test_noise_on_the_way_is_of_each_images_own_seed(
+    sampler: StableDiffusionSampler, base: Path
+) -> None:
+    """Of an ancestral sampler: as plain diffusers draws it from those generators."""
+    plain = StableDiffusionPipeline.from_pretrained(base, safety_checker=None)
+    plain.scheduler = EulerAncestralDiscreteScheduler.from_config(plain.scheduler.config)
+    wanted = plain(
+        ["a", "a"],
+        num_inference_steps=3,
+        guidance_scale=4.0,
+        latents=image_noise([5, 6], (4, 8, 8)),
+        generator=[stream(seed, "sampling") for seed in (5, 6)],
+    ).images
+    got = sampler([5, 6], ["a", "a"], steps=3, scheduler="euler_a")
     assert difference(wanted, got) <= 1
 
 

@@ -12,10 +12,11 @@ from safetensors.torch import load_file
 import finetune.portions
 from core.errors import UserError
 from core.families import FAMILIES, load_sampler
+from core.files import read_json
 from core.images import list_images
 from core.runs import read_metrics
 from core.sets import open_set
-from finetune.adapters import adapter_state
+from finetune.adapters import FILE, adapter_state
 from finetune.blend import name_of
 from finetune.losses import denoising_loss, target
 from finetune.models import Denoiser, open_pipeline
@@ -119,6 +120,23 @@ def test_few_copies_come_before_likeness() -> None:
     )
     assert "in best/: nearer to the held-out images (" in reason(near, plain | {"step": 6})
     assert reason(near, near).startswith("The last weights are the best measured: few copies first")
+
+
+def test_weights_that_score_worse_leave_the_best_where_they_are(
+    settings: Make, captioned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three steps the second, and so it is said."""
+    monkeypatch.setenv("OSTEON_CACHE", str(tmp_path / "cache"))
+    found = iter([0.5, 0.7, 0.6])
+    score = lambda *given: {"similarity": next(found), "copies": 0.0}  # noqa: E731
+    monkeypatch.setattr(HeldOut, "scores", score)
+    values = {"data": str(captioned), "prompt": None, "steps": 3, "validate_every": 1}
+    own = settings(**values, lora=Lora(rank=2), optim=Optim(lr=1e-2))
+    train(own)
+    run = Path(own.run_dir)
+    assert read_json(run / "best" / "score.json") == {"similarity": 0.7, "copies": 0.0, "step": 2}
+    assert run_facts(run)["best_reason"].startswith("The best weights are those of step 2")
+    assert (run / "best" / FILE).read_bytes() != (run / "weights" / FILE).read_bytes()
 
 
 def test_held_out_images_are_of_every_concept(
