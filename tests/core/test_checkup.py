@@ -129,6 +129,28 @@ def test_every_fault_is_found(faulty: Path, capsys: pytest.CaptureFixture) -> No
     assert f"{len(wanted)} to mend." in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("both", [("train", "validation"), ("validation", "test")])
+def test_a_photograph_in_any_two_splits_is_found(faulty: Path, both: tuple[str, str]) -> None:
+    for split in ("train", "validation", "test"):
+        for number in range(4):
+            noise = np.random.default_rng([len(split), number]).integers(0, 256, (8, 8), np.uint8)
+            Image.fromarray(noise).resize((64, 64)).save(faulty / split / f"{number}.png")
+    assert not any("photographs" in what for fine, what, _ in check_set(faulty) if not fine)
+    Image.open(faulty / both[0] / "2.png").save(faulty / both[1] / "3.png")
+    bad = {what: remedy for fine, what, remedy in check_set(faulty) if not fine}
+    said = bad[f"1 photographs of {both[0]} also in {both[1]}"]
+    assert said.startswith("2.png = 3.png: scores on")
+
+
+def test_blank_and_broken_pictures_are_no_duplicates(tmp_path: Path) -> None:
+    for name, shade in (("black", 0), ("white", 255)):
+        Image.new("L", (32, 32), shade).save(tmp_path / f"{name}.png")
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"torn")
+    bad = [what for fine, what, _ in check_set(tmp_path) if not fine]
+    assert bad == ["images: 2 files cannot be read (a.png, b.png)"]
+
+
 def test_captions_are_counted_in_a_bases_tokens(tmp_path: Path, base: Path) -> None:
     """Few words may be many tokens; of which base, can be said."""
     long = "Ornithocheiromorpha " * 40  # 40 words
@@ -170,7 +192,7 @@ def test_a_split_whose_image_is_gone_is_told_not_passed_over(faulty: Path) -> No
 
 
 def test_a_plain_folder_is_looked_at_too(tmp_path: Path) -> None:
-    Image.effect_noise((64, 64), 80).save(tmp_path / "a.png")
+    Image.effect_noise((96, 64), 80).save(tmp_path / "a.png")
     rows = check_set(tmp_path)
     assert all(fine for fine, _, _ in rows)
     assert rows[0][1] == "images: 1 images, 64 to 64 px at the shorter side, grey"
