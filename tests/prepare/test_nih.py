@@ -104,6 +104,7 @@ def test_the_official_test_list_is_kept_and_validation_comes_out_of_the_rest(dow
     who = patients(tmp_path / "out")
     assert who["test"] == {3, 11}
     assert who["validation"]
+    assert sum(len(part) for part in who.values()) == 12  # no patient is in two
     assert "official" in info["split_rule"]
 
     (download / "test_list.txt").unlink()
