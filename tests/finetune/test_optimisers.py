@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from core.errors import UserError
-from core.runs import checkpoints
+from core.runs import checkpoints, read_metrics
 from core.state import load_state
 from finetune.adapters import FILE
 from finetune.optimisers import EXTRAS, MOMENTS, PackedAdamW, build_optimiser, gather, look
@@ -88,16 +88,18 @@ def test_the_gradient_of_all_pieces_is_clipped_once(settings: Make, tmp_path: Pa
     """After one step the first moments are a tenth of it: of the whole batch, as it is, and of its
     two pieces, shrunk to 1e-4."""
 
-    def moments(accumulate: int, norm: float) -> torch.Tensor:
+    def moments(accumulate: int, norm: float) -> tuple[torch.Tensor, float]:
         own = settings(
             run_dir=str(tmp_path / f"{accumulate} {norm}"), steps=1, lora=Lora(rank=2),
             accumulate=accumulate, optim=Optim(clip_norm=norm),
         )  # fmt: skip
         train(own)
         state = load_state(checkpoints(Path(own.run_dir))[-1])["optimiser"]["state"]
-        return torch.cat([each["exp_avg"].flatten() for each in state.values()])
+        (row,) = read_metrics(Path(own.run_dir))
+        return torch.cat([each["exp_avg"].flatten() for each in state.values()]), row["loss"]
 
-    whole, pieces = moments(1, 0.0), moments(2, 1e-4)
+    (whole, loss), (pieces, told) = moments(1, 0.0), moments(2, 1e-4)
+    assert told == pytest.approx(loss, rel=1e-4)
     assert whole.norm() > 1e-4
     torch.testing.assert_close(pieces, 1e-5 * whole / whole.norm(), rtol=1e-3, atol=1e-9)
 
