@@ -7,7 +7,7 @@ import torch
 
 from core.errors import UserError
 from core.sets import ImageSet
-from finetune.augment import LARGEST_TURN, NUMBERS, check_domain, vary
+from finetune.augment import LARGEST_TURN, NUMBERS, check_domain, mirrored, vary
 from finetune.settings import Concept, DreamBoothSettings
 
 MIDDLE = torch.full((2, NUMBERS), 0.5)
@@ -31,6 +31,12 @@ def test_mirror_is_a_mirror() -> None:
     assert torch.equal(done[1], picture()[1])
 
 
+def test_every_second_image_is_mirrored_where_that_is_asked_for() -> None:
+    numbers = torch.linspace(0, 0.99, 100)[:, None].expand(-1, NUMBERS)
+    assert mirrored(("crop", "mirror"), numbers).sum() == 50
+    assert mirrored(("crop",), numbers).sum() == 0
+
+
 def test_crop_turn_and_light_by_hand() -> None:
     small = MIDDLE.clone()
     small[:, 1] = 1.0  # the smallest crop, 0.8 of the side, in the middle
@@ -41,8 +47,11 @@ def test_crop_turn_and_light_by_hand() -> None:
     turned = vary(picture(), ("turn",), torch.ones(2, NUMBERS))  # ten degrees
     assert turned[0, 0, 0, 16] != pytest.approx(turned[0, 0, -1, 16].item(), abs=0.1)
     torch.testing.assert_close(vary(picture(), ("turn",), MIDDLE), picture(), atol=1e-5, rtol=0)
-    bright = vary(picture() / 2, ("light",), torch.ones(2, NUMBERS))
-    torch.testing.assert_close(bright, picture() / 2 * 1.15)
+    light = MIDDLE.clone()
+    light[:, 5] = torch.tensor([1.0, 0.0])  # the first gains contrast, the second loses some
+    bright, dull = vary(picture(), ("light",), light)
+    torch.testing.assert_close(bright, (picture()[0] * 1.15).clamp(-1, 1))
+    torch.testing.assert_close(dull, picture()[1] * 0.85)
 
 
 def seen(names: tuple[str, ...], numbers: torch.Tensor, height: int, width: int) -> torch.Tensor:
@@ -76,12 +85,12 @@ def test_a_turn_keeps_lengths_and_angles_in_every_shape(height: int, width: int)
 
 
 def test_a_crop_lies_within_images_of_every_shape() -> None:
-    for corner in (0.0, 1.0):
-        numbers = torch.tensor([[0.9, 1.0, corner, corner, 0.5, 0.5]])  # the smallest, in a corner
+    for x, y in ((0.0, 0.0), (1.0, 1.0), (0.0, 1.0)):
+        numbers = torch.tensor([[0.9, 1.0, x, y, 0.5, 0.5]])  # the smallest, in a corner
         places = seen(("crop",), numbers, 64, 128)[0].flatten(0, 1)
         (left, top), (right, bottom) = places.amin(0).tolist(), places.amax(0).tolist()
         assert (right - left, bottom - top) == pytest.approx((0.8 * 127, 0.8 * 63), abs=0.5)
-        assert (left, top) == pytest.approx((corner * 0.2 * 127, corner * 0.2 * 63), abs=0.5)
+        assert (left, top) == pytest.approx((x * 0.2 * 127, y * 0.2 * 63), abs=0.5)
 
 
 def test_a_mirrored_chest_is_refused() -> None:
