@@ -13,18 +13,20 @@ import finetune.portions
 from core.errors import UserError
 from core.families import FAMILIES, load_sampler
 from core.files import read_json
-from core.images import list_images
-from core.runs import read_metrics
+from core.images import list_images, png_text
+from core.runs import Run, read_metrics
 from core.sets import open_set
 from finetune.adapters import FILE, adapter_state
 from finetune.blend import name_of
 from finetune.losses import denoising_loss, target
 from finetune.models import Denoiser, open_pipeline
-from finetune.sample import SCHEDULERS
+from finetune.optimisers import build_optimiser
+from finetune.sample import SCHEDULERS, StableDiffusionSampler
 from finetune.schedules import training_scheduler
 from finetune.settings import Concept, DreamBoothSettings, Lora, Optim
 from finetune.subjects import held_out_subject
 from finetune.train_dreambooth import train
+from finetune.trained import as_sampled, freeze, groups
 from finetune.validation import TIMESTEPS, HeldOut, better, reason
 from tests.finetune.tiny import write_images
 from tests.trainers import run_facts
@@ -35,7 +37,7 @@ Make = Callable[..., DreamBoothSettings]
 def test_the_loss_is_the_same_each_time_and_by_hand(
     settings: Make, base: Path, captioned: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = settings(data=str(captioned), prompt=None)
+    own = settings(data=str(captioned), prompt=None, augment=("crop", "light"))  # only in training
     pipeline = open_pipeline(base)
     scheduler = training_scheduler(pipeline)
     train_set, alone = open_set(captioned), Accelerator(cpu=True)
@@ -120,6 +122,38 @@ def test_few_copies_come_before_likeness() -> None:
     )
     assert "in best/: nearer to the held-out images (" in reason(near, plain | {"step": 6})
     assert reason(near, near).startswith("The last weights are the best measured: few copies first")
+
+
+def test_the_same_weights_draw_the_same_at_every_step(
+    settings: Make, base: Path, captioned: Path, tmp_path: Path
+) -> None:
+    own, pipeline = settings(data=str(captioned), prompt=None), open_pipeline(base)
+    train_set, alone = open_set(captioned), Accelerator(cpu=True)
+    held_out = HeldOut(held_out_subject(own), train_set, pipeline, 32, own, alone)
+    sampler = StableDiffusionSampler(pipeline, 32)
+    sampler.options["steps"] = 2
+    first, second = (held_out.draw(sampler, Run(tmp_path), step) for step in (10, 20))
+    files = [[path.read_bytes() for path in drawn.paths] for drawn in (first, second)]
+    assert files[0] == files[1]
+    assert len({*files[0]}) == 5
+    assert [png_text(path)["prompt"] for path in first.paths] == held_out.captions
+
+
+@torch.no_grad()
+def test_what_is_looked_at_has_no_dropout(settings: Make, base: Path) -> None:
+    """Neither in scores nor in drawn images; what is trained has it again."""
+    own = settings(lora=Lora(rank=2, dropout=0.5))
+    whole = Denoiser(open_pipeline(base).unet, None)
+    trained = freeze(whole, own)
+    for parameter in trained.parameters.values():
+        parameter.normal_()
+    optimiser = build_optimiser(groups(trained, own), own.optim, torch.device("cpu"))
+    given = torch.randn(1, 4, 8, 8), torch.tensor([500]), torch.randn(1, 77, 32)
+    whole.train()
+    assert not torch.equal(whole(*given), whole(*given))
+    with as_sampled(trained, None, optimiser, whole):
+        assert torch.equal(whole(*given), whole(*given))
+    assert not torch.equal(whole(*given), whole(*given))
 
 
 def test_weights_that_score_worse_leave_the_best_where_they_are(
