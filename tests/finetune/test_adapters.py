@@ -16,8 +16,8 @@ import finetune.low_rank
 from finetune.adapters import FILE, NAME, adapter_state, attach, save_adapters
 from finetune.fused import fuse
 from finetune.models import Denoiser, open_pipeline
-from finetune.settings import Lora
-from finetune.trained import Trained
+from finetune.settings import DreamBoothSettings, Lora
+from finetune.trained import Trained, freeze
 from finetune.weights import outputs
 from tests.finetune.tiny import tiny_pipeline
 
@@ -126,6 +126,20 @@ def test_adapters_of_a_bf16_base_learn(base: Path) -> None:
         optimiser.zero_grad()
     moved = [(trained.parameters[name] != before[name]).float().mean() for name in before]
     assert min(moved) == 1.0
+
+
+@pytest.mark.parametrize("lora", [Lora(rank=2), None])
+@pytest.mark.parametrize("parts", [{"unet"}, {"text_encoder"}, {"unet", "text_encoder"}])
+def test_only_what_is_asked_for_is_trained(base: Path, lora: Lora | None, parts: set[str]) -> None:
+    """Whole networks, or adapters upon them, and nothing of the others."""
+    asked = {name: name in parts for name in ("unet", "text_encoder")}
+    pipeline = open_pipeline(base)
+    counts = [sum(p.numel() for p in getattr(pipeline, part).parameters()) for part in parts]
+    own = DreamBoothSettings("data", "run", lora=lora, **asked)
+    trained = freeze(Denoiser(pipeline.unet, pipeline.text_encoder).requires_grad_(True), own)
+    assert {name.split(".")[0] for name in trained.parameters} == parts
+    assert all("lora_" in name for name in trained.parameters) == (lora is not None)
+    assert (len(trained) == sum(counts)) == (lora is None)
 
 
 def test_first_weights_depend_on_the_seed_alone(base: Path) -> None:

@@ -155,9 +155,11 @@ def test_a_process_that_is_late_misses_no_class_images(base: Path, tmp_path: Pat
 
 
 def test_several_class_prompts_take_turns(base: Path, tmp_path: Path) -> None:
-    prior = Prior(prompt=("one", "two"), count=3, folder=str(tmp_path / "class"))
+    """Also those that are drawn later."""
     sampler = StableDiffusionSampler(open_pipeline(base), 32)
-    subject = class_subject(prior, locate(str(base)), 32, Accelerator(cpu=True), sampler)
+    for count in (1, 3):
+        prior = Prior(prompt=("one", "two"), count=count, folder=str(tmp_path / "class"))
+        subject = class_subject(prior, locate(str(base)), 32, Accelerator(cpu=True), sampler)
     assert subject.captions == ["one", "two", "one"]
     assert [png_text(path)["prompt"] for path in subject.images.paths] == subject.captions
 
