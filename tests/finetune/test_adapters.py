@@ -3,6 +3,7 @@
 import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -18,6 +19,7 @@ from finetune.fused import fuse
 from finetune.models import Denoiser, open_pipeline
 from finetune.settings import DreamBoothSettings, Lora
 from finetune.trained import Trained, freeze
+from finetune.webui import adapters
 from finetune.weights import outputs
 from tests.finetune.tiny import tiny_pipeline
 
@@ -140,6 +142,15 @@ def test_only_what_is_asked_for_is_trained(base: Path, lora: Lora | None, parts:
     assert {name.split(".")[0] for name in trained.parameters} == parts
     assert all("lora_" in name for name in trained.parameters) == (lora is not None)
     assert (len(trained) == sum(counts)) == (lora is None)
+
+
+@pytest.mark.parametrize(("kind", "wanted"), [("plain", 0.75), ("dora", 0.75), ("rslora", 1.5)])
+def test_an_update_is_scaled_as_its_kind_has_it(base: Path, kind: Any, wanted: float) -> None:
+    """By alpha / rank, 3 / 4; rsLoRA by alpha / sqrt(rank), 3 / 2."""
+    pipeline = tuned(base, Lora(rank=4, alpha=3.0, kind=kind), text=True)
+    found = [*adapters(pipeline.unet), *adapters(pipeline.text_encoder)]
+    assert {layer.scaling[NAME] for _, layer in found} == {wanted}
+    assert {NAME in layer.lora_magnitude_vector for _, layer in found} == {kind == "dora"}
 
 
 def test_first_weights_depend_on_the_seed_alone(base: Path) -> None:
