@@ -84,6 +84,8 @@ def test_of_steps_and_epochs_the_fewer_are_trained() -> None:
 def test_image_noise_is_one_seed_an_image() -> None:
     many, one = image_noise([3, 5, 8], (4, 2, 2)), image_noise([5], (4, 2, 2))
     assert torch.equal(many[1], one[0])
+    own = torch.Generator().manual_seed(5)  # as one draws it in plain diffusers
+    assert torch.equal(one[0], torch.randn((4, 2, 2), generator=own))
 
 
 def test_seeding_a_place_fixes_dropout() -> None:

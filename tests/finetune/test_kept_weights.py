@@ -6,10 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from core.errors import UserError
 from core.images import to_array
 from core.runs import kept_weights, trained_steps
+from finetune.adapters import FILE
 from finetune.sample import load_sampler, switch_sampler
 from finetune.settings import DreamBoothSettings, Lora, Optim, Token
 from finetune.train_dreambooth import train
@@ -50,6 +53,23 @@ def test_a_kept_step_is_the_run_that_ended_there(
     assert len({picture.tobytes() for picture in drawn.values()}) == 3
     with pytest.raises(UserError, match="newest, 1, 2, 3"):
         sampler([0], ["a ramp"], steps=2, weights=4)
+
+
+def test_averages_of_two_steps_by_hand(settings: Make, tmp_path: Path) -> None:
+    """The decay rises: 1 / 10, then 2 / 11. An adapter's second half begins at 0."""
+    values = {"lora": Lora(rank=2), "optim": Optim(lr=0.1), "steps": 2, "keep_weights": (1,)}
+    found = []
+    for name, decay in (("plain", None), ("averaged", 0.9)):
+        run = tmp_path / name
+        train(settings(**values, ema_decay=decay, run_dir=str(run)))
+        found += [load_file(run / each / FILE) for each in ("weights-000001", "weights")]
+    first, second, average, newest = found
+    ups = [name for name in first if "lora_B" in name]
+    assert ups
+    for name in ups:
+        torch.testing.assert_close(average[name], 0.9 * first[name])
+        wanted = 2 / 11 * average[name] + 9 / 11 * second[name]
+        torch.testing.assert_close(newest[name], wanted, rtol=1e-4, atol=1e-6)
 
 
 BOTH = "a new word and LoRA"
