@@ -56,8 +56,10 @@ def test_a_kept_step_is_the_run_that_ended_there(
 
 
 def test_averages_of_two_steps_by_hand(settings: Make, tmp_path: Path) -> None:
-    """The decay rises: 1 / 10, then 2 / 11. An adapter's second half begins at 0."""
+    """The decay rises: 1 / 10, then 2 / 11. An adapter's second half begins at 0. Previews are
+    drawn by the average, too."""
     values = {"lora": Lora(rank=2), "optim": Optim(lr=0.1), "steps": 2, "keep_weights": (1,)}
+    values |= {"preview_every": 2, "preview_seeds": (0,)}
     found = []
     for name, decay in (("plain", None), ("averaged", 0.9)):
         run = tmp_path / name
@@ -70,6 +72,8 @@ def test_averages_of_two_steps_by_hand(settings: Make, tmp_path: Path) -> None:
         torch.testing.assert_close(average[name], 0.9 * first[name])
         wanted = 2 / 11 * average[name] + 9 / 11 * second[name]
         torch.testing.assert_close(newest[name], wanted, rtol=1e-4, atol=1e-6)
+    sheets = [tmp_path / name / "previews/step-000002.png" for name in ("plain", "averaged")]
+    assert sheets[0].read_bytes() != sheets[1].read_bytes()
 
 
 BOTH = "a new word and LoRA"

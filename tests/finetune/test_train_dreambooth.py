@@ -212,24 +212,6 @@ def arm(where: str) -> None:
         dying(finetune.train_dreambooth, "loss_of", 4 + 2 * 3 + 2)
 
 
-def test_averaged_weights_are_what_is_saved_and_drawn(settings: Make, tmp_path: Path) -> None:
-    """After one step the average is (1 - 0.1) of the new weights and 0.1 of the first ones; an
-    adapter's second half begins at 0. The preview shows it."""
-    values = {"steps": 1, "preview_every": 1, "preview_seeds": (0,), "optim": Optim(lr=0.1)}
-    plain = settings(**values)
-    own = settings(run_dir=str(tmp_path / "averaged"), ema_decay=0.9, **values)
-    train(plain)
-    train(own)
-    new, averaged = weights_of(plain), weights_of(own)
-    ups = [name for name in new if "lora_B" in name or "lora.up" in name]
-    assert len(ups) == len(new) // 2
-    assert all(new[name].any() for name in ups)
-    for name in ups:
-        torch.testing.assert_close(averaged[name], 0.9 * new[name])
-    sheets = [Path(each.run_dir, "previews/step-000001.png").read_bytes() for each in (plain, own)]
-    assert sheets[0] != sheets[1]
-
-
 def test_more_steps_go_on_from_the_last(settings: Make, tmp_path: Path) -> None:
     unbroken = settings(run_dir=str(tmp_path / "unbroken"), **BUSY | {"steps": 5})
     train(unbroken)
