@@ -79,7 +79,9 @@ def test_slow_steps_are_asked_between_oftener(seconds: float, steps: int) -> Non
     assert steps_until_asked(float("inf")) == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_two_processes_of_slow_steps_stop_soon_and_together(
     make_folder: Make, tmp_path: Path, number: signal.Signals
 ) -> None:

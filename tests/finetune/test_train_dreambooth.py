@@ -125,6 +125,7 @@ def test_all_weights(settings: Make, base: Path, captioned: Path) -> None:
     assert image.mode == "L"
 
 
+@pytest.mark.slow  # quicker ones are killed at the worst moment, below
 def test_a_killed_run_ends_with_the_same_bits(settings: Make, tmp_path: Path) -> None:
     prior = Prior("a thing", count=2, folder=str(tmp_path / "class"))
     own = settings(prior=prior, checkpoint_every=3, **BUSY)

@@ -147,6 +147,7 @@ def test_a_file_that_is_too_large_is_refused_in_words(page: Any, tmp_path: Path)
     page.troubles.clear()  # Gradio asks how far an upload is that it does not begin
 
 
+@pytest.mark.slow  # the tab's endpoints do the same in tests/panels/test_train_tab.py
 def test_a_training_is_started_watched_and_stopped(page: Any, project: Path) -> None:
     page.set_viewport_size({"width": 1280, "height": 900})
     page.get_by_role("tab", name="Train").first.click()
