@@ -42,6 +42,9 @@ def test_shapes_by_hand() -> None:
     assert all(s.height * s.width <= 512**2 and s.width % 64 == 0 for s in found)
     assert nearest(1080, 1620, found) == Shape(384, 640)  # 3 : 2
     assert nearest(10, 10, found) == Shape(512, 512)
+    upright, wide = Shape(32, 16), Shape(16, 32)  # a turned picture has the turned shape
+    assert nearest(110, 100, [upright, wide]) == upright
+    assert nearest(100, 110, [upright, wide]) == wide
     assert unit_of(tiny_pipeline()) == 8
 
 
