@@ -116,7 +116,9 @@ def _look(name: str, images: ImageSet, most: int) -> tuple[np.ndarray, list[Row]
     count = len(hashes)
     read = count - len(broken)
     span = f"{min(sizes, default=0)} to {max(sizes, default=0)} px"
-    kind = "grey" if grey == read else f"{grey} grey, {read - grey} colour" if grey else "colour"
+    kind = (
+        "grey" if 0 < grey == read else f"{grey} grey, {read - grey} colour" if grey else "colour"
+    )
     mixed = "grey and colour are mixed: the model learns both" if 0 < grey < read else ""
     rows = [(not mixed, f"{name}: {len(images)} images, {span} at the shorter side, {kind}", mixed)]
     if count < len(images):

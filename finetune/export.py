@@ -81,10 +81,12 @@ def export(run: Path, out: Path, name: str = "newest", public: bool = False) -> 
         else:
             pipeline = open_tuned(place, weights, card, NAME)
             copy_additions(weights, folder / "diffusers")
-            again = open_tuned(place, folder / "diffusers", card, NAME, like=pipeline)
-            with torch.no_grad():
-                compare_states(outputs(pipeline), outputs(again), folder / "diffusers")
-            del again
+        with torch.no_grad():
+            wanted = outputs(pipeline)
+            if not whole:
+                again = open_tuned(place, folder / "diffusers", card, NAME, like=pipeline)
+                compare_states(wanted, outputs(again), folder / "diffusers")
+                del again
         if (weights / FILE).exists():
             networks = [n for n in (pipeline.unet, pipeline.text_encoder) if _adapted(n)]
             (folder / "webui").mkdir()
@@ -92,7 +94,7 @@ def export(run: Path, out: Path, name: str = "newest", public: bool = False) -> 
             write_webui(networks, NAME, folder / "webui" / f"{run.name}.safetensors", v2)
         if (weights / WORD).exists():
             write_word(weights / WORD, folder / "webui" / "embeddings")
-        write_merged(pipeline, folder / "pipeline")
+        write_merged(pipeline, wanted, folder / "pipeline")
         pictures = copy_previews(run, name, folder)
         told = model_card(run, card, name, weights, place, pictures, public)
         write_text(folder / README, told)
@@ -152,9 +154,14 @@ def copy_additions(weights: Path, target: Path) -> None:
 
 
 @torch.no_grad()
-def write_merged(pipeline: StableDiffusionPipeline, target: Path) -> None:
-    """Merge adapters, go to fp16, save, open again and compare. `pipeline` is changed."""
-    wanted = outputs(pipeline)
+def write_merged(
+    pipeline: StableDiffusionPipeline, wanted: dict[str, torch.Tensor], target: Path
+) -> None:
+    """Merge adapters, go to fp16, save, open again and compare. `pipeline` is changed.
+
+    Args:
+        wanted: its `outputs`.
+    """
     if _adapted(pipeline.unet) or _adapted(pipeline.text_encoder):
         pipeline.fuse_lora()
         pipeline.unload_lora_weights()
