@@ -275,6 +275,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     setup = {name: value for name, value in vars(given).items() if name != "way"}
     machine = {"device": device, "threads": torch.get_num_threads()}
     machine |= {"cpu": torch.backends.cpu.get_cpu_capability(), "processor": processor()}
+    machine |= {"family": f"{processor('cpu family')}, model {processor('model')}"}
     row = setup | machine | found
     rows = read_json(RESULT) if RESULT.exists() else []
     write_json(RESULT, [*rows, row])
