@@ -110,10 +110,15 @@ def _learn(pipeline: StableDiffusionPipeline, vectors: torch.Tensor, name: str) 
     pipeline.load_textual_inversion(vectors.clone(), token=name)
 
 
+def new_words(tokenizer: CLIPTokenizer) -> list[str]:
+    """What was added to a base's vocabulary: of several vectors a word each."""
+    return sorted(tokenizer.get_added_vocab().keys() - set(tokenizer.all_special_tokens))
+
+
 def spelt(text: str, tokenizer: CLIPTokenizer) -> str:
     """The text with each word of several vectors as it was taught: tokenizers read it in capitals
     and with wider gaps, too, but there diffusers would put in the first of its vectors alone."""
-    known = tokenizer.get_added_vocab()
+    known = new_words(tokenizer)
     for word in known:
         if f"{word}_1" in known:
             seen = r"\s+".join(re.escape(part) for part in word.split())

@@ -24,7 +24,7 @@ from finetune.models import (
 )
 from finetune.networks import save_pipeline
 from finetune.new_word import FILE as WORD
-from finetune.new_word import add_word, load_word, save_word, settled
+from finetune.new_word import add_word, load_word, new_words, save_word, settled
 from finetune.schedules import end_in_noise
 from finetune.settings import DreamBoothSettings
 from finetune.trained import Trained, freeze
@@ -263,12 +263,14 @@ def on_cpu(pipeline: StableDiffusionPipeline) -> StableDiffusionPipeline:
 
 @torch.no_grad()
 def outputs(pipeline: StableDiffusionPipeline) -> dict[str, torch.Tensor]:
-    """What the text encoder and the UNet say to one fixed input, on the CPU."""
+    """What the text encoder says to one fixed text, and to each new word's vectors by themselves;
+    and the UNet to a fixed input with that text, on the CPU."""
     denoiser = Denoiser(pipeline.unet, pipeline.text_encoder).eval()
-    words = pipeline.text_encoder(tokenize(pipeline.tokenizer, ["a picture"]))[0]
+    texts = ["a picture", *new_words(pipeline.tokenizer)]
+    words = pipeline.text_encoder(tokenize(pipeline.tokenizer, texts))[0]
     shape = (1, pipeline.unet.config.in_channels, 16, 16)
     noisy = torch.linspace(-2, 2, 16 * 16 * shape[1]).sin().reshape(shape)
-    return {"words": words, "prediction": denoiser(noisy, torch.tensor([500]), words)}
+    return {"words": words, "prediction": denoiser(noisy, torch.tensor([500]), words[:1])}
 
 
 def compare_states(

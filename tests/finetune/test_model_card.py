@@ -85,6 +85,8 @@ def test_the_lines_of_the_card_draw_with_what_was_trained(
     export(run, project / "out")
     card = (project / "out" / "README.md").read_text()
     assert f"\n{sentence} by Osteon from models/half on 5 images" in card
+    assert f" {trained.size} px, v_prediction." in card
+    assert "license: other\n" in card  # of this base nobody says one
     assert set(yaml.safe_load(card.split("---")[1])["tags"][2:]) == tags
     assert ("| lora.rank |" in card) == ("lora" in tags)
     assert ("| optim.lr |" in card) == (tags != {"textual_inversion"})
@@ -121,7 +123,9 @@ def test_the_verdict_is_told_of_the_weights_that_it_is_about(settings: Make, pro
     write_json(run / "run.json", read_json(run / "run.json") | {"best_reason": verdict})
     for name in ("newest", "1"):
         export(run, project / "out", name)
-        assert (verdict in (project / "out" / "README.md").read_text()) == (name == "newest")
+        card = (project / "out" / "README.md").read_text()
+        assert (verdict in card) == (name == "newest")
+        assert f"| steps | {2 if name == 'newest' else 1} |" in card
 
 
 def test_what_is_pushed_names_no_folder_of_ones_own(settings: Make, project: Path) -> None:

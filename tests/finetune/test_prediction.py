@@ -36,6 +36,16 @@ def test_a_wrong_prediction_type_is_found_out() -> None:
         check_prediction(denoiser, wrong, batch, "sd2-mini")
 
 
+def test_noise_is_added_by_the_bases_own_schedule() -> None:
+    """Not by that which diffusers takes where nothing is said."""
+    pipeline = tiny_pipeline("epsilon")
+    scheduler = training_scheduler(pipeline)
+    assert scheduler.config.prediction_type == "epsilon"
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    signal = torch.cumprod(1 - betas, 0).float()
+    torch.testing.assert_close(scheduler.alphas_cumprod, signal, rtol=1e-4, atol=1e-6)
+
+
 def test_a_run_on_a_base_that_is_labelled_wrong_never_begins(plain: Path, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong"
     shutil.copytree(BASE, wrong, copy_function=os.symlink)

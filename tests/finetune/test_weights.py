@@ -8,18 +8,20 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import finetune.weights
 from core.errors import UserError
 from core.families import load_sampler
 from core.files import read_json, write_json
 from core.runs import read_metrics
-from finetune.adapters import save_adapters
+from finetune.adapters import FILE, save_adapters
 from finetune.export import export
 from finetune.models import locate, open_pipeline
 from finetune.networks import save_pipeline
-from finetune.new_word import add_word
-from finetune.settings import DreamBoothSettings, Lora, Token
+from finetune.new_word import FILE as WORD
+from finetune.new_word import add_word, save_word
+from finetune.settings import DreamBoothSettings, Lora, Optim, Token
 from finetune.train_dreambooth import train
 from finetune.weights import (
     check_pipeline,
@@ -57,6 +59,38 @@ def test_one_base_at_a_time_is_in_memory(
     monkeypatch.setattr(finetune.weights, "open_pipeline", watched)
     write_weights(tmp_path / "weights", trained, locate(str(base)), own, {})
     assert len(opened) == 4
+
+
+def lose_the_words_second_vector(text_encoder: Any, token: Token, folder: Path) -> None:
+    save_word(text_encoder, token, folder)
+    ((name, vectors),) = load_file(folder / WORD).items()
+    save_file({name: vectors * torch.tensor([[1.0], [0.0]])}, folder / WORD)
+
+
+def lose_alpha(unet: Any, text_encoder: Any, folder: Path) -> None:
+    save_adapters(unet, text_encoder, folder)
+    save_file(load_file(folder / FILE), folder / FILE)
+
+
+@pytest.mark.parametrize(
+    ("saving", "lossy", "changes"),
+    [
+        ("save_adapters", lose_alpha, {"lora": Lora(rank=2, alpha=16.0)}),
+        (
+            "save_word",
+            lose_the_words_second_vector,
+            {"unet": False, "token": Token("<wing>", "bat", vectors=2), "prompt": "a <wing>"},
+        ),
+    ],
+)
+def test_what_no_name_and_no_adapter_tells_is_missed(
+    settings: Make, monkeypatch: pytest.MonkeyPatch, saving: str, lossy: Any, changes: Any
+) -> None:
+    """By what the networks say: a run never ends well whose scale or word is not in its files."""
+    monkeypatch.setattr(finetune.weights, saving, lossy)
+    with pytest.raises(RuntimeError, match="do not load back"):
+        train(settings(steps=1, optim=Optim(lr=1e-2), **changes))
+    assert not (Path(settings().run_dir) / "weights").exists()
 
 
 def test_adapters_lie_where_torch_puts_its_own(base: Path, tmp_path: Path) -> None:
