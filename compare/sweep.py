@@ -52,10 +52,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         along(arguments.axis, open_fakes([arguments.base]))
     sampler = load_sampler(arguments.run, asked.device)
     draw = partial(generate, arguments.run, prompts=prompts, device=asked.device, sampler=sampler)
-    if arguments.axis == "n":
-        folders = draw_counts(draw, values, seeds, options, arguments.set)
-    else:
-        folders = draw_options(draw, arguments.axis, values, seeds, options, arguments.set)
+    fresh = [folder for folder in drawn if not folder.exists()]
+    try:
+        if arguments.axis == "n":
+            folders = draw_counts(draw, values, seeds, options, arguments.set)
+        else:
+            folders = draw_options(draw, arguments.axis, values, seeds, options, arguments.set)
+    except UserError:
+        take_back(fresh)
+        raise
     del sampler, draw  # the model's memory is free while its images are measured
     arguments.fake = [f"{value}={folder}" for value, folder in folders.items()]
     compare(arguments, asked)
@@ -99,6 +104,13 @@ def draw_options(
             chosen = {**options, axis: value}
             folders[word] = draw(some, name=f"{name or axis}-{word}", options=chosen)
     return folders
+
+
+def take_back(folders: Sequence[Path]) -> None:
+    """Of values before one that cannot be: remove the folders that hold their first image alone."""
+    for folder in folders:
+        if process_state().is_main_process and len([*folder.glob("*.png")]) == 1:
+            shutil.rmtree(folder)
 
 
 def draw_counts(
