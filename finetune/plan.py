@@ -60,6 +60,7 @@ from finetune.validation import IMAGES
 BEFORE = "           and before it about"
 TRIABLE = 200e6  # parameters up to which a run is tried on a CPU too
 LONG = 2e11  # of them times latent pixels of a piece: above that its try takes more than moments
+ENDLESS = 20 * LONG  # so many minutes that a plan is worked out
 
 
 def warnings(settings: DreamBoothSettings, size: int, clip: Path | None = None) -> list[str]:
@@ -201,7 +202,8 @@ def print_plan(settings: DreamBoothSettings, subject: Subject) -> None:
     pipeline = empty_pipeline(place)
     total = size_of(pipeline)
     device = torch.device(pick_device())
-    if device.type == "cpu" and total > TRIABLE:
+    pixels = settings.batch // settings.accumulate * (size // place.downscale) ** 2
+    if device.type == "cpu" and (total > TRIABLE or total * pixels > ENDLESS):
         device = torch.device("meta")  # worked out
     denoiser, trained = empty_denoiser(settings, pipeline, device)
     needed = disk_needed(settings, len(trained), total)

@@ -277,10 +277,11 @@ def test_a_base_without_weights_is_found_out(settings: Make, base: Path, tmp_pat
         train(settings(base=str(bare)), dry_run=True)
 
 
-def test_large_bases_are_reckoned_on_a_cpu(
-    settings: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+@pytest.mark.parametrize("bound", ["TRIABLE", "ENDLESS"])
+def test_large_bases_and_images_are_reckoned_on_a_cpu(
+    settings: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, bound: str
 ) -> None:
-    monkeypatch.setattr(finetune.plan, "TRIABLE", 0)
+    monkeypatch.setattr(finetune.plan, bound, 0)
     own = settings(steps=10**8, text_encoder=True, gradient_checkpointing=True, preview_every=100)
     train(own, dry_run=True)
     printed = capsys.readouterr().out
