@@ -22,7 +22,7 @@ from tqdm import tqdm
 from core.device import peak_memory_mb
 from core.errors import Parser, UserError, at_least_1, command
 from core.families import FAMILIES, Sampler, family_of, load_sampler
-from core.files import read_jsonl, write_json, write_jsonl
+from core.files import read_json, read_jsonl, write_json, write_jsonl
 from core.images import fingerprint_of, png_text, write_png
 from core.parallel import process_device, process_state
 from core.prompts import read_prompts
@@ -93,6 +93,7 @@ def generate(
     """
     state = process_state()
     device = process_device(device)
+    run = run.resolve() if run.name in ("", "..") else run  # "." is a name for no images
     sampler = sampler or load_sampler(run, device)
     given = options or {}
     _check_names(run, name, given, sampler.options)
@@ -200,7 +201,7 @@ def _check_same(folder: Path, settings: dict[str, Any], defaults: dict[str, Any]
     file = folder / "settings.json"
     if not file.exists():
         return
-    old = defaults | json.loads(file.read_text())
+    old = defaults | read_json(file)
     changes = [f"{k}: {old[k]} -> {v}" for k, v in settings.items() if old.get(k, v) != v]
     if changes:
         raise UserError(
@@ -210,17 +211,29 @@ def _check_same(folder: Path, settings: dict[str, Any], defaults: dict[str, Any]
 
 
 def _is_done(folder: Path, seed: int, prompt: str) -> bool:
-    """Raises UserError where the seed is there with another prompt."""
+    """Whether the seed need not be drawn (again, where a power cut left half a picture).
+
+    Raises UserError where it is there with another prompt.
+    """
     file = folder / f"{seed:06d}.png"
-    if not file.exists():
+    facts = _facts_of(file) if file.exists() else None
+    if facts is None:
         return False
-    old = json.loads(png_text(file).get(SETTINGS_KEY, "{}")).get("prompt")
-    if old != prompt:
+    if (old := facts.get("prompt")) != prompt:
         raise UserError(
             f"{file} was made with another prompt ('{old}', now '{prompt}'); give --set another "
             "name, or delete that folder."
         )
     return True
+
+
+def _facts_of(file: Path) -> dict[str, Any] | None:
+    """What made a picture; {} of one from elsewhere, None of one that cannot be read."""
+    try:
+        facts: dict[str, Any] = json.loads(png_text(file).get(SETTINGS_KEY, "{}"))
+    except (OSError, SyntaxError, ValueError):  # as PIL tells of empty, cut and garbled files
+        return None
+    return facts
 
 
 def _write_index(folder: Path) -> None:
@@ -229,8 +242,8 @@ def _write_index(folder: Path) -> None:
     older = {row["file"]: row for row in read_jsonl(index)} if index.exists() else {}
     rows = []
     for path in sorted(folder.glob("*.png")):
-        facts = json.loads(png_text(path).get(SETTINGS_KEY, "{}"))
-        if "seed" not in facts:  # not drawn here
+        facts = _facts_of(path)
+        if facts is None or "seed" not in facts:  # not drawn here
             continue
         row = {"file": path.name, "seed": facts.pop("seed"), "prompt": facts.pop("prompt")}
         rows.append(older.get(path.name, {}) | row | {"settings": facts})

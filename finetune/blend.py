@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusers import StableDiffusionPipeline
+from diffusers.utils.peft_utils import set_adapter_layers
 
 from core.errors import UserError
 from core.runs import kept_weights
@@ -46,7 +47,8 @@ class Blend:
         return self.tuned is None
 
     def set(self, scale: float, loras: Mapping[str, float]) -> None:
-        """Switch to the run's own adapters at `scale` and those of `loras`, run -> scale.
+        """Switch to the run's own adapters at `scale` and those of `loras`, run -> scale. One of
+        scale 0 is off: of a DoRA peft would leave the magnitudes.
 
         Raises UserError for a run without adapters, or on another base.
         """
@@ -59,9 +61,11 @@ class Blend:
             wanted[weights] = share
         if [*map(_written, wanted)] != self._loaded:
             self._load(list(wanted))
-        if wanted:
-            names = [name_of(number) for number in range(len(wanted))]
-            self.pipeline.set_adapters(names, list(wanted.values()))
+        shares = {name_of(number): share for number, share in enumerate(wanted.values()) if share}
+        for network in (self.pipeline.unet, self.pipeline.text_encoder):
+            set_adapter_layers(network, enabled=bool(shares))
+        if shares:
+            self.pipeline.set_adapters([*shares], [*shares.values()])
 
     @property
     def choice(self) -> dict[str, Path]:

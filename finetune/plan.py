@@ -11,11 +11,13 @@ from PIL import Image
 
 from core.checkup import QUICK, warnings_of
 from core.device import pick_device
+from core.errors import UserError
 from core.kinds import find_clip
 from core.parallel import process_state
 from core.plan import activation_bytes, check_disk, count_parameters
 from core.runs import check_same_inputs
 from core.sets import open_set
+from finetune.buckets import shapes, unit_of
 from finetune.captions import lengths
 from finetune.cost import (
     FLOAT,
@@ -170,6 +172,9 @@ def look_ahead(
         check_unknown(pipeline.tokenizer, settings.token.name)
     if settings.zero_terminal_snr:
         end_in_noise(pipeline)
+    size, unit = settings.size or place.size, unit_of(pipeline)
+    if settings.buckets and not shapes(size, unit):
+        raise UserError(f"buckets need --size {unit} or more; sides are multiples of {unit}.")
     trained = empty_denoiser(settings, pipeline, torch.device("meta"))[1]
     check_disk(run, disk_needed(settings, len(trained), size_of(pipeline)))
     return held_out, found

@@ -26,7 +26,8 @@ def sampling_scheduler(kind: type[Any], config: Mapping[str, Any], steps: int) -
     are many, they begin far from pure noise (334 of 1000 at 667), or beyond it. Schedulers that go
     by noise levels take others then; DDIM cannot.
 
-    Raises UserError where DDIM would begin too far from pure noise.
+    Raises UserError where DDIM would begin too far from pure noise, or, on a schedule of "trailing"
+    steps, end too far from none.
     """
     length = config["num_train_timesteps"]
     if kind is DDIMScheduler:
@@ -34,8 +35,8 @@ def sampling_scheduler(kind: type[Any], config: Mapping[str, Any], steps: int) -
         if stride * steps < NEAR * length:
             fewer, more = length // (stride + 1), length // stride
             raise UserError(
-                f"ddim in {steps} steps would begin at {stride * steps} of {length}, which is not "
-                f"all noise; take {fewer} or {more} steps, or another scheduler."
+                f"ddim in {steps} steps covers {stride * steps} of the schedule's {length}, which "
+                f"is not all noise; take {fewer} or {more} steps, or another scheduler."
             )
         return rescheduled(kind, config, **({"steps_offset": 0} if steps == length else {}))
     spread = "linspace" if steps < length else "trailing"  # neither repeats a step

@@ -216,7 +216,7 @@ class DreamBoothSettings:
         if self.batch % self.accumulate:
             raise ValueError(f"batch {self.batch} cannot be cut into {self.accumulate} pieces")
         if self.size is not None and (self.size < 16 or self.size % 8):
-            raise ValueError(f"size {self.size} is not a multiple of 8")
+            raise ValueError(f"size must be a multiple of 8, at least 16, not {self.size}")
         if self.lora is not None and not self.lora.targets:
             raise ValueError("lora.targets must name a layer, such as attention")
         if (

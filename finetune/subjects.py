@@ -139,7 +139,7 @@ def inputs_of(subjects: dict[str, Subject], unseen: Subject | None) -> dict[str,
 
 
 def contract_of(prior: Prior, place: Place, size: int) -> dict[str, object]:
-    """All that class images depend on, besides their number."""
+    """All that class images depend on, besides their number and rounding."""
     return {
         "model": place.identity,
         "configs": place.configs,
@@ -216,7 +216,7 @@ def class_subject(
         accelerator.print(f"Class images: {len(subject)} of your own in {folder}.", file=sys.stderr)
         return subject
     accelerator.wait_for_everyone()  # all have seen what is missing before one draws
-    if accelerator.is_main_process:
+    if accelerator.is_main_process and found.missing:  # a whole folder may be read-only
         write_json(folder / CONTRACT, contract_of(prior, place, size) | {"name": place.name})
     mine = found.missing[accelerator.process_index :: accelerator.num_processes]
     for seeds in tqdm(
@@ -234,7 +234,8 @@ def class_subject(
                 scheduler=CLASS_SCHEDULER,
             )
         for seed, prompt, image in zip(seeds, prompts, drawn, strict=True):
-            write_png(image, subject.images.paths[seed], {"prompt": prompt}, synthetic=True)
+            if not subject.images.paths[seed].exists():  # by another run that draws them, too
+                write_png(image, subject.images.paths[seed], {"prompt": prompt}, synthetic=True)
     accelerator.wait_for_everyone()
     return subject
 
@@ -255,8 +256,9 @@ def own_class_images(prior: Prior, folder: Path) -> ImageSet | None:
     images = open_set(folder)
     if len(images) < prior.count:
         raise UserError(
-            f"{folder} has {len(images)} images of your own, and prior.count asks for "
-            f"{prior.count}; give --prior.count {len(images)} or another --prior.folder."
+            f"{folder} has {len(images)} images of your own, and prior.count (diffusers' "
+            f"--num_class_images) asks for {prior.count}; give --prior.count {len(images)}, or "
+            "another --prior.folder for drawn ones."
         )
     check_images(images.paths)
     return images

@@ -76,6 +76,32 @@ def test_a_picture_from_elsewhere_is_left_out_of_the_index(run: Path) -> None:
     assert read_json(folder / "cost.json")["images"] == 1
 
 
+def test_half_a_picture_is_drawn_anew(run: Path) -> None:
+    """As a power cut leaves it; and half of what the pictures are of is said."""
+    folder = generate(run, range(3))
+    whole = {path: path.read_bytes() for path in folder.glob("*.png")}
+    for number, path in enumerate(sorted(whole)):
+        path.write_bytes(whole[path][: 60 * number])
+    generate(run, [0])
+    assert [row["seed"] for row in read_jsonl(folder / "samples.jsonl")] == [0]
+    generate(run, range(3))
+    assert {path: path.read_bytes() for path in folder.glob("*.png")} == whole
+    (folder / "settings.json").write_text('{"gain"')
+    with pytest.raises(UserError, match=r"settings\.json"):
+        generate(run, [0])
+
+
+def test_the_folder_where_one_stands_is_a_run_by_its_name(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generate(run, [0])
+    monkeypatch.chdir(run)
+    folder = generate(Path("."), [0, 1])
+    assert [row["settings"]["run"] for row in read_jsonl(folder / "samples.jsonl")] == [
+        run.name
+    ] * 2
+
+
 def test_what_is_there_is_kept_and_other_settings_are_refused(run: Path) -> None:
     folder = generate(run, range(3))
     before = (folder / "000001.png").stat().st_mtime_ns

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import finetune.plan
+from core.errors import UserError
 from core.runs import read_metrics
 from core.seeds import batch_at
 from core.sets import open_set
@@ -46,6 +48,13 @@ def test_shapes_by_hand() -> None:
     assert nearest(110, 100, [upright, wide]) == upright
     assert nearest(100, 110, [upright, wide]) == wide
     assert unit_of(tiny_pipeline()) == 8
+
+
+def test_a_size_below_a_bucket_is_refused(settings: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one of 48 for Stable Diffusion, whose sides are multiples of 64."""
+    monkeypatch.setattr(finetune.plan, "unit_of", lambda pipeline: 64)
+    with pytest.raises(UserError, match=r"buckets need --size 64 or more"):
+        train(settings(size=48, buckets=True), dry_run=True)
 
 
 def test_what_a_shape_has_no_room_for_is_cut_off_on_both_sides(tmp_path: Path) -> None:

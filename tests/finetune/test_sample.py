@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import diffusers
 import numpy as np
@@ -193,7 +194,7 @@ def test_steps_begin_near_pure_noise_and_none_is_taken_twice(name: str, spacing:
     for steps in (8, 25, 50, 100, 101, 125, 201, 250, 333, 334, 400, 500, 600, 999, 1000):
         if name == "ddim" and steps in (201, 334, 400, 600):
             instead = {201: "200 or 250", 600: "500 or 1000"}.get(steps, "333 or 500")
-            told = f"ddim in {steps} steps would begin at .* take {instead} steps"
+            told = f"ddim in {steps} steps covers .* take {instead} steps"
             with pytest.raises(UserError, match=told):
                 sampling_scheduler(kind, config, steps)
             continue
@@ -238,12 +239,13 @@ def test_bad_options_are_named(sampler: StableDiffusionSampler, options: dict) -
         sampler([0], ["a"], **options)
 
 
-def test_a_run_with_adapters(base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["plain", "dora"])
+def test_a_run_with_adapters(base: Path, tmp_path: Path, kind: Any) -> None:
     """Grey comes back grey; a scale of 0 is the base itself; another base is refused."""
     from tests.finetune.test_adapters import tuned
 
     run = tmp_path / "run"
-    pipeline = tuned(base, Lora(rank=2, alpha=4.0), text=True)
+    pipeline = tuned(base, Lora(rank=2, alpha=4.0, kind=kind), text=True)
     save_adapters(pipeline.unet, pipeline.text_encoder, run / "weights")
     place = locate(str(base))
     card = {"base": str(base), "revision": None, "base_identity": place.identity, "size": 32,

@@ -14,6 +14,7 @@ import pytest
 from accelerate import Accelerator
 from PIL import Image
 
+import finetune.subjects
 import finetune.train_dreambooth
 from core.errors import UserError
 from core.files import read_json, write_json
@@ -23,6 +24,7 @@ from finetune.models import locate, open_pipeline
 from finetune.sample import StableDiffusionSampler
 from finetune.settings import Concept, DreamBoothSettings, Prior
 from finetune.subjects import (
+    ClassImages,
     Subject,
     class_images,
     class_subject,
@@ -154,6 +156,33 @@ def test_a_process_that_is_late_misses_no_class_images(base: Path, tmp_path: Pat
             assert [path.exists() for path in subject.images.paths] == [True] * 40
 
 
+def test_whole_class_images_are_only_read(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where they lie nothing may be written; nor over what another run has drawn meanwhile."""
+
+    def refuse(*given: Any, **named: Any) -> None:
+        raise OSError("read-only")
+
+    def drawn() -> list[Path]:
+        sampler = StableDiffusionSampler(open_pipeline(base), 32)
+        own = class_subject(prior, locate(str(base)), 32, Accelerator(cpu=True), sampler)
+        return own.images.paths
+
+    prior = Prior("a ramp", count=2, folder=str(tmp_path / "class"))
+    before = {path: path.read_bytes() for path in drawn()}
+    monkeypatch.setattr(finetune.subjects, "write_json", refuse)
+    drawn()
+    monkeypatch.undo()
+
+    def late(*given: Any) -> ClassImages:
+        return replace(class_images(*given), missing=[0, 1])
+
+    monkeypatch.setattr(finetune.subjects, "class_images", late)
+    monkeypatch.setattr(finetune.subjects, "write_png", refuse)
+    assert before == {path: path.read_bytes() for path in drawn()}
+
+
 def test_several_class_prompts_take_turns(base: Path, tmp_path: Path) -> None:
     """Also those that are drawn later."""
     sampler = StableDiffusionSampler(open_pipeline(base), 32)
@@ -200,7 +229,7 @@ def test_too_few_class_images_of_your_own_are_refused(
 ) -> None:
     sampler = StableDiffusionSampler(open_pipeline(base), 32)
     few = Prior(prompt="a ramp", count=6, folder=str(plain))
-    with pytest.raises(UserError, match=r"5 images of your own, and prior\.count asks for 6"):
+    with pytest.raises(UserError, match=r"5 images of your own, and prior\.count .* asks for 6"):
         class_subject(few, locate(str(base)), 32, Accelerator(cpu=True), sampler)
     enough = replace(few, count=5)
     class_subject(enough, locate(str(base)), 32, Accelerator(cpu=True), sampler)
