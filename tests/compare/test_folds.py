@@ -9,9 +9,9 @@ from PIL import Image
 
 from compare.fold_report import findings
 from compare.fold_scores import paired, spread
-from compare.folds import main, prompts_of, split
+from compare.folds import check_out, main, prompts_of, split
 from core.errors import UserError
-from core.files import read_json, read_jsonl
+from core.files import read_json, read_jsonl, write_json
 from core.sets import open_set
 from tests.finetune.tiny import tiny_pipeline
 
@@ -41,6 +41,13 @@ def test_each_picture_is_held_out_once_and_patients_stay_together(
     assert sorted(groups) == [[0, 1], [2, 3], [4, 5], [6, 7]]
     assert len(split(open_set(paint(12)), None, 0)) == 5
     assert split(open_set(paint(12)), 4, 0) != split(open_set(paint(12)), 4, 1)
+
+
+def test_who_has_no_patient_id_is_apart(paint: Callable[[int], Path]) -> None:
+    images = open_set(paint(6))
+    for row, patient in zip(images.rows, (3, None, "", None, "", 3), strict=True):
+        row["patient_id"] = patient
+    assert sorted(split(images, None, seed=0)) == [[0, 5], [1], [2], [3], [4]]
 
 
 def test_too_few_or_many_are_refused(paint: Callable[[int], Path]) -> None:
@@ -92,6 +99,88 @@ def test_what_is_wrong_is_said_before_anything_is_trained(
         main([*words, "--out", str(tmp_path / "out"), *wrong])
     assert stop.value.code == 2
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--run_dir", "x"], "--run_dir is not the trainer's here: every fold's run lies in"),
+        (["--output_dir=x"], "--output_dir is not the"),
+        (["--", "--data=x"], "--data is not the trainer's here: every fold learns"),
+        (["--dry_run"], "--dry_run is not the trainer's here: its settings are tried before"),
+    ],
+)
+def test_flags_that_folds_sets_itself_are_refused(
+    paint: Callable[[int], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    flags: list[str],
+    said: str,
+) -> None:
+    monkeypatch.setattr("compare.folds.try_verb", no_trial)
+    config = tmp_path / "few.yaml"
+    config.write_text("prompt: a square\nsteps: 1\n")
+    words = ["dreambooth", "--config", str(config), "--data", str(paint(4))]
+    with pytest.raises(SystemExit) as stop:
+        main([*words, "--out", str(tmp_path / "out"), *flags])
+    assert stop.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def no_trial(words: list[str]) -> None:
+    raise AssertionError("tried")
+
+
+@pytest.mark.parametrize(
+    ("mine", "out", "said"),
+    [
+        ("out/pictures", "out", "out holds pictures/ without a report's results.json; move"),
+        ("out/folds/1/data/mine", "out", "out/folds/1/data is no fold's data; move it away"),
+        ("out/mine", "out", "out holds something else; give another --out"),
+        ("x", "x/0.png", "x/0.png is a file; give a folder as --out"),
+        ("x", "x/0.png/out", "x/0.png is a file; give a folder as --out"),
+    ],
+)
+def test_nobodys_files_are_replaced(
+    paint: Callable[[int], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    mine: str,
+    out: str,
+    said: str,
+) -> None:
+    monkeypatch.setattr("compare.folds.try_verb", no_trial)
+    (tmp_path / mine).parent.mkdir(parents=True, exist_ok=True)
+    pictures = paint(4).rename(tmp_path / mine)
+    before = {path: path.read_bytes() for path in pictures.iterdir()}
+    config = tmp_path / "few.yaml"
+    config.write_text("prompt: a square\nsteps: 1\n")
+    words = ["dreambooth", "--config", str(config), "--data", str(pictures)]
+    with pytest.raises(SystemExit) as stop:
+        main([*words, "--out", str(tmp_path / out)])
+    assert stop.value.code == 2
+    assert said in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in pictures.iterdir()} == before
+
+
+def test_an_older_report_of_folds_is_replaced_and_no_other(tmp_path: Path) -> None:
+    check_out(tmp_path / "new")
+    (tmp_path / "folds").touch()
+    with pytest.raises(UserError, match="folds is a file"):
+        check_out(tmp_path)
+    (tmp_path / "folds").unlink()
+    (tmp_path / "folds").mkdir()
+    check_out(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    for old in ({"folds": []}, {"fakes": []}, []):
+        write_json(tmp_path / "results.json", old)
+        if "folds" in old:
+            check_out(tmp_path)
+        else:
+            with pytest.raises(UserError, match="holds another report"):
+                check_out(tmp_path)
 
 
 @pytest.mark.parametrize(
