@@ -61,7 +61,7 @@ def open_asked(arguments: argparse.Namespace) -> Asked:
 
 
 def _check_out(out: Path) -> None:
-    """Refuse to write among someone's files, be they pictures alone: a report's have its results.json
+    """Refuse to write among someone's files, be they pictures alone: a report's have results.json
     beside them, and pictures/ is replaced as a whole."""
     there = names_in(out)
     if there == {"pictures"}:

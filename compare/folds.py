@@ -29,10 +29,12 @@ from compare.pictures import Album
 from core.config import read_yaml
 from core.device import pick_device
 from core.errors import Parser, UserError, command
+from core.families import base_folder
 from core.files import atomic_folder, read_json, write_json, write_jsonl
 from core.generate import generate, read_seeds
 from core.images import open_image
 from core.provenance import commit, now, versions
+from core.runs import samples_folder
 from core.seeds import stream
 from core.sets import ImageSet, open_set
 from core.verbs import is_finished, run_verb, try_verb
@@ -168,7 +170,7 @@ def run_fold(
     if not is_finished(run):
         run_verb(train_words(given, data, run, rest), f"fold {folder.name}")
     asked = prompts_of(run, held_out)
-    tuned = open_set(generate(run, seeds, asked))
+    tuned = of_seeds(open_set(generate(run, seeds, asked)), seeds)
     prompts = asked or list(dict.fromkeys(tuned.captions))
     before = draw_base(run, seeds, prompts, f"folds-{given.out.name}-{folder.name}")
     return Fold(folder, held_out, learned, tuned, before, read_json(run / "run.json")["seconds"])
@@ -190,14 +192,35 @@ def prompts_of(run: Path, held_out: ImageSet) -> list[str]:
 
 
 def draw_base(run: Path, seeds: list[int], prompts: list[str], name: str) -> ImageSet | None:
-    """The same by the run's base, before tuning; None where it has none at hand."""
-    tuned = read_yaml(run / "config.yaml")
-    if tuned.get("lora") and not tuned.get("token"):  # without its adapters it is its base
-        return open_set(generate(run, seeds, prompts, "base", options={"lora_scale": 0.0}))
-    base = Path(read_json(run / "run.json").get("base", ""))
-    if not (base / "model_index.json").exists():
+    """The same by the run's base, before tuning; None, and a line that says why, where there is
+    none to draw it."""
+    try:
+        folder = _drawn_by_base(run, seeds, prompts, name)
+    except UserError as error:
+        print(f"Without its base in the report: {error}", flush=True)
         return None
-    return open_set(generate(base, seeds, prompts, name))
+    if folder is None:
+        print("It was tuned from no base that could be set beside it.", flush=True)
+    return of_seeds(open_set(folder), seeds) if folder else None
+
+
+def _drawn_by_base(run: Path, seeds: list[int], prompts: list[str], name: str) -> Path | None:
+    """Raises UserError where the base is not to be found, or does not draw in the run's size."""
+    tuned = read_yaml(run / "config.yaml")
+    if tuned.get("lora") and not tuned.get("token") and not tuned.get("zero_terminal_snr"):
+        return generate(run, seeds, prompts, "base", options={"lora_scale": 0.0})  # is its base
+    base = base_folder(run)
+    if base is None:
+        return None
+    width, height = open_image(samples_folder(run, "default") / f"{seeds[0]:06d}.png").size
+    size = {"height": height, "width": width}
+    return generate(base, seeds, prompts, f"{name}-{width}x{height}", options=size)
+
+
+def of_seeds(images: ImageSet, seeds: Sequence[int]) -> ImageSet:
+    """Of what lies in a folder of samples, perhaps from other times too, the images asked for."""
+    asked = {f"{seed:06d}.png" for seed in seeds}
+    return subset(images, [n for n, path in enumerate(images.paths) if path.name in asked])
 
 
 def content(images: ImageSet) -> list[tuple[bytes, str]]:

@@ -1,5 +1,6 @@
 """Every picture held out once: who is apart from whom, what the numbers are, the command itself."""
 
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,10 +10,12 @@ from PIL import Image
 
 from compare.fold_report import findings
 from compare.fold_scores import paired, spread
-from compare.folds import check_out, main, prompts_of, split
+from compare.folds import check_out, draw_base, main, prompts_of, run_fold, split
 from core.errors import UserError
+from core.families import load_sampler
 from core.files import read_json, read_jsonl, write_json
 from core.sets import open_set
+from finetune.models import locate
 from tests.finetune.tiny import tiny_pipeline
 
 
@@ -227,6 +230,61 @@ def test_a_fold_is_asked_for_what_it_was_trained_on(
         assert prompts_of(tmp_path, open_set(folder)) == wanted
     (folder / "0.txt").unlink()
     assert prompts_of(tmp_path, open_set(folder)) == []
+
+
+@pytest.mark.parametrize("kept", ["lora: {rank: 4}\nzero_terminal_snr: true\n", "lora: null\n"])
+def test_the_base_is_found_and_drawn_as_it_is_and_in_the_size_of_the_tuned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: str
+) -> None:
+    """From wherever one works; not the tuned with a scale of 0, whose schedule is another."""
+    tiny_pipeline().save_pretrained(tmp_path / "base")
+    run = tmp_path / "out/folds/1/run"
+    place = locate(str(tmp_path / "base"))
+    write_json(run / "weights/osteon.json", {"base": "base", "base_identity": place.identity})
+    if "null" in kept:
+        tiny_pipeline(seed=1).save_pretrained(run / "weights")
+    write_json(run / "run.json", {"family": "dreambooth", "base": "base"})
+    (run / "config.yaml").write_text(kept)
+    (run / "samples/default").mkdir(parents=True)
+    Image.new("RGB", (16, 24)).save(run / "samples/default/000003.png")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    drawn = draw_base(run, [3], ["a square"], "folds-out-1")
+    assert drawn is not None
+    (image,) = map(Image.open, drawn.paths)
+    asked = {"height": 24, "width": 16}
+    (wanted,) = load_sampler(tmp_path / "base", "cpu")([3], ["a square"], **asked)
+    assert image.size == (16, 24)
+    assert np.array_equal(np.asarray(image), np.asarray(wanted))
+
+
+def test_without_a_base_a_line_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_json(tmp_path / "run.json", {"family": "dreambooth"})
+    write_json(tmp_path / "weights/osteon.json", {"base": "./gone", "base_identity": "0"})
+    (tmp_path / "config.yaml").write_text("lora: null\n")
+    assert draw_base(tmp_path, [0], ["a"], "x") is None
+    assert "Without its base in the report: ./gone is not there" in capsys.readouterr().out
+    write_json(tmp_path / "run.json", {"family": "vae"})
+    assert draw_base(tmp_path, [0], ["a"], "x") is None
+    assert "It was tuned from no base" in capsys.readouterr().out
+
+
+def test_a_fold_is_measured_by_the_seeds_asked_for(
+    paint: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever other images lie beside them, of its model and of its base."""
+    drawn, run = paint(6), tmp_path / "folds/1/run"
+    for number in range(6):
+        (drawn / f"{number}.png").rename(drawn / f"{number:06d}.png")
+    write_json(run / "run.json", {"status": "finished", "seconds": 1.0})
+    (run / "config.yaml").write_text("lora: {rank: 4}\nprompt: a square\n")
+    (tmp_path / "few.yaml").write_text("")
+    monkeypatch.setattr("compare.folds.generate", lambda *_, **__: drawn)
+    given = Namespace(family="dreambooth", config=tmp_path / "few.yaml", out=tmp_path)
+    fold = run_fold(run.parent, open_set(paint(4)), [0], [4, 1], given, [])
+    assert fold.base is not None
+    for images in (fold.tuned, fold.base):
+        assert [path.name for path in images.paths] == ["000001.png", "000004.png"]
 
 
 @pytest.mark.slow
