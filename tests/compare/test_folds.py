@@ -15,7 +15,10 @@ from core.errors import UserError
 from core.families import load_sampler
 from core.files import read_json, read_jsonl, write_json
 from core.sets import open_set
+from finetune.adapters import save_adapters
 from finetune.models import locate
+from finetune.settings import Lora
+from tests.finetune.test_adapters import tuned
 from tests.finetune.tiny import tiny_pipeline
 
 
@@ -232,29 +235,32 @@ def test_a_fold_is_asked_for_what_it_was_trained_on(
     assert prompts_of(tmp_path, open_set(folder)) == []
 
 
-@pytest.mark.parametrize("kept", ["lora: {rank: 4}\nzero_terminal_snr: true\n", "lora: null\n"])
+@pytest.mark.parametrize(("whole", "size"), [(False, (32, 32)), (True, (16, 24))])
 def test_the_base_is_found_and_drawn_as_it_is_and_in_the_size_of_the_tuned(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bool, size: tuple[int, int]
 ) -> None:
-    """From wherever one works; not the tuned with a scale of 0, whose schedule is another."""
-    tiny_pipeline().save_pretrained(tmp_path / "base")
-    run = tmp_path / "out/folds/1/run"
-    place = locate(str(tmp_path / "base"))
-    write_json(run / "weights/osteon.json", {"base": "base", "base_identity": place.identity})
-    if "null" in kept:
+    """From wherever one works; not LoRA with a scale of 0 where its schedule is another."""
+    base, run = tmp_path / "base", tmp_path / "out/folds/1/run"
+    tiny_pipeline().save_pretrained(base)
+    card = {"base": "base", "base_identity": locate(str(base)).identity}
+    write_json(run / "weights/osteon.json", card | {"zero_terminal_snr": not whole})
+    if whole:
         tiny_pipeline(seed=1).save_pretrained(run / "weights")
+    else:
+        save_adapters(tuned(base, Lora(rank=2), text=False).unet, None, run / "weights")
     write_json(run / "run.json", {"family": "dreambooth", "base": "base"})
+    kept = "lora: null\n" if whole else "lora: {rank: 2}\nzero_terminal_snr: true\n"
     (run / "config.yaml").write_text(kept)
     (run / "samples/default").mkdir(parents=True)
-    Image.new("RGB", (16, 24)).save(run / "samples/default/000003.png")
+    Image.new("RGB", size).save(run / "samples/default/000003.png")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     drawn = draw_base(run, [3], ["a square"], "folds-out-1")
     assert drawn is not None
     (image,) = map(Image.open, drawn.paths)
-    asked = {"height": 24, "width": 16}
-    (wanted,) = load_sampler(tmp_path / "base", "cpu")([3], ["a square"], **asked)
-    assert image.size == (16, 24)
+    asked = {"width": size[0], "height": size[1]}
+    (wanted,) = load_sampler(base, "cpu")([3], ["a square"], **asked)
+    assert image.size == size
     assert np.array_equal(np.asarray(image), np.asarray(wanted))
 
 
