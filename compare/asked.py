@@ -12,7 +12,7 @@ from compare.extractors import NAMES, Extractor, choose_extractor
 from compare.sources import Real, open_fakes, open_real
 from compare.votes import read_votes
 from core.errors import UserError, at_least_1
-from core.files import read_json
+from core.files import HIDDEN, read_json
 from core.parallel import process_device
 from core.sets import ImageSet, open_set
 
@@ -61,12 +61,28 @@ def open_asked(arguments: argparse.Namespace) -> Asked:
 
 
 def _check_out(out: Path) -> None:
-    """Refuse to write among someone's files."""
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file; give a folder as --out.")
-    there = {entry.name for entry in out.iterdir()} if out.exists() else set()
-    if there - {"pictures"} and "results.json" not in there:
+    """Refuse to write among someone's files, be they pictures alone: a report's have results.json
+    beside them, and pictures/ is replaced as a whole."""
+    there = names_in(out)
+    if there == {"pictures"}:
+        raise UserError(
+            f"{out} holds pictures/ without a report's results.json; move pictures/ away, or give "
+            "another --out."
+        )
+    if there and "results.json" not in there:
         raise UserError(f"{out} holds something else; give another --out.")
+
+
+def names_in(out: Path) -> set[str]:
+    """What a report's folder holds; hidden files, such as a killed process leaves, are left out.
+
+    Raises UserError where it is a file, or would lie below one.
+    """
+    place = next(each for each in (out, *out.parents) if each.exists() or each.is_symlink())
+    if not place.is_dir():
+        raise UserError(f"{place} is a file; give a folder as --out.")
+    found = out.iterdir() if place == out else ()
+    return {entry.name for entry in found if not HIDDEN.match(entry.name)}
 
 
 def check_replaceable(out: Path, real: Real, fakes: Mapping[Path, str | None]) -> None:
@@ -81,7 +97,7 @@ def check_replaceable(out: Path, real: Real, fakes: Mapping[Path, str | None]) -
         return
     old = read_json(file)
     last = "give another --out, or delete that one."
-    if "fakes" not in old:
+    if not isinstance(old, dict) or "fakes" not in old:
         raise UserError(f"{out} holds a report of another kind; {last}")
     was, real_is = old["real"]["held_out"], real_facts(real.held_out)
     if was["fingerprint"] != real_is["fingerprint"] and not (

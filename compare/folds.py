@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from compare.asked import names_in
 from compare.extractors import choose_extractor
 from compare.features import PixelPath, subset
 from compare.fold_report import write_report
@@ -28,10 +29,12 @@ from compare.pictures import Album
 from core.config import read_yaml
 from core.device import pick_device
 from core.errors import Parser, UserError, command
+from core.families import base_folder
 from core.files import atomic_folder, read_json, write_json, write_jsonl
 from core.generate import generate, read_seeds
 from core.images import open_image
 from core.provenance import commit, now, versions
+from core.runs import samples_folder
 from core.seeds import stream
 from core.sets import ImageSet, open_set
 from core.verbs import is_finished, run_verb, try_verb
@@ -41,6 +44,17 @@ FEWEST, MOST = 4, 20  # pictures; with more, `osteon compare` and a test split
 ALL_APART = 6  # up to so many, each is a fold of its own
 INHERITED = ("schema", "source", "licence", "citation", "domain", "size", "mode")  # of set.json
 BATCH = 64  # images measured at once
+PLACE = "every fold's run lies in the folder that --out of osteon folds names; give that alone"
+SOURCE = "every fold learns from its part of what --data of osteon folds names; give that alone"
+OURS = {
+    "run_dir": PLACE,
+    "output_dir": PLACE,
+    "data": SOURCE,
+    "instance_data_dir": SOURCE,
+    "dry_run": "its settings are tried before the first fold anyway; leave it out",
+    "print_config": "osteon train takes it; leave it out",
+}
+"""Flags of the trainer that `osteon folds` sets itself, by one or the other name; and why."""
 
 
 @command
@@ -49,10 +63,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     given, rest = _parser().parse_known_args(argv)
     if not given.config.is_file():
         raise UserError(f"{given.config} is not there; configs/ has presets.")
+    check_rest(rest)
     images = open_set(given.data)
     groups = split(images, given.folds, given.seed)
-    if (given.out / "results.json").exists() and not (given.out / "folds").exists():
-        raise UserError(f"{given.out} holds another report; give another --out.")
+    check_out(given.out)
     seeds, device = read_seeds(given.seeds), pick_device(given.device)
     extractor = choose_extractor(given.extractor, device=device)
     first = given.out / "folds/1/run"
@@ -74,6 +88,38 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"Report: {write_report(given.out)}")
 
 
+def check_rest(rest: Sequence[str]) -> None:
+    """Raise UserError for flags of the trainer that are not its own to follow here."""
+    for word in rest:
+        name = word.removeprefix("--").partition("=")[0]
+        if word.startswith("--") and name in OURS:
+            raise UserError(f"--{name} is not the trainer's here: {OURS[name]}.")
+
+
+def check_out(out: Path) -> None:
+    """Refuse to write among someone's files: only into a new folder, one with nothing but folds/,
+    or an older report with its folds/; and no fold's data/ is replaced that is none.
+
+    Raises UserError for anything else.
+    """
+    there = names_in(out)
+    if "results.json" in there:
+        old = read_json(out / "results.json")
+        if not isinstance(old, dict) or "folds" not in old or "folds" not in there:
+            raise UserError(f"{out} holds another report; give another --out.")
+    elif "pictures" in there and there <= {"folds", "pictures"}:
+        raise UserError(
+            f"{out} holds pictures/ without a report's results.json; move pictures/ away, or give "
+            "another --out."
+        )
+    elif there - {"folds"}:
+        raise UserError(f"{out} holds something else; give another --out.")
+    names_in(out / "folds")
+    for data in out.glob("folds/*/data"):
+        if not (data / "set.json").is_file():
+            raise UserError(f"{data} is no fold's data; move it away, or give another --out.")
+
+
 def split(images: ImageSet, count: int | None, seed: int) -> list[list[int]]:
     """Places of the pictures of each fold; those of one patient stay together.
 
@@ -86,7 +132,9 @@ def split(images: ImageSet, count: int | None, seed: int) -> list[list[int]]:
         )
     owners: dict[Any, list[int]] = {}
     for place, row in enumerate(images.rows):
-        owners.setdefault(row.get("patient_id", place), []).append(place)
+        patient = row.get("patient_id")
+        own = ("place", place) if patient is None or patient == "" else ("patient", patient)
+        owners.setdefault(own, []).append(place)
     count = count or (len(owners) if len(owners) <= ALL_APART else 5)
     if not 2 <= count <= len(owners):
         raise UserError(f"--folds {count} should lie between 2 and {len(owners)}.")
@@ -122,7 +170,7 @@ def run_fold(
     if not is_finished(run):
         run_verb(train_words(given, data, run, rest), f"fold {folder.name}")
     asked = prompts_of(run, held_out)
-    tuned = open_set(generate(run, seeds, asked))
+    tuned = of_seeds(open_set(generate(run, seeds, asked)), seeds)
     prompts = asked or list(dict.fromkeys(tuned.captions))
     before = draw_base(run, seeds, prompts, f"folds-{given.out.name}-{folder.name}")
     return Fold(folder, held_out, learned, tuned, before, read_json(run / "run.json")["seconds"])
@@ -144,14 +192,35 @@ def prompts_of(run: Path, held_out: ImageSet) -> list[str]:
 
 
 def draw_base(run: Path, seeds: list[int], prompts: list[str], name: str) -> ImageSet | None:
-    """The same by the run's base, before tuning; None where it has none at hand."""
-    tuned = read_yaml(run / "config.yaml")
-    if tuned.get("lora") and not tuned.get("token"):  # without its adapters it is its base
-        return open_set(generate(run, seeds, prompts, "base", options={"lora_scale": 0.0}))
-    base = Path(read_json(run / "run.json").get("base", ""))
-    if not (base / "model_index.json").exists():
+    """The same by the run's base, before tuning; None, and a line that says why, where there is
+    none to draw it."""
+    try:
+        folder = _drawn_by_base(run, seeds, prompts, name)
+    except UserError as error:
+        print(f"Without its base in the report: {error}", flush=True)
         return None
-    return open_set(generate(base, seeds, prompts, name))
+    if folder is None:
+        print("It was tuned from no base that could be set beside it.", flush=True)
+    return of_seeds(open_set(folder), seeds) if folder else None
+
+
+def _drawn_by_base(run: Path, seeds: list[int], prompts: list[str], name: str) -> Path | None:
+    """Raises UserError where the base is not to be found, or does not draw in the run's size."""
+    tuned = read_yaml(run / "config.yaml")
+    if tuned.get("lora") and not tuned.get("token") and not tuned.get("zero_terminal_snr"):
+        return generate(run, seeds, prompts, "base", options={"lora_scale": 0.0})  # is its base
+    base = base_folder(run)
+    if base is None:
+        return None
+    width, height = open_image(samples_folder(run, "default") / f"{seeds[0]:06d}.png").size
+    size = {"height": height, "width": width}
+    return generate(base, seeds, prompts, f"{name}-{width}x{height}", options=size)
+
+
+def of_seeds(images: ImageSet, seeds: Sequence[int]) -> ImageSet:
+    """Of what lies in a folder of samples, perhaps from other times too, the images asked for."""
+    asked = {f"{seed:06d}.png" for seed in seeds}
+    return subset(images, [n for n, path in enumerate(images.paths) if path.name in asked])
 
 
 def content(images: ImageSet) -> list[tuple[bytes, str]]:

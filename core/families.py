@@ -30,6 +30,8 @@ class Family:
     """`switch_sampler(sampler, run) -> Sampler | None`, of families that share a base in memory."""
     autoencoder: str | None = None
     """`load_autoencoder(run, device) -> Autoencoder`, of families that work on its latents."""
+    base: str | None = None
+    """`base_folder(run) -> Path | None`, of families that tune what there is."""
     options: str = "none"
     """Of its samplers, for a help that loads none; a run may lack some."""
 
@@ -48,6 +50,7 @@ FAMILIES: dict[str, Family] = {
         prompts=True,
         switch="finetune.sample:switch_sampler",
         autoencoder="finetune.sample:load_autoencoder",
+        base="finetune.sample:base_folder",
         options=DIFFUSION,
     ),
     "base": Family(
@@ -162,6 +165,16 @@ def load_autoencoder(run: Path, device: str) -> Autoencoder | None:
     place = FAMILIES[family_of(run)].autoencoder
     autoencoder: Autoencoder | None = resolve(place)(run, device) if place else None
     return autoencoder
+
+
+def base_folder(run: Path) -> Path | None:
+    """The model folder that `run` was tuned from; None where it was trained from nothing.
+
+    Raises UserError where the base is not to be found, or another one is there now.
+    """
+    place = FAMILIES[family_of(run)].base
+    folder: Path | None = resolve(place)(run) if place else None
+    return folder
 
 
 def switch_sampler(sampler: Sampler, run: Path) -> Sampler | None:

@@ -293,6 +293,17 @@ def load_autoencoder(run: Path, device: str) -> BaseAutoencoder:
     return BaseAutoencoder(_find(run).place, device)
 
 
+def base_folder(run: Path) -> Path | None:
+    """The base that `run` was tuned from, found as its sampler finds it; None where it has none.
+
+    Raises UserError as `load_sampler` does.
+    """
+    found = _find(run)
+    if found.tuned:
+        return found.place.folder
+    return base_of(found.weights, found.card).folder if "base" in found.card else None
+
+
 def switch_sampler(sampler: Any, run: Path) -> StableDiffusionSampler | None:
     """The sampler of `run` on the base that `sampler` holds; None where more than adapters differ.
 

@@ -1,5 +1,6 @@
 """Every picture held out once: who is apart from whom, what the numbers are, the command itself."""
 
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,10 +10,15 @@ from PIL import Image
 
 from compare.fold_report import findings
 from compare.fold_scores import paired, spread
-from compare.folds import main, prompts_of, split
+from compare.folds import check_out, draw_base, main, prompts_of, run_fold, split
 from core.errors import UserError
-from core.files import read_json, read_jsonl
+from core.families import load_sampler
+from core.files import read_json, read_jsonl, write_json
 from core.sets import open_set
+from finetune.adapters import save_adapters
+from finetune.models import locate
+from finetune.settings import Lora
+from tests.finetune.test_adapters import tuned
 from tests.finetune.tiny import tiny_pipeline
 
 
@@ -41,6 +47,13 @@ def test_each_picture_is_held_out_once_and_patients_stay_together(
     assert sorted(groups) == [[0, 1], [2, 3], [4, 5], [6, 7]]
     assert len(split(open_set(paint(12)), None, 0)) == 5
     assert split(open_set(paint(12)), 4, 0) != split(open_set(paint(12)), 4, 1)
+
+
+def test_who_has_no_patient_id_is_apart(paint: Callable[[int], Path]) -> None:
+    images = open_set(paint(6))
+    for row, patient in zip(images.rows, (3, None, "", None, "", 3), strict=True):
+        row["patient_id"] = patient
+    assert sorted(split(images, None, seed=0)) == [[0, 5], [1], [2], [3], [4]]
 
 
 def test_too_few_or_many_are_refused(paint: Callable[[int], Path]) -> None:
@@ -95,6 +108,88 @@ def test_what_is_wrong_is_said_before_anything_is_trained(
 
 
 @pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--run_dir", "x"], "--run_dir is not the trainer's here: every fold's run lies in"),
+        (["--output_dir=x"], "--output_dir is not the"),
+        (["--", "--data=x"], "--data is not the trainer's here: every fold learns"),
+        (["--dry_run"], "--dry_run is not the trainer's here: its settings are tried before"),
+    ],
+)
+def test_flags_that_folds_sets_itself_are_refused(
+    paint: Callable[[int], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    flags: list[str],
+    said: str,
+) -> None:
+    monkeypatch.setattr("compare.folds.try_verb", no_trial)
+    config = tmp_path / "few.yaml"
+    config.write_text("prompt: a square\nsteps: 1\n")
+    words = ["dreambooth", "--config", str(config), "--data", str(paint(4))]
+    with pytest.raises(SystemExit) as stop:
+        main([*words, "--out", str(tmp_path / "out"), *flags])
+    assert stop.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def no_trial(words: list[str]) -> None:
+    raise AssertionError("tried")
+
+
+@pytest.mark.parametrize(
+    ("mine", "out", "said"),
+    [
+        ("out/pictures", "out", "out holds pictures/ without a report's results.json; move"),
+        ("out/folds/1/data/mine", "out", "out/folds/1/data is no fold's data; move it away"),
+        ("out/mine", "out", "out holds something else; give another --out"),
+        ("x", "x/0.png", "x/0.png is a file; give a folder as --out"),
+        ("x", "x/0.png/out", "x/0.png is a file; give a folder as --out"),
+    ],
+)
+def test_nobodys_files_are_replaced(
+    paint: Callable[[int], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    mine: str,
+    out: str,
+    said: str,
+) -> None:
+    monkeypatch.setattr("compare.folds.try_verb", no_trial)
+    (tmp_path / mine).parent.mkdir(parents=True, exist_ok=True)
+    pictures = paint(4).rename(tmp_path / mine)
+    before = {path: path.read_bytes() for path in pictures.iterdir()}
+    config = tmp_path / "few.yaml"
+    config.write_text("prompt: a square\nsteps: 1\n")
+    words = ["dreambooth", "--config", str(config), "--data", str(pictures)]
+    with pytest.raises(SystemExit) as stop:
+        main([*words, "--out", str(tmp_path / out)])
+    assert stop.value.code == 2
+    assert said in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in pictures.iterdir()} == before
+
+
+def test_an_older_report_of_folds_is_replaced_and_no_other(tmp_path: Path) -> None:
+    check_out(tmp_path / "new")
+    (tmp_path / "folds").touch()
+    with pytest.raises(UserError, match="folds is a file"):
+        check_out(tmp_path)
+    (tmp_path / "folds").unlink()
+    (tmp_path / "folds").mkdir()
+    check_out(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    for old in ({"folds": []}, {"fakes": []}, []):
+        write_json(tmp_path / "results.json", old)
+        if "folds" in old:
+            check_out(tmp_path)
+        else:
+            with pytest.raises(UserError, match="holds another report"):
+                check_out(tmp_path)
+
+
+@pytest.mark.parametrize(
     ("prompt", "flags", "said"),
     [
         pytest.param("prompt: a square\n", ["--nope", "2"], "nope", marks=pytest.mark.slow),
@@ -138,6 +233,64 @@ def test_a_fold_is_asked_for_what_it_was_trained_on(
         assert prompts_of(tmp_path, open_set(folder)) == wanted
     (folder / "0.txt").unlink()
     assert prompts_of(tmp_path, open_set(folder)) == []
+
+
+@pytest.mark.parametrize(("whole", "size"), [(False, (32, 32)), (True, (16, 24))])
+def test_the_base_is_found_and_drawn_as_it_is_and_in_the_size_of_the_tuned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bool, size: tuple[int, int]
+) -> None:
+    """From wherever one works; not LoRA with a scale of 0 where its schedule is another."""
+    base, run = tmp_path / "base", tmp_path / "out/folds/1/run"
+    tiny_pipeline().save_pretrained(base)
+    card = {"base": "base", "base_identity": locate(str(base)).identity}
+    write_json(run / "weights/osteon.json", card | {"zero_terminal_snr": not whole})
+    if whole:
+        tiny_pipeline(seed=1).save_pretrained(run / "weights")
+    else:
+        save_adapters(tuned(base, Lora(rank=2), text=False).unet, None, run / "weights")
+    write_json(run / "run.json", {"family": "dreambooth", "base": "base"})
+    kept = "lora: null\n" if whole else "lora: {rank: 2}\nzero_terminal_snr: true\n"
+    (run / "config.yaml").write_text(kept)
+    (run / "samples/default").mkdir(parents=True)
+    Image.new("RGB", size).save(run / "samples/default/000003.png")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    drawn = draw_base(run, [3], ["a square"], "folds-out-1")
+    assert drawn is not None
+    (image,) = map(Image.open, drawn.paths)
+    asked = {"width": size[0], "height": size[1]}
+    (wanted,) = load_sampler(base, "cpu")([3], ["a square"], **asked)
+    assert image.size == size
+    assert np.array_equal(np.asarray(image), np.asarray(wanted))
+
+
+def test_without_a_base_a_line_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_json(tmp_path / "run.json", {"family": "dreambooth"})
+    write_json(tmp_path / "weights/osteon.json", {"base": "./gone", "base_identity": "0"})
+    (tmp_path / "config.yaml").write_text("lora: null\n")
+    assert draw_base(tmp_path, [0], ["a"], "x") is None
+    assert "Without its base in the report: ./gone is not there" in capsys.readouterr().out
+    write_json(tmp_path / "run.json", {"family": "vae"})
+    assert draw_base(tmp_path, [0], ["a"], "x") is None
+    assert "It was tuned from no base" in capsys.readouterr().out
+
+
+def test_a_fold_is_measured_by_the_seeds_asked_for(
+    paint: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever other images lie beside them, of its model and of its base."""
+    drawn, run = paint(6), tmp_path / "folds/1/run"
+    for number in range(6):
+        (drawn / f"{number}.png").rename(drawn / f"{number:06d}.png")
+    write_json(run / "run.json", {"status": "finished", "seconds": 1.0})
+    (run / "config.yaml").write_text("lora: {rank: 4}\nprompt: a square\n")
+    (tmp_path / "few.yaml").write_text("")
+    monkeypatch.setattr("compare.folds.generate", lambda *_, **__: drawn)
+    given = Namespace(family="dreambooth", config=tmp_path / "few.yaml", out=tmp_path)
+    fold = run_fold(run.parent, open_set(paint(4)), [0], [4, 1], given, [])
+    assert fold.base is not None
+    for images in (fold.tuned, fold.base):
+        assert [path.name for path in images.paths] == ["000001.png", "000004.png"]
 
 
 @pytest.mark.slow

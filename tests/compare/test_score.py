@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from compare import report
+from compare.asked import names_in
 from compare.score import main
 from core.files import read_json, read_jsonl, write_json, write_jsonl
 from tests.finetune.tiny import tiny_pipeline
@@ -257,6 +258,37 @@ def test_a_report_of_something_else_is_not_replaced(
     with pytest.raises(SystemExit):
         compare(real, [a])
     assert "holds a report of another kind; give another --out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("mine", "out", "said"),
+    [
+        ("out/pictures", "out", "holds pictures/ without a report's results.json; move pictures/"),
+        ("out/mine", "out", "holds something else; give another --out"),
+        ("x", "x/000000.png/out", "x/000000.png is a file; give a folder as --out"),
+    ],
+)
+def test_nobodys_pictures_are_replaced(
+    compare: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    mine: str,
+    out: str,
+    said: str,
+) -> None:
+    real = write_folder(tmp_path / mine, draw(4, 1))
+    before = {path: path.read_bytes() for path in real.iterdir()}
+    fake = write_folder(tmp_path / "fake", draw(4, 2))
+    with pytest.raises(SystemExit) as stop:
+        compare(real, [fake], "--out", str(tmp_path / out))  # the last of two counts
+    assert stop.value.code == 2
+    assert said in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in real.iterdir()} == before
+
+
+def test_a_killed_first_comparison_can_run_again(tmp_path: Path) -> None:
+    write_folder(tmp_path / ".pictures.7.tmp", draw(1, 1))
+    assert names_in(tmp_path) == names_in(tmp_path / "new") == set()
 
 
 def test_votes_an_older_report_and_tables_for_others(
