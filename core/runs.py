@@ -166,6 +166,12 @@ class Run:
         for old in checkpoints(self.path)[:-keep]:
             shutil.rmtree(old)
 
+    def drop_checkpoints(self) -> None:
+        """Delete them, where the run has the weights that it ends with."""
+        if self.main and self.weights.exists():
+            for old in checkpoints(self.path):
+                shutil.rmtree(old)
+
     def close(self, status: str, seconds: float) -> None:
         if self._metrics is not None:
             self._metrics.close()

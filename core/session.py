@@ -40,7 +40,7 @@ from core.runs import ASIDE, Run, check_same_settings, checkpoints, put_aside, s
 from core.seeds import seed_everything
 from core.sets import ImageSet
 from core.sharding import dealt, gathered, places
-from core.state import load_state, save_state
+from core.state import load_state, redraw, save_state
 from core.zero import ZeroState, prepare_zero
 
 
@@ -177,8 +177,8 @@ class Session:
             self._seconds_before = tree["seconds"]
             self.say(f"Going on from step {self.step} of {self.run.path}.")
             for item in state.values():
-                if isinstance(item, LambdaLR):
-                    self._redraw(item)
+                if isinstance(item, LambdaLR) and (jump := redraw(item)):
+                    self.say(f"{jump}, over {self.settings.steps} steps.")
         if self.run.put_aside_after(self.step):
             since = f"after step {self.step}" if self.step else "before it was begun anew"
             self.say(f"Weights that were kept {since} are in {self.run.path}/{ASIDE}.")
@@ -311,7 +311,10 @@ class Session:
 
         `last`: close trackers and processes; no other session follows in this program.
         """
-        self.run.update(**{"steps": self.step, "peak_memory_mb": self.peak_memory_mb} | facts)
+        cost = {"steps": self.step, "peak_memory_mb": self.peak_memory_mb}
+        self.run.update(**cost | facts | {"status": "finished"})
+        if not self.settings.checkpoint_every:  # one that an interruption left is not the last
+            self.run.drop_checkpoints()
         self._leave("finished")
         if last:
             part_ways(self.accelerator)
@@ -335,21 +338,6 @@ class Session:
                 aside = put_aside(damaged)
                 self.say(f"{damaged} cannot be read; it is now {aside.name}, and does not count.")
         return None, None
-
-    def _redraw(self, schedule: LambdaLR) -> None:
-        """More steps, or fewer, give the learning rate another course than it has had: from here
-        on it is that one."""
-        was, step = schedule.get_last_lr(), schedule.last_epoch
-        courses = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
-        becomes = [rate * course(step) for rate, course in courses]
-        if becomes != was:
-            for group, rate in zip(schedule.optimizer.param_groups, becomes, strict=True):
-                group["lr"] = rate
-            schedule._last_lr = becomes
-            self.say(
-                f"The learning rate jumps from {was[0]:.3g} to {becomes[0]:.3g} at step {step}: "
-                f"its schedule is drawn anew, over {self.settings.steps} steps."
-            )
 
     def _save(self) -> None:
         self.flush()

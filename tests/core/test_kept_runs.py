@@ -1,14 +1,17 @@
 """What a run keeps to itself, and what is never done to one that has ended."""
 
 import shutil
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from core.errors import UserError
+from core.errors import Interrupted, UserError
 from core.runs import Run, checkpoints, read_metrics, step_of
+from core.session import Session
 from tests.core.test_session import equal, info, weights
 from tests.core.toy import ToySettings, train
 
@@ -23,6 +26,32 @@ def test_a_finished_run_without_checkpoints_is_not_begun_anew(unbroken: ToySetti
             train(replace(unbroken, steps=steps))
     assert equal(weights(run), before)
     assert info(run)["status"] == "finished"
+
+
+def test_a_finished_run_keeps_no_checkpoint_that_is_not_asked_for(
+    unbroken: ToySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C left one of step 3: the run would be taken up there again, though it is finished."""
+    own = replace(unbroken, run_dir=str(tmp_path / "asked"), checkpoint_every=0)
+    run, real = Path(own.run_dir), Session.log
+
+    def stop(session: Session, **values: Any) -> None:
+        real(session, **values)
+        if session.step == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Session, "log", stop)
+    with pytest.raises(Interrupted):
+        train(own)
+    assert [step_of(path) for path in checkpoints(run)] == [3]
+    train(own)
+    before = weights(run)
+    assert equal(before, weights(Path(unbroken.run_dir)))
+    assert not checkpoints(run)
+    for steps in (own.steps, 4, 9):
+        with pytest.raises(UserError, match="is finished, and there is no checkpoint"):
+            train(replace(own, steps=steps))
+    assert equal(weights(run), before)
 
 
 @pytest.mark.parametrize("typed", [["--hub_token", "hf_x"], ["--hub_token=hf_x"]])
