@@ -17,6 +17,7 @@ from core.errors import UserError
 from core.files import (
     atomic_folder,
     lock,
+    nearest_folder,
     read_json,
     read_jsonl,
     recover,
@@ -231,13 +232,14 @@ def trained_steps(run: Path, weights: str = "newest") -> int | None:
 def check_same_settings(
     path: Path, family: str, settings: Any, identity: str | None = None
 ) -> None:
-    """Raise UserError if `path` holds a run that these settings cannot continue.
+    """Raise UserError if `path` holds a run that these settings cannot continue, or lies in a file.
 
     Args:
         identity: of `data`, which may lie elsewhere by now, as after a move to another machine;
             and so may what CONTENT names.
     """
     if not path.exists():
+        nearest_folder(path, "run_dir")
         return
     _check_folder(path, family)
     if not (path / "config.yaml").exists():

@@ -100,7 +100,7 @@ def _restored(node: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:
 
 def redraw(schedule: LambdaLR) -> str:
     """More steps, or fewer, give the learning rate another course than a restored schedule has had:
-    from here on it is that one. A sentence without its end where the rate jumps by that; else ""."""
+    from here on it is that one. Returns what to say where the rate jumps by that, else ""."""
     was, step = schedule.get_last_lr(), schedule.last_epoch
     courses = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
     becomes = [rate * course(step) for rate, course in courses]

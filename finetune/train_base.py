@@ -51,7 +51,7 @@ def train(settings: BaseSettings, dry_run: bool = False) -> None:
     check_images(image_set.paths)
     if not any(image_set.captions):
         raise UserError(f"{settings.data} has no captions; prepare it with captions.")
-    check_disk(Path(settings.run_dir), DISK_BYTES)
+    check_disk(Path(settings.run_dir), DISK_BYTES, DISK_BYTES // 2)
     left = stages_left(settings, image_set)
     if dry_run:
         return print_plan(settings, image_set) if process_state().is_main_process else None

@@ -23,6 +23,7 @@ from diffusers import DDPMScheduler, StableDiffusionPipeline
 from core.config import parse
 from core.ema import Ema
 from core.errors import command
+from core.files import disk_used
 from core.images import grid, write_png
 from core.parallel import check_share
 from core.runs import check_same_inputs, read_metrics, weights_folder
@@ -43,7 +44,6 @@ from finetune.models import (
 from finetune.new_word import add_word
 from finetune.optimisers import build_optimiser, build_schedule, gather, look
 from finetune.plan import (
-    disk_used,
     look_ahead,
     looks_of,
     print_plan,

@@ -55,7 +55,8 @@ def train(settings: WganGpSettings, dry_run: bool = False) -> None:
     session = Session(FAMILY, settings, image_set, advice=health.ADVICE)
     measure = measure_of(settings, image_set, session)
     players = make_players(settings, session.accelerator, len(names))
-    check_disk(session.run.path, disk_bytes(settings, players))
+    again = 2 * checkpoint_bytes([players.generator, players.critic])
+    check_disk(session.run.path, disk_bytes(settings, players), again)
     if dry_run:
         session.say(plan(settings, image_set, players))
         return

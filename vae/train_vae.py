@@ -56,7 +56,7 @@ def train(settings: VaeSettings, dry_run: bool = False) -> None:
     session = Session(FAMILY, settings, image_set, advice=health.ADVICE)
     players = make_players(settings, session.accelerator)
     model, optimiser = players.model, players.optimiser
-    check_disk(session.run.path, disk_bytes(settings, model))
+    check_disk(session.run.path, disk_bytes(settings, model), 2 * checkpoint_bytes([model]))
     if dry_run:
         session.say(plan(settings, image_set, model))
         return

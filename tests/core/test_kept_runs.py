@@ -5,11 +5,13 @@ import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from core.errors import Interrupted, UserError
+from core.errors import Interrupted, UserError, command
+from core.plan import check_disk
 from core.runs import Run, checkpoints, read_metrics, step_of
 from core.session import Session
 from tests.core.test_session import equal, info, weights
@@ -88,3 +90,41 @@ def test_the_next_command_can_be_pasted(unbroken: ToySettings, tmp_path: Path) -
     run = tmp_path / "my run"
     train(replace(unbroken, run_dir=str(run)))
     assert f"Next: osteon generate --run '{run}' --seeds" in (run / "log.txt").read_text()
+
+
+def test_a_run_that_goes_on_needs_no_room_for_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 1000 bytes at most, 700 are there; with all there, still one of each is written anew."""
+    for name, size in (("checkpoints/step-1/a", 400), ("weights-1/a", 200), ("best/a", 100)):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(bytes(size))
+    (tmp_path / "previews").write_bytes(bytes(500))
+    disk = SimpleNamespace(free=300)
+    monkeypatch.setattr("core.plan.shutil.disk_usage", lambda place: disk)
+    check_disk(tmp_path, 1000, 250)
+    check_disk(tmp_path, 200, 250)  # of which no more than all is needed
+    for needed, again in ((1001, 250), (700, 301)):
+        with pytest.raises(UserError, match="make room"):
+            check_disk(tmp_path, needed, again)
+
+
+def test_a_run_in_the_place_of_a_file_is_refused(unbroken: ToySettings, tmp_path: Path) -> None:
+    (tmp_path / "some.py").write_text("mine")
+    with pytest.raises(UserError, match=r"some\.py is a file.* give another --run_dir"):
+        train(replace(unbroken, run_dir=str(tmp_path / "some.py/x")))
+    assert (tmp_path / "some.py").read_text() == "mine"
+
+
+@pytest.mark.parametrize("error", [NotADirectoryError, FileExistsError])
+def test_files_in_the_way_of_folders_are_told_wherever_they_are_met(
+    tmp_path: Path, error: type[OSError], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    place = tmp_path / "file" / ("x" if error is NotADirectoryError else "")
+    with pytest.raises(error):
+        place.mkdir()
+    with pytest.raises(SystemExit) as stop:
+        command(place.mkdir)()
+    assert stop.value.code == 2
+    assert "mend that and run it again" in capsys.readouterr().err
