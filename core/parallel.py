@@ -58,6 +58,12 @@ def check_launch(in_parts: bool) -> None:
         raise UserError('DeepSpeed is not installed; pip install -e ".[deepspeed]"')
 
 
+def check_tracker(name: str) -> None:
+    """Raise UserError for a tracker that is not installed."""
+    if name != "none" and importlib.util.find_spec(name) is None:
+        raise UserError(f'The tracker {name} is not installed; pip install -e ".[{name}]"')
+
+
 def part_of(items: Any, accelerator: Accelerator) -> Any:
     """This process's contiguous part of a global batch (tensor, array or list); it may be empty."""
     rank, world = accelerator.process_index, accelerator.num_processes

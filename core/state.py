@@ -98,6 +98,17 @@ def _restored(node: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:
     return value
 
 
+def not_finite(tree: Any, name: str = "") -> str:
+    """Of nested dicts and lists, the first tensor with infinity or no number, by name; else ""."""
+    if isinstance(tree, torch.Tensor):
+        return "" if tree.isfinite().all() else name
+    items: Any = tree.items() if isinstance(tree, dict) else ()
+    if isinstance(tree, (list, tuple)):
+        items = enumerate(tree)
+    found = (not_finite(item, f"{name}.{key}" if name else str(key)) for key, item in items)
+    return next(filter(None, found), "")
+
+
 def redraw(schedule: LambdaLR) -> str:
     """More steps, or fewer, give the learning rate another course than a restored schedule has had:
     from here on it is that one. Returns what to say where the rate jumps by that, else ""."""

@@ -162,10 +162,12 @@ def train_denoiser(
         loss = session.accelerator.reduce(loss.detach(), "mean")  # of all timesteps
         session.log(loss=loss, **({} if scaled else {"gradient_norm": norm}))
 
-        if session.main and session.due_after(settings.preview_every):
-            pipeline = assemble(session.accelerator.unwrap_model(model), ema, vae, tokenizer)
-            preview(pipeline, settings, image_set, session.run.path, step + 1)
-            save(pipeline, session.run)
+        if session.due_after(settings.preview_every):
+            session.check_finite(step + 1)
+            if session.main:
+                pipeline = assemble(session.accelerator.unwrap_model(model), ema, vae, tokenizer)
+                preview(pipeline, settings, image_set, session.run.path, step + 1)
+                save(pipeline, session.run)
 
     # Again, as previews may be off, or a finished run's weights/ lost; a whole one has its decoder
     if session.main and (session.step > begun or not session.run.weights.exists()):

@@ -85,7 +85,7 @@ def train(settings: VaeSettings, dry_run: bool = False) -> None:
             preview = session.run.path / f"previews/step-{step + 1:06d}.png"
             write_grid(model, settings.preview_count, preview)
         if session.due_after(settings.checkpoint_every):
-            session.flush()
+            session.check_finite(step + 1)
             if session.main:
                 write_outputs(model, settings, session.run.path, step + 1, pixels)
                 rows = read_metrics(session.run.path)

@@ -56,6 +56,36 @@ def test_a_finished_run_keeps_no_checkpoint_that_is_not_asked_for(
     assert equal(weights(run), before)
 
 
+@pytest.mark.parametrize(("every", "step", "kept"), [(2, 4, ["step-000002"]), (0, 6, [])])
+def test_weights_that_are_not_finite_are_never_kept(
+    unbroken: ToySettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    every: int,
+    step: int,
+    kept: list[str],
+) -> None:
+    """The loss before that update was finite: it is the next step's that tells, or none."""
+    real = Session.log
+
+    def poison(session: Session, **values: Any) -> None:
+        real(session, **values)
+        if session.step == step - 1:
+            session._state["model"].state_dict()["0.weight"][0, 0] = float("inf")
+
+    monkeypatch.setattr(Session, "log", poison)
+    own = replace(unbroken, run_dir=str(tmp_path / "bad"), checkpoint_every=every)
+    with pytest.raises(UserError) as told:
+        train(own)
+    assert f"model.0.weight is not finite at step {step}. " in str(told.value)
+    assert "; with another --run_dir try a lower learning rate" in str(told.value)
+    run = Path(own.run_dir)
+    assert [path.name for path in checkpoints(run)] == kept
+    assert all(name in str(told.value) for name in kept)
+    assert not (run / "weights").exists()
+    assert info(run)["status"] == "failed"
+
+
 @pytest.mark.parametrize("typed", [["--hub_token", "hf_x"], ["--hub_token=hf_x"]])
 def test_a_token_stays_out_of_the_run(
     unbroken: ToySettings, typed: list[str], monkeypatch: pytest.MonkeyPatch
