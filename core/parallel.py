@@ -46,6 +46,11 @@ def check_launch(in_parts: bool) -> None:
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if precision not in PRECISIONS:
         raise UserError(f"Of mixed precision there are {', '.join(PRECISIONS)}, not {precision}.")
+    if os.environ.get("ACCELERATE_DYNAMO_BACKEND", "").upper() not in ("", "NO"):
+        raise UserError(
+            "accelerate's dynamo is not for these trainers, as checkpoints would hold other names; "
+            "launch with --dynamo_backend no: --compile true compiles where a trainer can be."
+        )
     fsdp, zero = (parse_flag_from_env(f"ACCELERATE_USE_{name}") for name in ("FSDP", "DEEPSPEED"))
     if (fsdp or zero) and not in_parts:
         raise UserError(

@@ -3,6 +3,7 @@
 import shutil
 import signal
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -54,6 +55,22 @@ def test_a_finished_run_keeps_no_checkpoint_that_is_not_asked_for(
         with pytest.raises(UserError, match="is finished, and there is no checkpoint"):
             train(replace(own, steps=steps))
     assert equal(weights(run), before)
+
+
+@pytest.mark.parametrize(("backend", "refused"), [("NO", False), ("no", False), ("EAGER", True)])
+def test_networks_that_accelerate_would_compile_are_refused(
+    tmp_path: Path,
+    unbroken: ToySettings,
+    monkeypatch: pytest.MonkeyPatch,
+    backend: str,
+    refused: bool,
+) -> None:
+    """Checkpoints would name each weight `_orig_mod.` and what follows."""
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", backend)
+    own = replace(unbroken, run_dir=str(tmp_path / "compiled"))
+    with pytest.raises(UserError, match="--dynamo_backend no") if refused else nullcontext():
+        train(own)
+    assert Path(own.run_dir).exists() != refused
 
 
 @pytest.mark.parametrize(("every", "step", "kept"), [(2, 4, ["step-000002"]), (0, 6, [])])
