@@ -20,6 +20,8 @@ OF_THE_DISK = {
     errno.EPERM,
     errno.EIO,
     errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.EEXIST,
 }
 """What a disk refuses, wherever it is met: no fault of the program."""
 DASHED = re.compile(r"[–—]+([A-Za-z][\w.]*)(=.*)?", re.DOTALL)  # "—rank", "–rank=8"

@@ -40,6 +40,35 @@ def list_files(folder: Path, deep: bool = True) -> list[Path]:
     return sorted(found)
 
 
+def nearest_folder(path: Path, setting: str) -> Path:
+    """`path`, or of the folders that it would be made in the nearest that is there.
+
+    Raises UserError where that is a file.
+
+    Args:
+        setting: which gave `path`.
+    """
+    place = path.absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise UserError(
+            f"{place} is a file, and no folder can be made there; give another --{setting}."
+        )
+    return place
+
+
+def disk_used(folder: Path) -> int:
+    """Bytes of the files in a folder and below; of none that goes meanwhile, as one that is being
+    written under another name does."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += Path(place, name).stat().st_size
+    return total
+
+
 def _check_name(path: Path) -> None:
     """Raise UserError for bytes that are no UTF-8, as old ZIPs leave them."""
     try:

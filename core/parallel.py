@@ -46,6 +46,11 @@ def check_launch(in_parts: bool) -> None:
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if precision not in PRECISIONS:
         raise UserError(f"Of mixed precision there are {', '.join(PRECISIONS)}, not {precision}.")
+    if os.environ.get("ACCELERATE_DYNAMO_BACKEND", "").upper() not in ("", "NO"):
+        raise UserError(
+            "accelerate's dynamo is not for these trainers, as checkpoints would hold other names; "
+            "launch with --dynamo_backend no: --compile true compiles where a trainer can be."
+        )
     fsdp, zero = (parse_flag_from_env(f"ACCELERATE_USE_{name}") for name in ("FSDP", "DEEPSPEED"))
     if (fsdp or zero) and not in_parts:
         raise UserError(
@@ -56,6 +61,12 @@ def check_launch(in_parts: bool) -> None:
         raise UserError("Of FSDP there is version 2; see configs/accelerate/fsdp.yaml.")
     if zero and importlib.util.find_spec("deepspeed") is None:
         raise UserError('DeepSpeed is not installed; pip install -e ".[deepspeed]"')
+
+
+def check_tracker(name: str) -> None:
+    """Raise UserError for a tracker that is not installed."""
+    if name != "none" and importlib.util.find_spec(name) is None:
+        raise UserError(f'The tracker {name} is not installed; pip install -e ".[{name}]"')
 
 
 def part_of(items: Any, accelerator: Accelerator) -> Any:

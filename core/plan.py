@@ -7,9 +7,12 @@ import torch
 from torch import nn
 
 from core.errors import UserError
+from core.files import disk_used, nearest_folder
 
 STATE_COPIES = 3  # weights and Adam's two moments
 BYTES = 4  # float32
+SAVED = ("checkpoints", "weights*", "best")
+"""In a run folder: what training writes anew and again."""
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -44,14 +47,19 @@ def checkpoint_bytes(modules: list[nn.Module]) -> int:
     return STATE_COPIES * BYTES * sum(count_parameters(module) for module in modules)
 
 
-def check_disk(folder: Path, needed: int) -> None:
-    """Raise UserError if fewer than `needed` bytes are free where `folder` will lie."""
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    if free < needed:
+def check_disk(folder: Path, needed: int, again: int) -> None:
+    """Raise UserError if too few bytes are free where the run `folder` lies, or will lie, and where
+    that would be in a file.
+
+    Args:
+        needed: of its checkpoints and weights at most; those that it has need no more room.
+        again: of a checkpoint and of weights, which are written before older ones go.
+    """
+    free = shutil.disk_usage(nearest_folder(folder, "run_dir")).free
+    there = sum(disk_used(path) for part in SAVED for path in folder.glob(part))
+    more = max(needed - there, min(needed, again))
+    if free < more:
         raise UserError(
-            f"{folder} needs about {needed / 1e6:.0f} MB and {free / 1e6:.0f} MB are free; "
+            f"{folder} needs about {more / 1e6:.0f} MB and {free / 1e6:.0f} MB are free; "
             "make room or give another --run_dir."
         )

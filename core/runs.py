@@ -17,6 +17,7 @@ from core.errors import UserError
 from core.files import (
     atomic_folder,
     lock,
+    nearest_folder,
     read_json,
     read_jsonl,
     recover,
@@ -166,6 +167,12 @@ class Run:
         for old in checkpoints(self.path)[:-keep]:
             shutil.rmtree(old)
 
+    def drop_checkpoints(self) -> None:
+        """Delete them, where the run has the weights that it ends with."""
+        if self.main and self.weights.exists():
+            for old in checkpoints(self.path):
+                shutil.rmtree(old)
+
     def close(self, status: str, seconds: float) -> None:
         if self._metrics is not None:
             self._metrics.close()
@@ -225,13 +232,14 @@ def trained_steps(run: Path, weights: str = "newest") -> int | None:
 def check_same_settings(
     path: Path, family: str, settings: Any, identity: str | None = None
 ) -> None:
-    """Raise UserError if `path` holds a run that these settings cannot continue.
+    """Raise UserError if `path` holds a run that these settings cannot continue, or lies in a file.
 
     Args:
         identity: of `data`, which may lie elsewhere by now, as after a move to another machine;
             and so may what CONTENT names.
     """
     if not path.exists():
+        nearest_folder(path, "run_dir")
         return
     _check_folder(path, family)
     if not (path / "config.yaml").exists():

@@ -10,7 +10,6 @@
 Ctrl-C ends the step in hand, writes a checkpoint and leaves; the same command goes on.
 """
 
-import importlib.util
 import math
 import shlex
 import signal
@@ -18,7 +17,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -29,18 +28,19 @@ from accelerate.utils import (
     InitProcessGroupKwargs,
     set_seed,
 )
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from core.config import leaves, to_dict
 from core.device import device_name, keep_memory, peak_memory_mb
 from core.errors import Interrupted, UserError
-from core.parallel import PATIENCE, Agreement, check_launch, part_ways
+from core.parallel import PATIENCE, Agreement, check_launch, check_tracker, part_ways
 from core.runs import ASIDE, Run, check_same_settings, checkpoints, put_aside, step_of
 from core.seeds import seed_everything
 from core.sets import ImageSet
 from core.sharding import dealt, gathered, places
-from core.state import load_state, save_state
+from core.state import load_state, not_finite, redraw, save_state
 from core.zero import ZeroState, prepare_zero
 
 
@@ -93,7 +93,7 @@ class Session:
         check_launch(in_parts)
         run = Path(settings.run_dir)
         check_same_settings(run, family, settings, image_set.identity if run.exists() else None)
-        _check_tracker(settings.tracker)
+        check_tracker(settings.tracker)
         self.accelerator = Accelerator(
             log_with=None if settings.tracker == "none" else settings.tracker,
             project_dir=settings.run_dir,
@@ -177,8 +177,8 @@ class Session:
             self._seconds_before = tree["seconds"]
             self.say(f"Going on from step {self.step} of {self.run.path}.")
             for item in state.values():
-                if isinstance(item, LambdaLR):
-                    self._redraw(item)
+                if isinstance(item, LambdaLR) and (jump := redraw(item)):
+                    self.say(f"{jump}, over {self.settings.steps} steps.")
         if self.run.put_aside_after(self.step):
             since = f"after step {self.step}" if self.step else "before it was begun anew"
             self.say(f"Weights that were kept {since} are in {self.run.path}/{ASIDE}.")
@@ -238,9 +238,12 @@ class Session:
                 if stop or logs:
                     rate = (self.step - first) * images_per_step / (time.monotonic() - began)
                     self.flush()
-                    bar.set_postfix_str(f"{_short(self._newest)} {rate:.1f} images/s")
+                    shown = " ".join(f"{name} {value:.3g}" for name, value in self._newest.items())
+                    bar.set_postfix_str(f"{shown} {rate:.1f} images/s")
                 if stop or self.due(self.settings.checkpoint_every):
                     self._save()
+                elif self.step == self.settings.steps:
+                    self.check_finite(self.step)
                 if stop and self.step < self.settings.steps:
                     self._leave("stopped")
                     raise Interrupted(
@@ -266,7 +269,7 @@ class Session:
     def flush(self) -> None:
         """Move waiting values off the device in one go, write them, refuse what is not finite.
 
-        Done every LOG_EVERY steps and before a checkpoint; call it before reading metrics.jsonl.
+        Done every LOG_EVERY steps; call it before reading metrics.jsonl.
         """
         names = sorted({name for _, _, values in self._waiting for name in values})
         for step, seconds, values in self._waiting:
@@ -276,14 +279,18 @@ class Session:
             self.run.log(step, seconds, **row)
             self.accelerator.log(row, step=step)
             self._newest = row
-            bad = [name for name in names if not math.isfinite(row.get(name, 0.0))]
-            if bad:
-                self._leave("failed")
-                kept = checkpoints(self.run.path)
-                left = "No checkpoint had been written yet"
-                left = f"The last good checkpoint is {kept[-1]}" if kept else left
-                raise UserError(f"{bad[0]} is not finite at step {step}. {left}; {self.advice}.")
+            if bad := [name for name in names if not math.isfinite(row.get(name, 0.0))]:
+                self._refuse(bad[0], step)
         self._waiting.clear()
+
+    def check_finite(self, step: int) -> None:
+        """Refuse losses that wait and trained weights, those after `step`, that are not finite.
+
+        Done before a checkpoint and at the end; call it, in all processes, before others are kept.
+        """
+        self.flush()
+        if name := not_finite(self._states(without=Optimizer)):
+            self._refuse(name, step)
 
     def due(self, every: int) -> bool:
         """Whether the steps done are a multiple of `every` (0: never) or all there are."""
@@ -311,7 +318,10 @@ class Session:
 
         `last`: close trackers and processes; no other session follows in this program.
         """
-        self.run.update(**{"steps": self.step, "peak_memory_mb": self.peak_memory_mb} | facts)
+        cost = {"steps": self.step, "peak_memory_mb": self.peak_memory_mb}
+        self.run.update(**cost | facts | {"status": "finished"})
+        if not self.settings.checkpoint_every:  # one that an interruption left is not the last
+            self.run.drop_checkpoints()
         self._leave("finished")
         if last:
             part_ways(self.accelerator)
@@ -336,25 +346,20 @@ class Session:
                 self.say(f"{damaged} cannot be read; it is now {aside.name}, and does not count.")
         return None, None
 
-    def _redraw(self, schedule: LambdaLR) -> None:
-        """More steps, or fewer, give the learning rate another course than it has had: from here
-        on it is that one."""
-        was, step = schedule.get_last_lr(), schedule.last_epoch
-        courses = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
-        becomes = [rate * course(step) for rate, course in courses]
-        if becomes != was:
-            for group, rate in zip(schedule.optimizer.param_groups, becomes, strict=True):
-                group["lr"] = rate
-            schedule._last_lr = becomes
-            self.say(
-                f"The learning rate jumps from {was[0]:.3g} to {becomes[0]:.3g} at step {step}: "
-                f"its schedule is drawn anew, over {self.settings.steps} steps."
-            )
+    def _refuse(self, what: str, step: int) -> NoReturn:
+        """Raise UserError for what is not finite. Other settings than a run's are not taken up."""
+        self._leave("failed")
+        kept = checkpoints(self.run.path)
+        left = (
+            f"The last good checkpoint is {kept[-1]}" if kept else "No checkpoint had been written"
+        )
+        remedy = f"with another --run_dir {self.advice}"
+        raise UserError(f"{what} is not finite at step {step}. {left}; {remedy}.")
 
     def _save(self) -> None:
-        self.flush()
+        self.check_finite(self.step)
         self.accelerator.wait_for_everyone()
-        tree = gathered({name: self._bare(item).state_dict() for name, item in self._state.items()})
+        tree = self._states()
         if self.main:
             tree["seconds"] = self.seconds
             if self.accelerator.scaler is not None:
@@ -362,6 +367,11 @@ class Session:
             with self.run.checkpoint(self.step, self.settings.checkpoints_kept) as folder:
                 save_state(tree, folder)
         self.accelerator.wait_for_everyone()
+
+    def _states(self, without: Any = ()) -> dict[str, Any]:
+        """What a checkpoint holds, or a part of it; whole in all processes, which must all ask."""
+        items = {n: item for n, item in self._state.items() if not isinstance(item, without)}
+        return gathered({name: self._bare(item).state_dict() for name, item in items.items()})
 
     def _bare(self, item: Any) -> Any:
         if isinstance(item, torch.nn.Module):
@@ -388,12 +398,3 @@ class Session:
         if status != "finished":  # whose cost is recorded
             self.run.update(peak_memory_mb=self.peak_memory_mb)
         self.run.close(status, self.seconds)
-
-
-def _check_tracker(name: str) -> None:
-    if name != "none" and importlib.util.find_spec(name) is None:
-        raise UserError(f'The tracker {name} is not installed; pip install -e ".[{name}]"')
-
-
-def _short(values: dict[str, float]) -> str:
-    return " ".join(f"{name} {value:.3g}" for name, value in values.items())

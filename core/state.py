@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch.optim.lr_scheduler import LambdaLR
 
 from core.errors import UserError
 
@@ -95,3 +96,31 @@ def _restored(node: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:
     if kind == "tuple":
         return tuple(_restored(item, tensors) for item in value)
     return value
+
+
+def not_finite(tree: Any, name: str = "") -> str:
+    """Of nested dicts and lists, the first tensor with infinity or no number, by name; else ""."""
+    if isinstance(tree, torch.Tensor):
+        return "" if tree.isfinite().all() else name
+    items: Any = tree.items() if isinstance(tree, dict) else ()
+    if isinstance(tree, (list, tuple)):
+        items = enumerate(tree)
+    found = (not_finite(item, f"{name}.{key}" if name else str(key)) for key, item in items)
+    return next(filter(None, found), "")
+
+
+def redraw(schedule: LambdaLR) -> str:
+    """More steps, or fewer, give the learning rate another course than a restored schedule has had:
+    from here on it is that one. Returns what to say where the rate jumps by that, else ""."""
+    was, step = schedule.get_last_lr(), schedule.last_epoch
+    courses = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+    becomes = [rate * course(step) for rate, course in courses]
+    if becomes == was:
+        return ""
+    for group, rate in zip(schedule.optimizer.param_groups, becomes, strict=True):
+        group["lr"] = rate
+    schedule._last_lr = becomes
+    return (
+        f"The learning rate jumps from {was[0]:.3g} to {becomes[0]:.3g} at step {step}: "
+        "its schedule is drawn anew"
+    )

@@ -110,6 +110,12 @@ def disk_needed(settings: DreamBoothSettings, trained: int, total: int) -> int:
     return _disk(settings, trained, total, settings.checkpoints_kept + 1)
 
 
+def disk_again(settings: DreamBoothSettings, trained: int, total: int) -> int:
+    """Bytes of one checkpoint and of one weights/, which are written before older ones go."""
+    checkpoint = trained * (FLOAT + beside(settings)) * bool(settings.checkpoint_every)
+    return checkpoint + FLOAT * (total if settings.whole else trained)
+
+
 def disk_left(
     settings: DreamBoothSettings, trained: int, total: int, looks: Looks, size: int
 ) -> int:

@@ -24,6 +24,7 @@ from finetune.cost import (
     Looks,
     Work,
     beside,
+    disk_again,
     disk_left,
     disk_needed,
     estimate,
@@ -140,11 +141,6 @@ def looks_of(settings: DreamBoothSettings, instances: Subject, held_out: Subject
     )
 
 
-def disk_used(run: Path) -> int:
-    """Bytes of the run folder."""
-    return sum(file.stat().st_size for file in run.rglob("*") if file.is_file())
-
-
 def look_ahead(
     settings: DreamBoothSettings, subject: Subject, place: Place
 ) -> tuple[Subject | None, ClassImages | None]:
@@ -176,7 +172,8 @@ def look_ahead(
     if settings.buckets and not shapes(size, unit):
         raise UserError(f"buckets need --size {unit} or more; sides are multiples of {unit}.")
     trained = empty_denoiser(settings, pipeline, torch.device("meta"))[1]
-    check_disk(run, disk_needed(settings, len(trained), size_of(pipeline)))
+    sizes = len(trained), size_of(pipeline)
+    check_disk(run, disk_needed(settings, *sizes), disk_again(settings, *sizes))
     return held_out, found
 
 

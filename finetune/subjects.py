@@ -12,7 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from core.errors import UserError
-from core.files import read_json, write_json
+from core.files import nearest_folder, read_json, write_json
 from core.images import check_images, fingerprint_of, left_out, list_images, write_png
 from core.sets import ImageSet, is_set, open_set, parted
 from finetune.augment import check_domain
@@ -185,6 +185,7 @@ def class_images(prior: Prior, place: Place, size: int) -> ClassImages:
     """
     contract = contract_of(prior, place, size)
     folder = class_folder(prior, contract)
+    nearest_folder(folder.absolute().parent, "prior.folder")
     own = own_class_images(prior, folder)
     if own is not None:
         return ClassImages(folder, Subject(own, _told(prior, own)), [], own=True)

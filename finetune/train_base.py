@@ -51,7 +51,7 @@ def train(settings: BaseSettings, dry_run: bool = False) -> None:
     check_images(image_set.paths)
     if not any(image_set.captions):
         raise UserError(f"{settings.data} has no captions; prepare it with captions.")
-    check_disk(Path(settings.run_dir), DISK_BYTES)
+    check_disk(Path(settings.run_dir), DISK_BYTES, DISK_BYTES // 2)
     left = stages_left(settings, image_set)
     if dry_run:
         return print_plan(settings, image_set) if process_state().is_main_process else None
@@ -162,10 +162,12 @@ def train_denoiser(
         loss = session.accelerator.reduce(loss.detach(), "mean")  # of all timesteps
         session.log(loss=loss, **({} if scaled else {"gradient_norm": norm}))
 
-        if session.main and session.due_after(settings.preview_every):
-            pipeline = assemble(session.accelerator.unwrap_model(model), ema, vae, tokenizer)
-            preview(pipeline, settings, image_set, session.run.path, step + 1)
-            save(pipeline, session.run)
+        if session.due_after(settings.preview_every):
+            session.check_finite(step + 1)
+            if session.main:
+                pipeline = assemble(session.accelerator.unwrap_model(model), ema, vae, tokenizer)
+                preview(pipeline, settings, image_set, session.run.path, step + 1)
+                save(pipeline, session.run)
 
     # Again, as previews may be off, or a finished run's weights/ lost; a whole one has its decoder
     if session.main and (session.step > begun or not session.run.weights.exists()):

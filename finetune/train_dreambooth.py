@@ -23,6 +23,7 @@ from diffusers import DDPMScheduler, StableDiffusionPipeline
 from core.config import parse
 from core.ema import Ema
 from core.errors import command
+from core.files import disk_used
 from core.images import grid, write_png
 from core.parallel import check_share
 from core.runs import check_same_inputs, read_metrics, weights_folder
@@ -43,7 +44,6 @@ from finetune.models import (
 from finetune.new_word import add_word
 from finetune.optimisers import build_optimiser, build_schedule, gather, look
 from finetune.plan import (
-    disk_used,
     look_ahead,
     looks_of,
     print_plan,
@@ -213,14 +213,14 @@ def train(settings: DreamBoothSettings, dry_run: bool = False) -> None:
                 preview(session, settings, sampler)
             park(pipeline, sources, words, trained)
         if session.step + 1 in settings.keep_weights:
+            session.check_finite(session.step + 1)
             folder = weights_folder(session.run.path, session.step + 1)
             with as_sampled(trained, ema, optimiser, whole):
                 keep(folder, session, settings, sampler, place)
             park(pipeline, sources, words, trained)
 
     with as_sampled(trained, ema, optimiser, whole):
-        if session.main:
-            write_weights(session.run.weights, pipeline, place, settings, card_of(sampler))
+        keep(session.run.weights, session, settings, sampler, place)
     accelerator.wait_for_everyone()
     finish(session, settings)
 
@@ -310,6 +310,7 @@ def validate(
 ) -> dict[str, torch.Tensor | float]:
     """Loss and scores on the validation images; weights better than any before go to RUN/best."""
     step = session.step + 1
+    session.check_finite(step)
     sampler.pipeline.to(session.device)
     loss = held_out.loss(denoiser, scheduler)
     scores = held_out.scores(sampler, session.run, step)
@@ -329,7 +330,7 @@ def keep(
     place: Place,
     score: dict[str, Any] | None = None,
 ) -> None:
-    """The weights of this moment, beside those that the run ends with."""
+    """The weights of this moment. Raises UserError where they compute nothing finite."""
     if not session.main:
         return
     write_weights(folder, sampler.pipeline, place, settings, card_of(sampler), score)

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from core.errors import UserError
 from core.files import atomic_folder, read_json, write_json
 from core.runs import SCORE
+from core.state import not_finite
 from finetune.adapters import FILE, NAME, adapter_state, save_adapters
 from finetune.models import (
     NETWORKS,
@@ -264,13 +265,22 @@ def on_cpu(pipeline: StableDiffusionPipeline) -> StableDiffusionPipeline:
 @torch.no_grad()
 def outputs(pipeline: StableDiffusionPipeline) -> dict[str, torch.Tensor]:
     """What the text encoder says to one fixed text, and to each new word's vectors by themselves;
-    and the UNet to a fixed input with that text, on the CPU."""
+    and the UNet to a fixed input with that text, on the CPU.
+
+    Raises UserError where that is not finite, as after steps that were too large.
+    """
     denoiser = Denoiser(pipeline.unet, pipeline.text_encoder).eval()
     texts = ["a picture", *new_words(pipeline.tokenizer)]
     words = pipeline.text_encoder(tokenize(pipeline.tokenizer, texts))[0]
     shape = (1, pipeline.unet.config.in_channels, 16, 16)
     noisy = torch.linspace(-2, 2, 16 * 16 * shape[1]).sin().reshape(shape)
-    return {"words": words, "prediction": denoiser(noisy, torch.tensor([500]), words[:1])}
+    found = {"words": words, "prediction": denoiser(noisy, torch.tensor([500]), words[:1])}
+    if name := not_finite(found):
+        raise UserError(
+            f"What these weights compute ({name}) is not finite; train with another --run_dir at a "
+            "lower learning rate."
+        )
+    return found
 
 
 def compare_states(

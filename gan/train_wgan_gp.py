@@ -55,7 +55,8 @@ def train(settings: WganGpSettings, dry_run: bool = False) -> None:
     session = Session(FAMILY, settings, image_set, advice=health.ADVICE)
     measure = measure_of(settings, image_set, session)
     players = make_players(settings, session.accelerator, len(names))
-    check_disk(session.run.path, disk_bytes(settings, players))
+    again = 2 * checkpoint_bytes([players.generator, players.critic])
+    check_disk(session.run.path, disk_bytes(settings, players), again)
     if dry_run:
         session.say(plan(settings, image_set, players))
         return
@@ -97,13 +98,13 @@ def train(settings: WganGpSettings, dry_run: bool = False) -> None:
         if session.due_after(settings.preview_every) and session.main:
             now.write_preview(step + 1)
         if session.due_after(settings.checkpoint_every):
-            session.flush()  # refuses what is not finite: the older weights stay
+            session.check_finite(step + 1)  # the older weights stay
             if session.main:
                 now.write_weights(session.run.weights)
                 write_curves(session.run.path)
                 session.warn(health.warnings_of(read_metrics(session.run.path)))
         if measure and session.due_after(settings.score_every):
-            session.flush()
+            session.check_finite(step + 1)
             score = take_score(now, measure, session)
             session.log(**{f"score_{name}": value for name, value in score.items()})
             if session.main:

@@ -56,7 +56,7 @@ def train(settings: VaeSettings, dry_run: bool = False) -> None:
     session = Session(FAMILY, settings, image_set, advice=health.ADVICE)
     players = make_players(settings, session.accelerator)
     model, optimiser = players.model, players.optimiser
-    check_disk(session.run.path, disk_bytes(settings, model))
+    check_disk(session.run.path, disk_bytes(settings, model), 2 * checkpoint_bytes([model]))
     if dry_run:
         session.say(plan(settings, image_set, model))
         return
@@ -85,7 +85,7 @@ def train(settings: VaeSettings, dry_run: bool = False) -> None:
             preview = session.run.path / f"previews/step-{step + 1:06d}.png"
             write_grid(model, settings.preview_count, preview)
         if session.due_after(settings.checkpoint_every):
-            session.flush()
+            session.check_finite(step + 1)
             if session.main:
                 write_outputs(model, settings, session.run.path, step + 1, pixels)
                 rows = read_metrics(session.run.path)

@@ -9,7 +9,15 @@ import torch
 from safetensors.torch import save_file
 
 from core.errors import UserError
-from core.files import atomic_folder, atomic_path, read_jsonl, recover, write_jsonl
+from core.files import (
+    atomic_folder,
+    atomic_path,
+    disk_used,
+    nearest_folder,
+    read_jsonl,
+    recover,
+    write_jsonl,
+)
 from core.prompts import read_prompts
 
 
@@ -115,3 +123,33 @@ def test_a_process_killed_while_it_replaces_a_folder_loses_neither(tmp_path: Pat
     recover(tmp_path / "weights*")
     assert (folder / "file").read_text() == "old"
     assert {path.name for path in tmp_path.iterdir()} == {"weights-000050", ".other.1.tmp"}
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_files_that_go_meanwhile_use_no_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Another process renames what it has written while this one counts."""
+    (tmp_path / "run").mkdir()
+    for name, text in (("a", "1234"), (".b.tmp", "12")):
+        (tmp_path / "run" / name).write_text(text)
+    real = Path.stat
+
+    def stat(path: Path, **given: bool) -> os.stat_result:
+        if path.name == ".b.tmp" and moment == "before":
+            path.unlink(missing_ok=True)
+        found = real(path, **given)
+        if path.name == ".b.tmp":
+            path.unlink()
+        return found
+
+    monkeypatch.setattr(Path, "stat", stat)
+    assert disk_used(tmp_path / "run") in ((4,) if moment == "before" else (4, 6))
+
+
+def test_a_file_where_a_folder_would_be_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert nearest_folder(tmp_path / "new" / "run", "run_dir") == tmp_path
+    for place in (tmp_path / "file", tmp_path / "file" / "a" / "b"):
+        with pytest.raises(UserError, match=r"file is a file, and no folder.* another --run_dir"):
+            nearest_folder(place, "run_dir")

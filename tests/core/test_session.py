@@ -341,9 +341,9 @@ def test_another_precision_on_the_way_is_said_and_kept(
 
 
 def test_a_full_disk_is_refused_in_one_line(tmp_path: Path) -> None:
-    check_disk(tmp_path / "runs/new", 1)
+    check_disk(tmp_path / "runs/new", 1, 1)
     with pytest.raises(UserError, match=r"needs about 1000000000000 MB and \d+ MB are free; make"):
-        check_disk(tmp_path / "runs/new", 10**18)
+        check_disk(tmp_path / "runs/new", 10**18, 1)
     assert not (tmp_path / "runs").exists()
 
 

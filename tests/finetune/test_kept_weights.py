@@ -151,3 +151,17 @@ def test_a_mixed_in_lora_that_goes_on_is_loaded_anew(
         mixed = sampler([0], ["a ramp"], steps=2, loras={values["run_dir"]: 1.0})
         drawn.append(to_array(mixed).tobytes())
     assert drawn[0] != drawn[1]
+
+
+@pytest.mark.parametrize("kept", ["weights-000001", "weights-000003", "best", "weights"])
+def test_weights_that_diverged_are_told_as_such(settings: Make, captioned: Path, kept: str) -> None:
+    """Not by a file that would not load back, as no number is equal to itself there."""
+    step = int(kept.removeprefix("weights-")) if "-" in kept else 0
+    own = settings(
+        data=str(captioned), prompt=None, steps=1 if kept == "weights" else 4, lora=Lora(rank=2),
+        optim=Optim(lr=1e30), checkpoint_every=0, keep_weights=(step,) if step else (),
+        validate_every=int(kept == "best"),
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"is not finite.* another --run_dir .*a lower learning"):
+        train(own)
+    assert not (Path(own.run_dir) / kept).exists()

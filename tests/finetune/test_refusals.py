@@ -199,3 +199,27 @@ def test_a_dry_run_refuses_what_the_run_refuses(
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
     refused(settings(prior=Prior("a thing", 5, folder=str(tmp_path / "x"))), "make room")
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("setting", ["run_dir", "prior.folder"])
+def test_a_file_where_a_folder_should_be(settings: Make, tmp_path: Path, setting: str) -> None:
+    """In a dry run too: a run would end there, when much is drawn already."""
+    (tmp_path / "some.py").touch()
+    place = str(tmp_path / "some.py/x")
+    given = {"run_dir": place} if setting == "run_dir" else {"prior": Prior("a", 2, folder=place)}
+    with pytest.raises(UserError, match=rf"some\.py is a file.*another --{setting}"):
+        train(settings(**given), dry_run=True)
+
+
+def test_a_run_goes_on_where_only_its_next_checkpoint_fits(
+    settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it holds already was asked for once more."""
+    train(settings(checkpoints_kept=3))
+    trained = 8192 * 4
+    disk = SimpleNamespace(free=4 * trained)  # weights and two moments; weights/
+    monkeypatch.setattr("core.plan.shutil.disk_usage", lambda place: disk)
+    train(settings(checkpoints_kept=3, steps=6), dry_run=True)
+    disk.free -= 1
+    with pytest.raises(UserError, match="make room"):
+        train(settings(checkpoints_kept=3, steps=6), dry_run=True)
