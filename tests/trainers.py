@@ -1,6 +1,7 @@
 """Real trainers as real processes: launched, stopped, killed, shared between two."""
 
 import json
+import multiprocessing
 import os
 import shlex
 import signal
@@ -147,6 +148,15 @@ def kill(launcher: list[str], script: str, settings: Any, moment: str) -> None:
         process.communicate()
     if moment == "checkpoint":
         assert unfinished(run)
+
+
+def dies(work: Callable[..., None], *given: Any) -> None:
+    """Run `work(*given)` in a process that kills itself: a new one, for a fork of one in which
+    autograd has begun threads cannot train."""
+    process = multiprocessing.get_context("spawn").Process(target=work, args=given)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
 
 
 def children(parent: int) -> list[int]:

@@ -36,6 +36,7 @@ from tests.trainers import (
     check_broken_equals_unbroken,
     check_killed_equals_unbroken,
     check_scaler_goes_on,
+    dies,
     launch,
     run_facts,
 )
@@ -176,18 +177,19 @@ def test_killed_at_the_worst_moment(settings: Make, tmp_path: Path, where: str) 
     unbroken = settings(run_dir=str(tmp_path / "unbroken"), **values)
     train(unbroken)
     broken = settings(run_dir=str(tmp_path / "broken"), **values)
-    child = os.fork()
-    if child == 0:
-        arm(where)
-        train(broken)
-        os._exit(0)
-    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    dies(train_armed, broken, where)
     run = Path(broken.run_dir)
     assert [path.name for path in checkpoints(run)] == ["step-000002"]
     assert len(list((run / "checkpoints").glob(".step-000004.*"))) == (where == "in a save")
     train(broken)
     assert equal(weights_of(broken), weights_of(unbroken))
     assert losses_of(broken) == losses_of(unbroken)
+
+
+def train_armed(settings: DreamBoothSettings, where: str) -> None:
+    torch.set_num_threads(1)
+    arm(where)
+    train(settings)
 
 
 def arm(where: str) -> None:
@@ -365,25 +367,25 @@ def test_several_concepts_share_a_run(settings: Make, plain: Path, captioned: Pa
     assert uneven.captions.count("few") == 4
 
 
+def train_until_the_best(settings: DreamBoothSettings) -> None:
+    real = os.replace
+
+    def dying(source: Path, target: Path) -> None:
+        real(source, target)
+        if Path(target).name == "best":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    os.replace = dying  # type: ignore[assignment]
+    train(settings)
+
+
 def test_the_best_weights_never_lie_without_their_score(
     settings: Make, captioned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The process dies as soon as best/ has its name."""
     monkeypatch.setenv("OSTEON_CACHE", str(tmp_path / "cache"))
     own = settings(data=str(captioned), prompt=None, validate_every=2)
-    child = os.fork()
-    if child == 0:
-        real = os.replace
-
-        def dying(source: Path, target: Path) -> None:
-            real(source, target)
-            if Path(target).name == "best":
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        os.replace = dying  # type: ignore[assignment]
-        train(own)
-        os._exit(0)
-    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    dies(train_until_the_best, own)
     best = read_json(Path(own.run_dir) / "best" / "score.json")
     assert best["step"] == 2
     assert {"similarity", "copies"} <= best.keys()
