@@ -12,7 +12,7 @@ from compare.extractors import NAMES, Extractor, choose_extractor
 from compare.sources import Real, open_fakes, open_real
 from compare.votes import read_votes
 from core.errors import UserError, at_least_1
-from core.files import HIDDEN, read_json
+from core.files import HIDDEN, nearest_folder, read_json
 from core.parallel import process_device
 from core.sets import ImageSet, open_set
 
@@ -63,7 +63,11 @@ def open_asked(arguments: argparse.Namespace) -> Asked:
 def _check_out(out: Path) -> None:
     """Refuse to write among someone's files, be they pictures alone: a report's have results.json
     beside them, and pictures/ is replaced as a whole."""
-    there = names_in(out)
+    check_names(out, names_in(out))
+
+
+def check_names(out: Path, there: set[str]) -> None:
+    """Raise UserError for what no report holds: anything, where results.json is not beside it."""
     if there == {"pictures"}:
         raise UserError(
             f"{out} holds pictures/ without a report's results.json; move pictures/ away, or give "
@@ -78,10 +82,8 @@ def names_in(out: Path) -> set[str]:
 
     Raises UserError where it is a file, or would lie below one.
     """
-    place = next(each for each in (out, *out.parents) if each.exists() or each.is_symlink())
-    if not place.is_dir():
-        raise UserError(f"{place} is a file; give a folder as --out.")
-    found = out.iterdir() if place == out else ()
+    nearest_folder(out, "out")
+    found = out.iterdir() if out.exists() else ()
     return {entry.name for entry in found if not HIDDEN.match(entry.name)}
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from compare.asked import names_in
+from compare.asked import check_names, names_in
 from compare.extractors import choose_extractor
 from compare.features import PixelPath, subset
 from compare.fold_report import write_report
@@ -30,7 +30,7 @@ from core.config import read_yaml
 from core.device import pick_device
 from core.errors import Parser, UserError, command
 from core.families import base_folder
-from core.files import atomic_folder, read_json, write_json, write_jsonl
+from core.files import atomic_folder, nearest_folder, read_json, write_json, write_jsonl
 from core.generate import generate, read_seeds
 from core.images import open_image
 from core.provenance import commit, now, versions
@@ -103,18 +103,12 @@ def check_out(out: Path) -> None:
     Raises UserError for anything else.
     """
     there = names_in(out)
+    check_names(out, there - {"folds"})
     if "results.json" in there:
         old = read_json(out / "results.json")
         if not isinstance(old, dict) or "folds" not in old or "folds" not in there:
             raise UserError(f"{out} holds another report; give another --out.")
-    elif "pictures" in there and there <= {"folds", "pictures"}:
-        raise UserError(
-            f"{out} holds pictures/ without a report's results.json; move pictures/ away, or give "
-            "another --out."
-        )
-    elif there - {"folds"}:
-        raise UserError(f"{out} holds something else; give another --out.")
-    names_in(out / "folds")
+    nearest_folder(out / "folds", "out")
     for data in out.glob("folds/*/data"):
         if not (data / "set.json").is_file():
             raise UserError(f"{data} is no fold's data; move it away, or give another --out.")
@@ -193,28 +187,23 @@ def prompts_of(run: Path, held_out: ImageSet) -> list[str]:
 
 def draw_base(run: Path, seeds: list[int], prompts: list[str], name: str) -> ImageSet | None:
     """The same by the run's base, before tuning; None, and a line that says why, where there is
-    none to draw it."""
-    try:
-        folder = _drawn_by_base(run, seeds, prompts, name)
-    except UserError as error:
-        print(f"Without its base in the report: {error}", flush=True)
-        return None
-    if folder is None:
-        print("It was tuned from no base that could be set beside it.", flush=True)
-    return of_seeds(open_set(folder), seeds) if folder else None
-
-
-def _drawn_by_base(run: Path, seeds: list[int], prompts: list[str], name: str) -> Path | None:
-    """Raises UserError where the base is not to be found, or does not draw in the run's size."""
+    none."""
     tuned = read_yaml(run / "config.yaml")
     if tuned.get("lora") and not tuned.get("token") and not tuned.get("zero_terminal_snr"):
-        return generate(run, seeds, prompts, "base", options={"lora_scale": 0.0})  # is its base
-    base = base_folder(run)
+        scale = {"lora_scale": 0.0}  # without its adapters it is its base
+        return of_seeds(open_set(generate(run, seeds, prompts, "base", options=scale)), seeds)
+    base, why = None, "it was tuned from none"
+    try:
+        base = base_folder(run)
+    except UserError as error:
+        why = str(error)
     if base is None:
+        print(f"Without its base in the report: {why}", flush=True)
         return None
     width, height = open_image(samples_folder(run, "default") / f"{seeds[0]:06d}.png").size
     size = {"height": height, "width": width}
-    return generate(base, seeds, prompts, f"{name}-{width}x{height}", options=size)
+    drawn = generate(base, seeds, prompts, f"{name}-{width}x{height}", options=size)
+    return of_seeds(open_set(drawn), seeds)
 
 
 def of_seeds(images: ImageSet, seeds: Sequence[int]) -> ImageSet:

@@ -43,18 +43,14 @@ def list_files(folder: Path, deep: bool = True) -> list[Path]:
 def nearest_folder(path: Path, setting: str) -> Path:
     """`path`, or of the folders that it would be made in the nearest that is there.
 
-    Raises UserError where that is a file.
+    Raises UserError where that is a file, or a link to nothing.
 
     Args:
         setting: which gave `path`.
     """
-    place = path.absolute()
-    while not place.exists():
-        place = place.parent
+    place = next(each for each in (path, *path.absolute().parents) if os.path.lexists(each))
     if not place.is_dir():
-        raise UserError(
-            f"{place} is a file, and no folder can be made there; give another --{setting}."
-        )
+        raise UserError(f"{place} is in the way, and no folder; give another --{setting}.")
     return place
 
 

@@ -10,7 +10,6 @@ Each is opened again and compared with the run before the folder gets its name.
 """
 
 import argparse
-import os
 import shlex
 import shutil
 import sys
@@ -23,7 +22,7 @@ from diffusers import StableDiffusionPipeline
 
 from core.errors import Parser, UserError, command
 from core.families import family_of
-from core.files import atomic_folder, write_text
+from core.files import atomic_folder, nearest_folder, write_text
 from core.runs import kept_weights, step_of, trained_steps
 from finetune.adapters import FILE, NAME
 from finetune.hub import check_push, push
@@ -113,10 +112,8 @@ def check_family(run: Path) -> None:
 
 def check_replaceable(out: Path) -> None:
     """Raise UserError unless `out` is an older export and nothing else, or can be made."""
+    nearest_folder(out, "out")
     if not out.exists():
-        there = next(path for path in (out, *out.absolute().parents) if os.path.lexists(path))
-        if not there.is_dir():
-            raise UserError(f"{there} is in the way, and no folder; give another --out.")
         return
     card = out / README
     if not card.is_file() or MARK not in card.read_text(encoding="utf-8", errors="replace"):

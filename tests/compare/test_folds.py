@@ -144,8 +144,8 @@ def no_trial(words: list[str]) -> None:
         ("out/pictures", "out", "out holds pictures/ without a report's results.json; move"),
         ("out/folds/1/data/mine", "out", "out/folds/1/data is no fold's data; move it away"),
         ("out/mine", "out", "out holds something else; give another --out"),
-        ("x", "x/0.png", "x/0.png is a file; give a folder as --out"),
-        ("x", "x/0.png/out", "x/0.png is a file; give a folder as --out"),
+        ("x", "x/0.png", "x/0.png is in the way, and no folder; give another --out"),
+        ("x", "x/0.png/out", "x/0.png is in the way, and no folder; give another --out"),
     ],
 )
 def test_nobodys_files_are_replaced(
@@ -174,7 +174,7 @@ def test_nobodys_files_are_replaced(
 def test_an_older_report_of_folds_is_replaced_and_no_other(tmp_path: Path) -> None:
     check_out(tmp_path / "new")
     (tmp_path / "folds").touch()
-    with pytest.raises(UserError, match="folds is a file"):
+    with pytest.raises(UserError, match="folds is in the way, and no folder"):
         check_out(tmp_path)
     (tmp_path / "folds").unlink()
     (tmp_path / "folds").mkdir()
@@ -272,7 +272,7 @@ def test_without_a_base_a_line_says_so(tmp_path: Path, capsys: pytest.CaptureFix
     assert "Without its base in the report: ./gone is not there" in capsys.readouterr().out
     write_json(tmp_path / "run.json", {"family": "vae"})
     assert draw_base(tmp_path, [0], ["a"], "x") is None
-    assert "It was tuned from no base" in capsys.readouterr().out
+    assert "Without its base in the report: it was tuned from none" in capsys.readouterr().out
 
 
 def test_a_fold_is_measured_by_the_seeds_asked_for(

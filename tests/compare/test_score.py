@@ -265,7 +265,7 @@ def test_a_report_of_something_else_is_not_replaced(
     [
         ("out/pictures", "out", "holds pictures/ without a report's results.json; move pictures/"),
         ("out/mine", "out", "holds something else; give another --out"),
-        ("x", "x/000000.png/out", "x/000000.png is a file; give a folder as --out"),
+        ("x", "x/000000.png/out", "x/000000.png is in the way, and no folder; give another --out"),
     ],
 )
 def test_nobodys_pictures_are_replaced(

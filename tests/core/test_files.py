@@ -150,6 +150,7 @@ def test_files_that_go_meanwhile_use_no_disk(
 def test_a_file_where_a_folder_would_be_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert nearest_folder(tmp_path / "new" / "run", "run_dir") == tmp_path
+    told = r"file is in the way, and no folder; give another --run_dir"
     for place in (tmp_path / "file", tmp_path / "file" / "a" / "b"):
-        with pytest.raises(UserError, match=r"file is a file, and no folder.* another --run_dir"):
+        with pytest.raises(UserError, match=told):
             nearest_folder(place, "run_dir")

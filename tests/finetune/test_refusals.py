@@ -207,7 +207,9 @@ def test_a_file_where_a_folder_should_be(settings: Make, tmp_path: Path, setting
     (tmp_path / "some.py").touch()
     place = str(tmp_path / "some.py/x")
     given = {"run_dir": place} if setting == "run_dir" else {"prior": Prior("a", 2, folder=place)}
-    with pytest.raises(UserError, match=rf"some\.py is a file.*another --{setting}"):
+    with pytest.raises(
+        UserError, match=rf"some\.py is in the way, and no folder; give another --{setting}"
+    ):
         train(settings(**given), dry_run=True)
 
 
