@@ -159,7 +159,7 @@ def test_a_run_that_goes_on_needs_no_room_for_what_it_has(
 def test_a_run_in_the_place_of_a_file_is_refused(unbroken: ToySettings, tmp_path: Path) -> None:
     (tmp_path / "some.py").write_text("mine")
     with pytest.raises(
-        UserError, match=r"some\.py is in the way, and no folder give another --run_dir"
+        UserError, match=r"some\.py is in the way, and no folder; give another --run_dir"
     ):
         train(replace(unbroken, run_dir=str(tmp_path / "some.py/x")))
     assert (tmp_path / "some.py").read_text() == "mine"
