@@ -14,6 +14,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -164,9 +165,11 @@ def run_fold(
     if not is_finished(run):
         run_verb(train_words(given, data, run, rest), f"fold {folder.name}")
     asked = prompts_of(run, held_out)
-    tuned = of_seeds(open_set(generate(run, seeds, asked)), seeds)
+    draw = partial(generate, seeds=seeds, device=given.device)
+    tuned = of_seeds(open_set(draw(run, prompts=asked)), seeds)
     prompts = asked or list(dict.fromkeys(tuned.captions))
-    before = draw_base(run, seeds, prompts, f"folds-{given.out.name}-{folder.name}")
+    name = f"folds-{given.out.name}-{folder.name}"
+    before = draw_base(run, seeds, prompts, name, given.device)
     return Fold(folder, held_out, learned, tuned, before, read_json(run / "run.json")["seconds"])
 
 
@@ -185,13 +188,16 @@ def prompts_of(run: Path, held_out: ImageSet) -> list[str]:
     return [prompt] if prompt else [text for text in held_out.captions if text.strip()]
 
 
-def draw_base(run: Path, seeds: list[int], prompts: list[str], name: str) -> ImageSet | None:
+def draw_base(
+    run: Path, seeds: list[int], prompts: list[str], name: str, device: str | None = None
+) -> ImageSet | None:
     """The same by the run's base, before tuning; None, and a line that says why, where there is
     none."""
+    draw = partial(generate, seeds=seeds, prompts=prompts, device=device)
     tuned = read_yaml(run / "config.yaml")
     if tuned.get("lora") and not tuned.get("token") and not tuned.get("zero_terminal_snr"):
         scale = {"lora_scale": 0.0}  # without its adapters it is its base
-        return of_seeds(open_set(generate(run, seeds, prompts, "base", options=scale)), seeds)
+        return of_seeds(open_set(draw(run, name="base", options=scale)), seeds)
     base, why = None, "it was tuned from none"
     try:
         base = base_folder(run)
@@ -202,8 +208,7 @@ def draw_base(run: Path, seeds: list[int], prompts: list[str], name: str) -> Ima
         return None
     width, height = open_image(samples_folder(run, "default") / f"{seeds[0]:06d}.png").size
     size = {"height": height, "width": width}
-    drawn = generate(base, seeds, prompts, f"{name}-{width}x{height}", options=size)
-    return of_seeds(open_set(drawn), seeds)
+    return of_seeds(open_set(draw(base, name=f"{name}-{width}x{height}", options=size)), seeds)
 
 
 def of_seeds(images: ImageSet, seeds: Sequence[int]) -> ImageSet:
@@ -254,7 +259,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--folds", type=int, help="default: one a picture up to 6, else 5")
     parser.add_argument("--seeds", default="0-15", help="of every fold (default 0-15)")
     parser.add_argument("--extractor", default="auto", help="as of osteon compare")
-    parser.add_argument("--device", help="cpu, cuda, mps (default: the best at hand)")
+    parser.add_argument(
+        "--device",
+        help="to draw and measure on: cpu, cuda, mps (default: the best at hand); the trainer "
+        "takes the best at hand, and with ACCELERATE_USE_CPU=true the CPU",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the split (default 0)")
     return parser
 

@@ -285,12 +285,17 @@ def test_a_fold_is_measured_by_the_seeds_asked_for(
     write_json(run / "run.json", {"status": "finished", "seconds": 1.0})
     (run / "config.yaml").write_text("lora: {rank: 4}\nprompt: a square\n")
     (tmp_path / "few.yaml").write_text("")
-    monkeypatch.setattr("compare.folds.generate", lambda *_, **__: drawn)
-    given = Namespace(family="dreambooth", config=tmp_path / "few.yaml", out=tmp_path)
+    devices: list[str] = []
+    monkeypatch.setattr(
+        "compare.folds.generate", lambda *_, device, **__: devices.append(device) or drawn
+    )
+    config = tmp_path / "few.yaml"
+    given = Namespace(family="dreambooth", config=config, out=tmp_path, device="cpu")
     fold = run_fold(run.parent, open_set(paint(4)), [0], [4, 1], given, [])
     assert fold.base is not None
     for images in (fold.tuned, fold.base):
         assert [path.name for path in images.paths] == ["000001.png", "000004.png"]
+    assert devices == ["cpu", "cpu"]  # as --device says
 
 
 @pytest.mark.slow
