@@ -262,10 +262,11 @@ def _register(images: Tensor, bank: Tensor, crops: Tensor) -> tuple[Tensor, Tens
 def _cut(maps: Tensor, crops: Tensor, size: int) -> Tensor:
     """The crop (share, x, y) of each of N maps: N x size x size; beyond its edge a map goes on as
     it ends."""
-    share, x, y = crops.unbind(1)
-    none = torch.zeros_like(share)
-    theta = torch.stack([share, none, x, none, share, y], 1).view(-1, 2, 3)
-    places = F.affine_grid(theta, [len(maps), 1, size, size], align_corners=False)
+    share, x, y = crops[:, :, None].unbind(1)
+    line = (2 * torch.arange(size, device=maps.device) + 1) / size - 1  # middles of pixels
+    across, down = share * line + x, share * line + y
+    shape = (len(maps), size, size)
+    places = torch.stack([across[:, None].expand(shape), down[:, :, None].expand(shape)], 3)
     return F.grid_sample(maps[:, None], places, align_corners=False, padding_mode="border")[:, 0]
 
 
