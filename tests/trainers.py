@@ -86,6 +86,17 @@ def check_broken_equals_unbroken(
     check_same(run / "broken", run / "unbroken")
 
 
+def check_taken_up_equals_unbroken(
+    train: Callable[[Any], None], settings: Any, run: Path, first: int
+) -> None:
+    """Ended after `first` steps and told to make more: bit for bit the run of all of them at once.
+    For what each trainer keeps in a checkpoint; how a process ends is the same for all."""
+    train(replace(settings, run_dir=str(run / "broken"), steps=first))
+    train(replace(settings, run_dir=str(run / "broken")))
+    train(replace(settings, run_dir=str(run / "unbroken")))
+    check_same(run / "broken", run / "unbroken")
+
+
 def check_same(one: Path, other: Path) -> None:
     """Newest checkpoints and weights of two runs agree bit for bit."""
     left, right = (

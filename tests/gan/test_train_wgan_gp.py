@@ -27,6 +27,7 @@ from tests.trainers import (
     check_grey_is_said,
     check_killed_equals_unbroken,
     check_scaler_goes_on,
+    check_taken_up_equals_unbroken,
     launch,
     preset_words,
     run_facts,
@@ -69,6 +70,12 @@ def test_the_launched_script_leaves_a_whole_run(tiny: WganGpSettings) -> None:
     assert [(image.mode, image.size) for image in images] == [("L", (32, 32))] * 2
 
 
+def test_more_steps_go_on_bit_for_bit(tiny: WganGpSettings, tmp_path: Path) -> None:
+    settings = replace(tiny, steps=5, ema_decay=0.9, augment=0.5, augment_target=0.6, flip=True)
+    check_taken_up_equals_unbroken(train, settings, tmp_path, first=3)
+
+
+@pytest.mark.slow
 def test_a_broken_run_equals_an_unbroken_one(tiny: WganGpSettings, tmp_path: Path) -> None:
     settings = replace(tiny, ema_decay=0.9, augment=0.5, augment_target=0.6, flip=True)
     check_broken_equals_unbroken(SCRIPT, train, settings, tmp_path)

@@ -23,6 +23,7 @@ from tests.trainers import (
     check_grey_is_said,
     check_killed_equals_unbroken,
     check_scaler_goes_on,
+    check_taken_up_equals_unbroken,
     launch,
     preset_words,
     run_facts,
@@ -91,6 +92,12 @@ def test_the_launched_script_leaves_the_guides_outputs(tiny: VaeSettings) -> Non
     assert [(image.mode, image.size) for image in images] == [("L", (16, 16))] * 2
 
 
+def test_more_steps_go_on_bit_for_bit(tiny: VaeSettings, tmp_path: Path) -> None:
+    settings = replace(tiny, checkpoint_every=3, num_epochs=None, steps=5)
+    check_taken_up_equals_unbroken(train, settings, tmp_path, first=3)
+
+
+@pytest.mark.slow
 def test_a_broken_run_equals_an_unbroken_one(tiny: VaeSettings, tmp_path: Path) -> None:
     settings = replace(tiny, checkpoint_every=3, num_epochs=None, steps=1)
     check_broken_equals_unbroken(SCRIPT, train, settings, tmp_path)
