@@ -11,6 +11,7 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -37,6 +38,7 @@ from finetune.train_dreambooth import train
 from finetune.weights import CARD, base_of
 from tests.finetune.tiny import tiny_pipeline
 
+ROOT = Path(__file__).resolve().parents[2]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -206,6 +208,15 @@ def test_half_precision_files_open_in_float32(base: Path, tmp_path: Path) -> Non
     assert {p.dtype for p in opened.text_encoder.parameters()} == {torch.float32}
     saved = load_file(tmp_path / "fp16/unet/diffusion_pytorch_model.fp16.safetensors")
     assert torch.equal(opened.unet.conv_in.weight, saved["conv_in.weight"].float())
+
+
+def test_the_embedded_base_draws_in_plain_diffusers() -> None:
+    """As its README says; a text encoder that asked for half precision would stop the UNet."""
+    pipeline = StableDiffusionPipeline.from_pretrained(ROOT / "models/sd2-mini")
+    pipeline.set_progress_bar_config(disable=True)
+    (image,) = pipeline("a bird", num_inference_steps=1, output_type="np").images
+    assert image.shape == (64, 64, 3)
+    assert image.std() > 0
 
 
 def test_facts_of_a_base(base: Path) -> None:
