@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from core.config import to_yaml
 from core.errors import Interrupted, UserError, command
 from core.plan import check_disk
 from core.runs import Run, checkpoints, read_metrics, step_of
@@ -55,6 +56,37 @@ def test_a_finished_run_keeps_no_checkpoint_that_is_not_asked_for(
         with pytest.raises(UserError, match="is finished, and there is no checkpoint"):
             train(replace(own, steps=steps))
     assert equal(weights(run), before)
+
+
+def test_a_run_killed_as_it_drops_its_checkpoint_is_finished(
+    unbroken: ToySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a checkpoint is none: it could not be read, and the run would be told to mend it."""
+    own = replace(unbroken, run_dir=str(tmp_path / "killed"), steps=3)
+    run, real = Path(own.run_dir), shutil.rmtree
+
+    def die(path: Path, **how: Any) -> None:
+        if "step-000003" not in path.name:
+            return real(path, **how)
+        (path / "state.safetensors").unlink()
+        raise KeyboardInterrupt
+
+    train(own)
+    own = replace(own, checkpoint_every=0)
+    (run / "config.yaml").write_text(to_yaml(own))
+    monkeypatch.setattr("core.runs.shutil.rmtree", die)
+    with pytest.raises(KeyboardInterrupt):
+        train(own)
+    assert not checkpoints(run)
+    with pytest.raises(UserError, match="is finished, and there is no checkpoint"):
+        train(own)
+
+
+def test_what_is_left_of_a_checkpoint_goes_when_the_run_goes_on(unbroken: ToySettings) -> None:
+    torn = Path(unbroken.run_dir) / "checkpoints/.gone-step-000002.7.tmp"
+    torn.mkdir()
+    train(replace(unbroken, steps=9))
+    assert not torn.exists()
 
 
 @pytest.mark.parametrize(("backend", "refused"), [("NO", False), ("no", False), ("EAGER", True)])
