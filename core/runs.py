@@ -379,6 +379,11 @@ def _taken(path: Path) -> str:
     return f"{path} is being trained by another process; stop that one or give another --run_dir."
 
 
+def named(run: Path) -> Path:
+    """A run or model folder by its own name, where it was given as the one that one is in."""
+    return run.resolve() if run.name in ("", "..") else run
+
+
 def samples_folder(run: Path, name: str) -> Path:
     """Where images of a run go. A model folder in diffusers' own format (models/sd2-mini, read
     only for us) gets a folder under runs/."""
