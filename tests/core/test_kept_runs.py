@@ -188,6 +188,21 @@ def test_a_run_that_goes_on_needs_no_room_for_what_it_has(
             check_disk(tmp_path, needed, again)
 
 
+def test_room_is_counted_by_what_a_killed_run_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is half written goes as the run goes on; a damaged checkpoint stays, and is none."""
+    left = (".weights.7.tmp/a", "checkpoints/.step-2.7.tmp/a", "checkpoints/damaged-step-1/a")
+    for name, size in zip(left, (60, 40, 400), strict=True):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(bytes(size))
+    disk = SimpleNamespace(free=300)
+    monkeypatch.setattr("core.plan.shutil.disk_usage", lambda place: disk)
+    check_disk(tmp_path, 400, 400)
+    with pytest.raises(UserError, match="needs about 0 MB and 0 MB are free"):
+        check_disk(tmp_path, 401, 1)
+
+
 def test_a_run_in_the_place_of_a_file_is_refused(unbroken: ToySettings, tmp_path: Path) -> None:
     (tmp_path / "some.py").write_text("mine")
     with pytest.raises(
