@@ -82,6 +82,22 @@ def test_a_run_killed_as_it_drops_its_checkpoint_is_finished(
         train(own)
 
 
+def test_a_run_that_is_finished_tells_its_time(
+    unbroken: ToySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the moment at which it counts as such: nothing trains it again that could tell more."""
+    own = replace(unbroken, run_dir=str(tmp_path / "killed"), checkpoint_every=0)
+
+    def die(run: Run) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "drop_checkpoints", die)
+    with pytest.raises(KeyboardInterrupt):
+        train(own)
+    assert info(tmp_path / "killed")["status"] == "finished"
+    assert info(tmp_path / "killed")["seconds"] > 0
+
+
 def test_what_is_left_of_a_checkpoint_goes_when_the_run_goes_on(unbroken: ToySettings) -> None:
     torn = Path(unbroken.run_dir) / "checkpoints/.gone-step-000002.7.tmp"
     torn.mkdir()
