@@ -81,11 +81,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         folds.append(run_fold(folder, images, places, seeds, given, rest))
     path = PixelPath(min(open_image(images.paths[0]).size), images.mode)
     setup = Setup(extractor, path, device, BATCH, given.seed)
+    words = shlex.join(["osteon", "folds", *(sys.argv[1:] if argv is None else argv)])
     with atomic_folder(given.out / "pictures") as album:
         results = score(images, folds, setup, Album(album)) | {"family": given.family}
-    words = shlex.join(["osteon", "folds", *(sys.argv[1:] if argv is None else argv)])
-    facts = {"schema": SCHEMA, "made": now(), "command": words, **commit()}
-    write_json(given.out / "results.json", facts | {"versions": versions()} | results)
+        facts = {"schema": SCHEMA, "made": now(), "command": words, **commit()}
+        # Before pictures/ has its name: alone, it would be taken for someone's own
+        write_json(given.out / "results.json", facts | {"versions": versions()} | results)
     print(f"Report: {write_report(given.out)}")
 
 

@@ -94,8 +94,9 @@ def compare(arguments: argparse.Namespace, asked: Asked) -> None:
             album = Album(folder)
             results["sections"] = sections(real, fakes, album, arguments.seed)
             results["closest"] = add_pairs(near, album)
-        results["seconds"] = round(time.monotonic() - began, 1)
-        write_json(arguments.out / "results.json", results)
+            results["seconds"] = round(time.monotonic() - began, 1)
+            # Before pictures/ has its name: alone, it would be taken for someone's own
+            write_json(arguments.out / "results.json", results)
         print(f"Report: {write_report(arguments.out)}")
         print("Next: open it in a browser, or `osteon app`.")
     state.wait_for_everyone()

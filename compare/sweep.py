@@ -33,7 +33,7 @@ from core.families import is_number, load_sampler
 from core.files import atomic_folder, read_jsonl, write_jsonl
 from core.generate import add_seeds, asked_seeds, generate, options_help, read_options
 from core.parallel import process_state
-from core.runs import samples_folder
+from core.runs import named, samples_folder
 
 
 @command
@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments, rest = _parser().parse_known_args(argv)
     arguments.command = shlex.join(["osteon", "sweep", *(sys.argv[1:] if argv is None else argv)])
     arguments.axis, values = read_values(arguments.vary)
+    arguments.run = named(arguments.run)
     seeds, prompts = asked_seeds(arguments)
     options = read_options(rest)
     asked = open_asked(arguments)

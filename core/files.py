@@ -132,10 +132,15 @@ def _set_mode(file: Path, mode: int) -> None:
             file.chmod(mode)
 
 
+def half_written(path: Path) -> list[Path]:
+    """What a process killed while writing `path`, whose name may be a pattern, left of it."""
+    return list(path.parent.glob(f".{path.name}.*.tmp"))
+
+
 def recover(path: Path) -> None:
     """Tidy up after a process killed while writing `path`, whose name may be a pattern: what it had
     half written goes, a folder that it was about to replace comes back."""
-    for torn in path.parent.glob(f".{path.name}.*.tmp"):
+    for torn in half_written(path):
         shutil.rmtree(torn) if torn.is_dir() else torn.unlink()
     for old in path.parent.glob(_aside(path).name):
         _settle(old)

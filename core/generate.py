@@ -26,7 +26,7 @@ from core.files import read_json, read_jsonl, write_json, write_jsonl
 from core.images import fingerprint_of, png_text, write_png
 from core.parallel import process_device, process_state
 from core.prompts import read_prompts
-from core.runs import samples_folder, trained_steps
+from core.runs import named, samples_folder, trained_steps
 
 SETTINGS_KEY = "osteon"
 """PNG text chunk that holds an image's settings as JSON."""
@@ -93,7 +93,7 @@ def generate(
     """
     state = process_state()
     device = process_device(device)
-    run = run.resolve() if run.name in ("", "..") else run  # "." is a name for no images
+    run = named(run)  # "." is a name for no images
     sampler = sampler or load_sampler(run, device)
     given = options or {}
     _check_names(run, name, given, sampler.options)

@@ -7,11 +7,12 @@ import torch
 from torch import nn
 
 from core.errors import UserError
-from core.files import disk_used, nearest_folder
+from core.files import disk_used, half_written, nearest_folder
+from core.runs import WRITTEN
 
 STATE_COPIES = 3  # weights and Adam's two moments
 BYTES = 4  # float32
-SAVED = ("checkpoints", "weights*", "best")
+SAVED = ("checkpoints/step-*", "weights*", "best")
 """In a run folder: what training writes anew and again."""
 
 
@@ -52,10 +53,13 @@ def check_disk(folder: Path, needed: int, again: int) -> None:
     that would be in a file.
 
     Args:
-        needed: of its checkpoints and weights at most; those that it has need no more room.
+        needed: of its checkpoints and weights at most; those that it has need no more room. What a
+            killed process left half written goes before any is written.
         again: of a checkpoint and of weights, which are written before older ones go.
     """
-    free = shutil.disk_usage(nearest_folder(folder, "run_dir")).free
+    place = nearest_folder(folder, "run_dir")
+    goes = sum(disk_used(path) for part in WRITTEN for path in half_written(folder / part))
+    free = goes + shutil.disk_usage(place).free  # in this order: another process may tidy up
     there = sum(disk_used(path) for part in SAVED for path in folder.glob(part))
     more = max(needed - there, min(needed, again))
     if free < more:

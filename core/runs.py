@@ -53,7 +53,13 @@ INPUTS = {
 """Facts in run.json of what a resumed run has to find as it was."""
 BEFORE = {"config.yaml", "run.json", "log.txt", "samples"}
 """In a folder where training has not begun. samples/: images asked of a model of that name."""
-WRITTEN = ("config.yaml", "run.json", "metrics.jsonl", "weights*", "best", "checkpoints/step-*")
+GONE = "gone"
+"""Begins the name of a checkpoint that is being deleted."""
+WRITTEN = (
+    *("config.yaml", "run.json", "metrics.jsonl", "weights*", "best"),
+    *("checkpoints/step-*", f"checkpoints/{GONE}-*"),
+)
+"""What a process killed meanwhile may leave half done."""
 LOCK = ".lock"
 """In a run folder; locked by the process that trains it."""
 ASIDE = "before"
@@ -165,13 +171,13 @@ class Run:
             yield folder
             (folder / MARKER).write_text(f"{step}\n")
         for old in checkpoints(self.path)[:-keep]:
-            shutil.rmtree(old)
+            _remove(old)
 
     def drop_checkpoints(self) -> None:
         """Delete them, where the run has the weights that it ends with."""
         if self.main and self.weights.exists():
             for old in checkpoints(self.path):
-                shutil.rmtree(old)
+                _remove(old)
 
     def close(self, status: str, seconds: float) -> None:
         if self._metrics is not None:
@@ -191,6 +197,12 @@ def checkpoints(run: Path) -> list[Path]:
 def is_closed(run: Path) -> bool:
     """Whether a run is finished and left no checkpoint to go on from."""
     return not checkpoints(run) and info_of(run).get("status") == "finished"
+
+
+def _remove(checkpoint: Path) -> None:
+    """Under a name that does not count: what a process killed meanwhile leaves, `recover` takes."""
+    torn = checkpoint.with_name(f".{GONE}-{checkpoint.name}.{os.getpid()}.tmp")
+    shutil.rmtree(checkpoint.rename(torn))
 
 
 def put_aside(checkpoint: Path) -> Path:
@@ -365,6 +377,11 @@ def _begun(path: Path) -> bool:
 
 def _taken(path: Path) -> str:
     return f"{path} is being trained by another process; stop that one or give another --run_dir."
+
+
+def named(run: Path) -> Path:
+    """A run or model folder by its own name, where it was given as the one that one is in."""
+    return run.resolve() if run.name in ("", "..") else run
 
 
 def samples_folder(run: Path, name: str) -> Path:

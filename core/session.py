@@ -318,8 +318,8 @@ class Session:
 
         `last`: close trackers and processes; no other session follows in this program.
         """
-        cost = {"steps": self.step, "peak_memory_mb": self.peak_memory_mb}
-        self.run.update(**cost | facts | {"status": "finished"})
+        done = {"status": "finished", "steps": self.step, "seconds": round(self.seconds, 2)}
+        self.run.update(**{"peak_memory_mb": self.peak_memory_mb} | facts | done)
         if not self.settings.checkpoint_every:  # one that an interruption left is not the last
             self.run.drop_checkpoints()
         self._leave("finished")

@@ -1,6 +1,8 @@
 """A tiny prepared set, runs with samples, and a randomly initialised encoder."""
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +42,21 @@ def write_folder(folder: Path, pictures: Sequence[Image.Image]) -> Path:
     for number, picture in enumerate(pictures):
         picture.save(folder / f"{number:06d}.png")
     return folder
+
+
+@contextmanager
+def stops_when_named(last: str) -> Iterator[None]:
+    """Ctrl-C at the moment at which a file or folder written aside takes the name `last`."""
+    real = os.replace
+
+    def replace(source: Path, target: Path) -> None:
+        real(source, target)
+        if target.name == last:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("core.files.os.replace", replace)
+        yield
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from core.sets import open_set
 from finetune.adapters import save_adapters
 from finetune.models import locate
 from finetune.settings import Lora
+from tests.compare.conftest import stops_when_named
 from tests.finetune.test_adapters import tuned
 from tests.finetune.tiny import tiny_pipeline
 
@@ -296,6 +297,25 @@ def test_a_fold_is_measured_by_the_seeds_asked_for(
     for images in (fold.tuned, fold.base):
         assert [path.name for path in images.paths] == ["000001.png", "000004.png"]
     assert devices == ["cpu", "cpu"]  # as --device says
+
+
+@pytest.mark.parametrize("last", ["pictures", "results.json"])
+def test_folds_killed_as_they_are_reported_can_run_again(
+    paint: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    """pictures/ without results.json would be taken for someone's own."""
+    for name, found in [("run_fold", None), ("score", {"folds": []}), ("write_report", "page")]:
+        monkeypatch.setattr(f"compare.folds.{name}", lambda *_, found=found: found)
+    for name in ("try_verb", "choose_extractor"):
+        monkeypatch.setattr(f"compare.folds.{name}", lambda *_, **__: None)
+    config, out = tmp_path / "few.yaml", tmp_path / "out"
+    config.touch()
+    words = ["dreambooth", "--config", str(config), "--data", str(paint(4)), "--out", str(out)]
+    (out / "folds").mkdir(parents=True)
+    with stops_when_named(last), pytest.raises(SystemExit):
+        main(words)
+    assert (out / last).exists()
+    main(words)
 
 
 @pytest.mark.slow

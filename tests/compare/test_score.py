@@ -19,7 +19,7 @@ from compare.score import main
 from core.files import read_json, read_jsonl, write_json, write_jsonl
 from tests.finetune.tiny import tiny_pipeline
 
-from .conftest import draw, write_folder
+from .conftest import draw, stops_when_named, write_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = '<script>alert("x")</script> & [a](javascript:alert(1)) $\\frac'
@@ -289,6 +289,18 @@ def test_nobodys_pictures_are_replaced(
 def test_a_killed_first_comparison_can_run_again(tmp_path: Path) -> None:
     write_folder(tmp_path / ".pictures.7.tmp", draw(1, 1))
     assert names_in(tmp_path) == names_in(tmp_path / "new") == set()
+
+
+@pytest.mark.parametrize("last", ["pictures", "results.json"])
+def test_a_comparison_killed_as_it_writes_can_run_again(
+    compare: Callable[..., dict[str, Any]], tmp_path: Path, last: str
+) -> None:
+    """pictures/ alone would be taken for someone's own."""
+    sets = write_folder(tmp_path / "real", draw(4, 1)), [write_folder(tmp_path / "x", draw(4, 2))]
+    with stops_when_named(last), pytest.raises(SystemExit):
+        compare(*sets)
+    assert (tmp_path / "report" / last).exists()
+    assert compare(*sets)["sections"]
 
 
 def test_votes_an_older_report_and_tables_for_others(

@@ -11,6 +11,7 @@ from compare.sweep import read_values
 from core.errors import UserError
 from core.files import read_json, read_jsonl, write_json
 from tests.core import toy
+from tests.finetune.tiny import tiny_pipeline
 
 
 def test_values() -> None:
@@ -82,6 +83,17 @@ def test_another_sweeps_report_is_kept_and_said_before_images_are_drawn(
         sweep([*words, "--vary", "gain=0.5,2", "--seeds", "0-4"])
     assert "holds a report of other generated images, n 4, n 5; give" in capsys.readouterr().err
     assert not list(tmp_path.glob("run/samples/gain*"))
+
+
+def test_a_sweep_finds_its_images_of_the_model_folder_that_one_is_in(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ "." is a name for no images: those before a value that cannot be are taken back, too."""
+    tiny_pipeline().save_pretrained(tmp_path / "model")
+    monkeypatch.chdir(tmp_path / "model")
+    with pytest.raises(SystemExit):
+        sweep(["--run", ".", *words[2:], "--vary", "steps=1,0"])
+    assert not [*Path("runs/model/samples").iterdir()]
 
 
 def test_no_other_images_are_replaced(words: list[str], tmp_path: Path) -> None:

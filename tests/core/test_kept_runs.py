@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from core.config import to_yaml
 from core.errors import Interrupted, UserError, command
 from core.plan import check_disk
 from core.runs import Run, checkpoints, read_metrics, step_of
@@ -55,6 +56,53 @@ def test_a_finished_run_keeps_no_checkpoint_that_is_not_asked_for(
         with pytest.raises(UserError, match="is finished, and there is no checkpoint"):
             train(replace(own, steps=steps))
     assert equal(weights(run), before)
+
+
+def test_a_run_killed_as_it_drops_its_checkpoint_is_finished(
+    unbroken: ToySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a checkpoint is none: it could not be read, and the run would be told to mend it."""
+    own = replace(unbroken, run_dir=str(tmp_path / "killed"), steps=3)
+    run, real = Path(own.run_dir), shutil.rmtree
+
+    def die(path: Path, **how: Any) -> None:
+        if "step-000003" not in path.name:
+            return real(path, **how)
+        (path / "state.safetensors").unlink()
+        raise KeyboardInterrupt
+
+    train(own)
+    own = replace(own, checkpoint_every=0)
+    (run / "config.yaml").write_text(to_yaml(own))
+    monkeypatch.setattr("core.runs.shutil.rmtree", die)
+    with pytest.raises(KeyboardInterrupt):
+        train(own)
+    assert not checkpoints(run)
+    with pytest.raises(UserError, match="is finished, and there is no checkpoint"):
+        train(own)
+
+
+def test_a_run_that_is_finished_tells_its_time(
+    unbroken: ToySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the moment at which it counts as such: nothing trains it again that could tell more."""
+    own = replace(unbroken, run_dir=str(tmp_path / "killed"), checkpoint_every=0)
+
+    def die(run: Run) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "drop_checkpoints", die)
+    with pytest.raises(KeyboardInterrupt):
+        train(own)
+    assert info(tmp_path / "killed")["status"] == "finished"
+    assert info(tmp_path / "killed")["seconds"] > 0
+
+
+def test_what_is_left_of_a_checkpoint_goes_when_the_run_goes_on(unbroken: ToySettings) -> None:
+    torn = Path(unbroken.run_dir) / "checkpoints/.gone-step-000002.7.tmp"
+    torn.mkdir()
+    train(replace(unbroken, steps=9))
+    assert not torn.exists()
 
 
 @pytest.mark.parametrize(("backend", "refused"), [("NO", False), ("no", False), ("EAGER", True)])
@@ -154,6 +202,21 @@ def test_a_run_that_goes_on_needs_no_room_for_what_it_has(
     for needed, again in ((1001, 250), (700, 301)):
         with pytest.raises(UserError, match="make room"):
             check_disk(tmp_path, needed, again)
+
+
+def test_room_is_counted_by_what_a_killed_run_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is half written goes as the run goes on; a damaged checkpoint stays, and is none."""
+    left = (".weights.7.tmp/a", "checkpoints/.step-2.7.tmp/a", "checkpoints/damaged-step-1/a")
+    for name, size in zip(left, (60, 40, 400), strict=True):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(bytes(size))
+    disk = SimpleNamespace(free=300)
+    monkeypatch.setattr("core.plan.shutil.disk_usage", lambda place: disk)
+    check_disk(tmp_path, 400, 400)
+    with pytest.raises(UserError, match="needs about 0 MB and 0 MB are free"):
+        check_disk(tmp_path, 401, 1)
 
 
 def test_a_run_in_the_place_of_a_file_is_refused(unbroken: ToySettings, tmp_path: Path) -> None:
