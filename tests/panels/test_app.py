@@ -221,7 +221,8 @@ def test_visitors_take_turns_and_get_their_own(address: str) -> None:
 
 @pytest.mark.slow
 def test_a_hundred_requests_of_twenty_clients_none_lost_none_crossed(address: str) -> None:
-    clients = [Client(address, verbose=False) for _ in range(20)]
+    patient = {"timeout": 60}  # of a hundred threads that share the server's own interpreter
+    clients = [Client(address, verbose=False, httpx_kwargs=patient) for _ in range(20)]
     jobs = {
         (k, n): client.submit(
             "runs/tuned", f"{k} {n}", "", 10 * k + n, 1, 1, 4.0, 1.0, api_name="/playground"
