@@ -198,6 +198,7 @@ def test_an_autoencoder_of_other_settings_or_images_is_not_taken(
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_learn_and_tell_what_one_does(captioned: Path, tmp_path: Path) -> None:
     """Each has other timesteps, so neither's loss alone is that of the batch."""
     own = SMALL | {"autoencoder": Autoencoder((8, 8, 8), steps=2, batch=4), "preview_every": 0}

@@ -115,6 +115,7 @@ def test_killed_at_any_moment_it_ends_the_same(
     check_killed_equals_unbroken(SCRIPT, settings, tmp_path, processes, moment)
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(tiny: VaeSettings, tmp_path: Path) -> None:
     """No layer mixes images, so shares, even empty ones, change nothing but rounding."""
     launch(TWO, SCRIPT, tiny)
