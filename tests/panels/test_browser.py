@@ -80,7 +80,9 @@ def test_stopping_keeps_what_is_there_and_another_model_follows(page: Any) -> No
     page.get_by_text("How this picture was made").click()
     page.get_by_text("osteon generate --run models/sd2-mini").wait_for()
     page.get_by_text("History", exact=True).click()
-    page.get_by_alt_text("Seed 0: a valley").first.click()
+    older = page.locator(".osteon-gallery").nth(1)
+    older.get_by_alt_text("Seed 0: a pteranodon flying").first.wait_for()  # now nothing moves on
+    older.get_by_alt_text("Seed 0: a valley").first.click()
     page.get_by_text("osteon generate --run runs/tuned --seeds 0").wait_for()
     fresh.check()
     page.get_by_role("button", name="Use these settings").click()
