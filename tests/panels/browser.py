@@ -5,7 +5,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser")
+"""By preference: the first has no window to paint, and needs three quarters of the time."""
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 LONG = 120_000  # ms: the first picture loads the libraries
 PICTURES = Path(__file__).resolve().parents[2] / "build/screenshots"

@@ -72,7 +72,7 @@ def page(address: str, request: pytest.FixtureRequest) -> Iterator[Any]:
     """
     sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
     if CHROMIUM is None:
-        pytest.skip("apt-get install chromium")
+        pytest.skip("apt-get install chromium-headless-shell")
     troubles: list[str] = []
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)

@@ -6,7 +6,6 @@ the others on one sheet, tabs.png.
 Needs Playwright's Python package and a chromium on the path.
 """
 
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from app import launch
+from tests.panels.browser import CHROMIUM
 
 ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "docs" / "screenshots"
@@ -91,8 +91,7 @@ def main(wanted: list[str]) -> None:
     page, address = launch(ROOT, port=None)
     OUT.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
-        path = shutil.which("chromium") or shutil.which("chromium-browser")
-        browser: Any = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        browser: Any = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         for title in wanted or TABS:
             visit = browser.new_page(viewport=SIZE)
             visit.set_default_timeout(LONG)
